@@ -1,0 +1,345 @@
+"""One batch of events: look up, classify, record, and look again at what was contested.
+
+What belongs here: the order of these steps, and what an error in one of them means for a batch. Handlers coordinate;
+logic.py decides, and record_decisions.sql writes.
+
+Every event has its own transaction. What makes it fast is not bigger transactions but fewer round trips (two queries
+and one CALL for a batch) and one flush for many commits. What a handler returns is durable; nothing is reported before.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import NamedTuple
+
+import msgspec
+import psycopg2
+import psycopg2.errorcodes
+import psycopg2.extensions
+
+from payproc.db import Database, sqlstate_of
+from payproc.errors import CannotFinish
+from payproc.logic import Decision, EventType, Outcome, Reason, State, classify
+from payproc.schemas import Malformed, PaymentEvent
+
+FRUITLESS_ATTEMPTS = 8
+"""How often a batch is tried again after errors that may pass, without one event of it getting recorded between."""
+
+FIRST_PAUSE_SECONDS = 0.05
+"""The pause before the second try; it doubles with each. All eight together wait for about 6 s."""
+
+_SEPARATOR = "\x1f"
+"""Stands between the items of a list sent to the server. Neither an id nor a line of JSON can hold it."""
+
+_PASSING_ERRORS = frozenset(
+    {
+        psycopg2.errorcodes.SERIALIZATION_FAILURE,
+        psycopg2.errorcodes.DEADLOCK_DETECTED,
+        psycopg2.errorcodes.ADMIN_SHUTDOWN,
+        psycopg2.errorcodes.CRASH_SHUTDOWN,
+        psycopg2.errorcodes.CANNOT_CONNECT_NOW,
+    }
+)
+"""The transaction is gone, but the same work may succeed a moment later."""
+
+_REFUSED_CONTENT = frozenset({"22", "54"})
+"""SQLSTATE classes (data exception, program limit exceeded) that mean: this content cannot be stored here."""
+
+
+class Received(msgspec.Struct, frozen=True):
+    """An event and where it came from: the index of its source in the run, and its line there, counted from 1."""
+
+    event: PaymentEvent
+    payload: str
+    source: int
+    line: int
+
+
+class OnRecord(msgspec.Struct, frozen=True):
+    """What the database holds under an event_id."""
+
+    payment_id: str
+    type: EventType
+    decision: Decision
+    origin: tuple[int, int, int]
+    """Run, source and line that it was recorded from."""
+
+
+class Verdict(NamedTuple):
+    """What became of an event. `recorded` is what its event_id already stood for, if anything."""
+
+    decision: Decision
+    recorded: OnRecord | None = None
+
+
+Result = Verdict | Malformed
+"""Malformed only where the database itself refuses to store an event."""
+
+
+class Knowledge(NamedTuple):
+    """What decisions are based on. It grows with each decision, so that the next one builds on it."""
+
+    recorded: dict[str, OnRecord]
+    """By event_id."""
+    payments: dict[str, tuple[State, int]]
+    """State and version by payment_id; a payment nobody has heard of is not in it."""
+
+
+class Proposal(NamedTuple):
+    """A decision, and the version of the payment that it was based on."""
+
+    received: Received
+    verdict: Verdict
+    version: int
+    is_new: bool
+    """Whether it has to be written: duplicates do not, nor what an earlier attempt of this run has recorded."""
+
+
+_UNKNOWN_PAYMENT = (State.CREATED, 0)
+
+_LOOK_UP_EVENTS = """
+    SELECT event_id, payment_id, type, outcome, reason, state_before, state_after, run_id, source, line
+    FROM payproc.events WHERE event_id = ANY (string_to_array(%s, chr(31)))
+"""
+_LOOK_UP_PAYMENTS = """
+    SELECT payment_id, state, version
+    FROM payproc.payments WHERE payment_id = ANY (string_to_array(%s, chr(31)))
+"""
+_RECORD = "CALL payproc.record_decisions(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, NULL)"
+
+
+def look_up(
+    connection: psycopg2.extensions.connection, event_ids: Iterable[str], payment_ids: Iterable[str]
+) -> Knowledge:
+    """Fetch what is on record under these event_ids, and the state and version of these payments."""
+    with connection.cursor() as cursor:
+        # Events first. An event recorded between the two queries then meets a payment that has moved on, or its
+        # own event_id, when it is written, and is contested. The other way round it could pass for new.
+        cursor.execute(_LOOK_UP_EVENTS, (_SEPARATOR.join(event_ids),))
+        recorded = {
+            event_id: OnRecord(payment_id, EventType(event_type), _decision(*decision), (run_id, source, line))
+            for event_id, payment_id, event_type, *decision, run_id, source, line in cursor
+        }
+        cursor.execute(_LOOK_UP_PAYMENTS, (_SEPARATOR.join(payment_ids),))
+        payments = {payment_id: (State(state), version) for payment_id, state, version in cursor}
+    return Knowledge(recorded, payments)
+
+
+@cache
+def _decision(outcome: str, reason: str, state_before: str, state_after: str) -> Decision:
+    return Decision(Outcome(outcome), Reason(reason), State(state_before), State(state_after))
+
+
+def decide(batch: Iterable[Received], known: Knowledge, run_id: int) -> list[Proposal]:
+    """Classify events in order, carrying what is on record and each payment's state forward in `known`."""
+    recorded, payments = known
+    proposals = []
+    for received in batch:
+        event = received.event
+        origin = (run_id, received.source, received.line)
+        on_record = recorded.get(event.event_id)
+        state, version = payments.get(event.payment_id, _UNKNOWN_PAYMENT)
+        if on_record is not None and on_record.origin == origin:
+            # Recorded by an attempt that was cut off before it could tell: this run's own, not a duplicate.
+            proposals.append(Proposal(received, Verdict(on_record.decision), version, False))
+            continue
+        decision = classify(event, on_record, state)
+        if on_record is None:
+            recorded[event.event_id] = OnRecord(event.payment_id, event.type, decision, origin)
+            payments[event.payment_id] = (decision.state_after, version + 1)
+        is_new = decision.reason is not Reason.DUPLICATE_EVENT
+        proposals.append(Proposal(received, Verdict(decision, on_record), version, is_new))
+    return proposals
+
+
+class Recorder:
+    """Records one run's events over one connection. Not for two threads at once."""
+
+    def __init__(self, database: Database, run_id: int) -> None:
+        """Connect. Raises CannotFinish if that fails."""
+        self._database = database
+        self._run_id = run_id
+        self._connection = database.connect()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def handle(self, batch: Sequence[Received]) -> list[Result]:
+        """Process events in order; give what became of each, in the same order. All of it is durable on return.
+
+        Raises CannotFinish if the database cannot be worked with. Part of the batch may be recorded then; handling it
+        again, in this run or another, is safe.
+        """
+        try:
+            return self._settle(batch)
+        except psycopg2.Error as error:
+            if not _refuses_content(error):
+                raise self._database.explained(error) from error
+            return _by_halves(self.handle, batch, error)
+
+    def _settle(self, batch: Sequence[Received]) -> list[Result]:
+        """Look up, classify, record; and again for what was contested, until nothing is."""
+        settled: dict[tuple[int, int], Result] = {}
+        pending = batch
+        attempts = _Attempts()
+        while pending:
+            try:
+                if self._connection.closed:
+                    self._connection = self._database.connect()
+                known = look_up(
+                    self._connection,
+                    [received.event.event_id for received in pending],
+                    {received.event.payment_id for received in pending},
+                )
+                proposals = decide(pending, known, self._run_id)
+                attempts.begin([proposal for proposal in proposals if proposal.is_new])
+                contested = self._record(proposals)
+            except (psycopg2.Error, CannotFinish) as error:
+                attempts.failed(error, self._connection)
+                continue
+            if not contested and not settled:
+                return [proposal.verdict for proposal in proposals]
+            settled.update((_place(proposal.received), proposal.verdict) for proposal in proposals)
+            pending = contested
+        return [settled[_place(received)] for received in batch]
+
+    def _record(self, proposals: Sequence[Proposal]) -> list[Received]:
+        """Write what is new and flush everything; give the events that must be looked at again."""
+        new = [proposal for proposal in proposals if proposal.is_new]
+        events = [proposal.received.event for proposal in new]
+        decisions = [proposal.verdict.decision for proposal in new]
+        columns: tuple[Iterable[str], ...] = (
+            [str(proposal.received.source) for proposal in new],
+            [str(proposal.received.line) for proposal in new],
+            [event.event_id for event in events],
+            [event.payment_id for event in events],
+            [event.type for event in events],
+            [str(proposal.version) for proposal in new],
+            [decision.outcome for decision in decisions],
+            [decision.reason for decision in decisions],
+            [decision.state_before for decision in decisions],
+            [decision.state_after for decision in decisions],
+            [proposal.received.payload for proposal in new],
+        )
+        with self._connection.cursor() as cursor:
+            # Even with nothing new: what a duplicate repeats may be visible but not yet durable.
+            cursor.execute(_RECORD, (self._run_id, *(_SEPARATOR.join(column) for column in columns)))
+            (places,) = cursor.fetchone() or ("",)
+        return _to_look_at_again(proposals, new, [int(place) for place in places.split(",")]) if places else []
+
+
+def _to_look_at_again(
+    proposals: Sequence[Proposal], new: Sequence[Proposal], contested_places: Sequence[int]
+) -> list[Received]:
+    """What was contested, and all that was judged by it: whatever came later under its event_id or its payment."""
+    contested = {_place(new[place - 1].received) for place in contested_places}
+    event_ids = set()
+    payment_ids = set()
+    again = []
+    for received, _, _, _ in proposals:
+        event = received.event
+        if _place(received) in contested or event.event_id in event_ids or event.payment_id in payment_ids:
+            event_ids.add(event.event_id)
+            payment_ids.add(event.payment_id)
+            again.append(received)
+    return again
+
+
+def _place(received: Received) -> tuple[int, int]:
+    return received.source, received.line
+
+
+class _Attempts:
+    """Watches that trying a batch again leads somewhere, and ends it if it does not."""
+
+    def __init__(self) -> None:
+        self._fewest_new: int | None = None
+        self._failures = 0
+        self._first: tuple[Received, int] | None = None
+        self._repeats = 0
+
+    def begin(self, new: Sequence[Proposal]) -> None:
+        """Note what this attempt is about to write."""
+        if self._fewest_new is None or len(new) < self._fewest_new:
+            self._fewest_new = len(new)
+            self._failures = 0
+        # Whatever made an event contested is visible by now, so the next look finds something else: always, unless
+        # what is stored contradicts itself.
+        first = (new[0].received, new[0].version) if new else None
+        self._repeats = self._repeats + 1 if first is not None and first == self._first else 0
+        self._first = first
+        if first is not None and self._repeats > 2:
+            payment_id = json.dumps(first[0].event.payment_id)
+            raise CannotFinish(
+                f"payment {payment_id}: its stored version, {first[1]}, does not fit its stored history, so nothing "
+                "can be recorded for it; somebody has changed the tables by hand"
+            )
+
+    def failed(self, error: psycopg2.Error | CannotFinish, connection: psycopg2.extensions.connection) -> None:
+        """Pause before the next attempt if the error may pass; raise it if it will not, or has not."""
+        passing = bool(connection.closed) or sqlstate_of(error) in _PASSING_ERRORS
+        self._failures += 1
+        if not passing or self._failures > FRUITLESS_ATTEMPTS:
+            raise error
+        self._first = None
+        time.sleep(FIRST_PAUSE_SECONDS * 2 ** (self._failures - 1))
+
+
+class Rehearsal:
+    """Classifies events against what is recorded, and against its own earlier ones, and writes nothing.
+
+    What a real run would leave in the database it has to keep in memory: some hundred bytes an event.
+    """
+
+    def __init__(self, database: Database | None) -> None:
+        """Connect; with None, where nothing is recorded yet, there is nothing to look up."""
+        self._database = database
+        self._connection = None if database is None else database.connect()
+        self._known = Knowledge({}, {})
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def handle(self, batch: Sequence[Received]) -> list[Result]:
+        """Give what would become of each event. Raises CannotFinish if the database cannot be read."""
+        if self._connection is not None and self._database is not None:
+            try:
+                self._learn(self._connection, batch)
+            except psycopg2.Error as error:
+                if not _refuses_content(error):
+                    raise self._database.explained(error) from error
+                return _by_halves(self.handle, batch, error)
+        return [proposal.verdict for proposal in decide(batch, self._known, _NO_RUN)]
+
+    def _learn(self, connection: psycopg2.extensions.connection, batch: Sequence[Received]) -> None:
+        recorded, payments = self._known
+        found = look_up(
+            connection,
+            {received.event.event_id for received in batch} - recorded.keys(),
+            {received.event.payment_id for received in batch} - payments.keys(),
+        )
+        recorded.update(found.recorded)
+        payments.update(found.payments)
+
+
+_NO_RUN = 0
+"""A run that no event is from: runs are numbered from 1."""
+
+
+def _refuses_content(error: psycopg2.Error) -> bool:
+    return (sqlstate_of(error) or "")[:2] in _REFUSED_CONTENT
+
+
+def _by_halves(
+    handle: Callable[[Sequence[Received]], list[Result]], batch: Sequence[Received], error: psycopg2.Error
+) -> list[Result]:
+    """Find what the database refuses to store, so that no good neighbour goes with it."""
+    if len(batch) == 1:
+        said = error.diag.message_primary or "no reason given"
+        return [Malformed(f"the database cannot store it: {said}")]
+    middle = len(batch) // 2
+    return handle(batch[:middle]) + handle(batch[middle:])

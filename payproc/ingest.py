@@ -1,0 +1,529 @@
+"""Lines in, batches out to workers, results back in input order.
+
+What belongs here: reading input, splitting work and putting it together again. Nothing here decides.
+
+Lines are read into rounds. A round is split by payment among the workers, each with a thread and a connection of its
+own that takes its parts in order, so each payment keeps its order. A few rounds are in flight at once: one is parsed
+while the server works on the one before. Rounds are reported in input order, each when all of its parts are durable.
+
+The same event_id under different payments may belong to different workers. Then the later line waits until everything
+before it is recorded, so that the first line always wins, whatever the worker count and timing.
+
+Memory is flat: the constants below bound the lines and bytes in flight.
+"""
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import stat
+import tempfile
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+from typing import IO, Protocol
+
+import msgspec
+from sqlalchemy import insert, update
+from sqlalchemy.sql import func
+
+from payproc.db import Database
+from payproc.errors import CannotFinish, WrongUsage
+from payproc.handlers import Received, Recorder, Rehearsal, Result, Verdict
+from payproc.logic import OUTCOME_OF, Outcome, Reason
+from payproc.models import runs
+from payproc.schemas import MAX_LINE_BYTES, TOO_LONG, Malformed, parse_line
+
+ROUND_LINES = 4_000
+"""Most lines in one round: enough to make round trips and flushes cheap, few enough to answer Ctrl-C at once."""
+
+ROUND_BYTES = 4 << 20
+"""A round is closed once its lines have this many bytes; one more line, of at most 1 MiB, may be in it."""
+
+ROUNDS_IN_FLIGHT = 3
+"""Rounds handed out and not reported yet: one at the server, one behind it, one being collected."""
+
+READ_BYTES = 256 << 10
+"""Bytes asked for in one read. A pipe gives what is there."""
+
+PROGRESS_SECONDS = 1.0
+"""How often the counts of a run are written to its row while it goes on."""
+
+STDIN = "<stdin>"
+"""What standard input is called in messages and reports."""
+
+_BOM = b"\xef\xbb\xbf"
+
+_COMPRESSED = {
+    b"\x1f\x8b": ("gzip", "zcat"),
+    b"BZh": ("bzip2", "bzcat"),
+    b"\xfd7zXZ": ("xz", "xzcat"),
+    b"\x28\xb5\x2f\xfd": ("zstd", "zstdcat"),
+    b"PK\x03\x04": ("zip", "unzip -p"),
+}
+"""First bytes of files that somebody forgot to unpack; JSON Lines cannot start like this."""
+
+
+class Summary(msgspec.Struct):
+    """What an ingest did, so far. Field for field the object that `ingest --format json` prints."""
+
+    run_id: int | None
+    source: list[str]
+    lines: int = 0
+    malformed: int = 0
+    events: int = 0
+    outcomes: dict[Outcome, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Outcome, 0))
+    reasons: dict[Reason, int] = msgspec.field(default_factory=dict)
+    elapsed_seconds: float = 0.0
+    dry_run: bool = False
+
+
+class Options(msgspec.Struct, frozen=True):
+    """How to ingest. The paths are files to write, already opened."""
+
+    workers: int
+    dry_run: bool = False
+    decisions: IO[bytes] | None = None
+    malformed: IO[bytes] | None = None
+
+
+class OversizedLine(msgspec.Struct, frozen=True):
+    """A line too long to be an event. Its bytes are kept, on disk, only if somebody wants them."""
+
+    spool: IO[bytes] | None
+
+
+class MalformedLine(msgspec.Struct, frozen=True):
+    """A line that is not an event, where it is and why."""
+
+    raw: bytes | OversizedLine
+    source: int
+    line: int
+    error: str
+
+
+Entry = Received | MalformedLine
+
+
+class Handler(Protocol):
+    """What processes a batch: a Recorder or a Rehearsal."""
+
+    def handle(self, batch: Sequence[Received]) -> list[Result]: ...
+
+    def close(self) -> None: ...
+
+
+# ---- Reading ----------------------------------------------------------------------------------------------------------
+
+
+def check_sources(names: Sequence[str]) -> None:
+    """Refuse what cannot be ingested, before anything is. Raises WrongUsage.
+
+    Only regular files are opened for a look: opening a pipe would take what is in it.
+    """
+    if list(names).count("-") > 1:
+        raise WrongUsage("-: given twice, but standard input can be read only once")
+    for name in names:
+        if name == "-":
+            continue
+        try:
+            kind = Path(name).stat().st_mode
+            if stat.S_ISDIR(kind):
+                raise WrongUsage(f"{name}: is a directory, expected a file of JSON Lines; name its files, as in {name}/*")
+            if stat.S_ISREG(kind):
+                with Path(name).open("rb") as file:
+                    refuse_compressed(name, file.read(8))
+        except OSError as error:
+            raise WrongUsage(f"{name}: cannot be read: {error.strerror}") from error
+
+
+def refuse_compressed(name: str, start: bytes) -> None:
+    """Raise WrongUsage if these are the first bytes of a compressed file."""
+    for magic, (kind, tool) in _COMPRESSED.items():
+        if start.startswith(magic):
+            file = "FILE" if name == STDIN else name
+            raise WrongUsage(
+                f"{name}: is compressed with {kind}, expected JSON Lines; use: {tool} {file} | payproc ingest -"
+            )
+
+
+class LineReader:
+    """Reads numbered non-blank lines from one source as they come, never holding more than a read and a line."""
+
+    def __init__(self, name: str, index: int, keep_oversized: bool) -> None:
+        """Open the source. Raises CannotFinish if that fails."""
+        self.name = STDIN if name == "-" else name
+        self.index = index
+        self.is_open = True
+        self.bytes_read = 0
+        self._keep_oversized = keep_oversized
+        self._number = 0
+        self._rest = bytearray()
+        self._spool: IO[bytes] | None = None
+        self._is_oversized = False
+        try:
+            self._descriptor = 0 if name == "-" else os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise CannotFinish(f"{self.name}: cannot be read: {error.strerror}") from error
+        # Reading a regular file never has to wait for a writer.
+        self._may_wait = not stat.S_ISREG(os.fstat(self._descriptor).st_mode)
+
+    def wait(self, wake_up: int, seconds: float | None) -> bool:
+        """Wait until a read would give something, or `wake_up` is readable; tell whether a read would."""
+        if not self._may_wait:
+            return True
+        ready, _, _ = select.select([self._descriptor, wake_up], [], [], seconds)
+        return self._descriptor in ready
+
+    def read(self) -> list[tuple[int, bytes | OversizedLine]]:
+        """Read once; give the lines that this completes. At the end of the source, `is_open` becomes false."""
+        try:
+            block = os.read(self._descriptor, READ_BYTES)
+        except OSError as error:
+            raise CannotFinish(f"{self.name}: reading failed: {error.strerror}") from error
+        if self.bytes_read == 0:
+            refuse_compressed(self.name, block)
+        self.bytes_read += len(block)
+        if not block:
+            self._close()
+            block = b"\n"
+        *complete, rest = block.split(b"\n")
+        lines: list[tuple[int, bytes | OversizedLine]] = []
+        for end in complete:
+            self._number += 1
+            line = self._completed(end)
+            if isinstance(line, OversizedLine) or (line and not line.isspace()):
+                lines.append((self._number, line))
+        self._keep(rest)
+        return lines
+
+    def _completed(self, end: bytes) -> bytes | OversizedLine:
+        if self._rest or self._is_oversized or len(end) > MAX_LINE_BYTES:
+            self._keep(end)
+            if self._is_oversized:
+                oversized = OversizedLine(self._spool)
+                self._is_oversized, self._spool = False, None
+                return oversized
+            end = bytes(self._rest)
+            self._rest.clear()
+        if self._number == 1:
+            end = end.removeprefix(_BOM)
+        return end.removesuffix(b"\r")
+
+    def _keep(self, part: bytes) -> None:
+        """Keep the beginning of a line, until it is too long to be one."""
+        self._rest += part
+        if len(self._rest) > MAX_LINE_BYTES + len(_BOM) + len(b"\r") and not self._is_oversized:
+            self._is_oversized = True
+            self._spool = tempfile.TemporaryFile() if self._keep_oversized else None
+        if self._is_oversized:
+            if self._spool is not None:
+                self._spool.write(self._rest)
+            self._rest.clear()
+
+    def _close(self) -> None:
+        self.is_open = False
+        if self._descriptor != 0:
+            os.close(self._descriptor)
+
+
+# ---- Stopping ---------------------------------------------------------------------------------------------------------
+
+
+class StopRequest:
+    """Turns the first SIGINT or SIGTERM into a request to stop after what is in flight; a second one kills at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self.wake_up, self._write_end = os.pipe()
+        os.set_blocking(self.wake_up, False)
+        os.set_blocking(self._write_end, False)
+
+    def __enter__(self) -> "StopRequest":
+        self._handlers = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._old_wake_up = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(self._old_wake_up)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        os.close(self.wake_up)
+        os.close(self._write_end)
+
+    def _request(self, number: int, _: FrameType | None) -> None:
+        self.signal = number
+        signal.signal(number, signal.SIG_DFL)
+
+    def drain(self) -> None:
+        """Forget signals that were about something else, such as a window's new size."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.wake_up, 1024)
+
+
+# ---- Working ----------------------------------------------------------------------------------------------------------
+
+
+class _Round:
+    """Some lines in input order, and the parts of them that the workers have."""
+
+    def __init__(self, workers: int) -> None:
+        self.entries: list[Entry] = []
+        self.parts: list[list[Received]] = [[] for _ in range(workers)]
+        self.bytes = 0
+        self._futures: list[Future[list[Result]]] = []
+
+    def add(self, received: Received, worker: int) -> None:
+        self.entries.append(received)
+        self.parts[worker].append(received)
+
+    def submit(self, executors: Sequence[ThreadPoolExecutor], handlers: Sequence[Handler]) -> None:
+        self._futures = [
+            executor.submit(handler.handle, part)
+            for executor, handler, part in zip(executors, handlers, self.parts, strict=True)
+            if part
+        ]
+
+    def is_done(self) -> bool:
+        return all(future.done() for future in self._futures)
+
+    def results(self) -> Iterator[tuple[Entry, Result | None]]:
+        """Wait for all parts; give each entry in input order with what became of it, None for a malformed line."""
+        found: dict[int, Result] = {}
+        parts = [part for part in self.parts if part]
+        for part, future in zip(parts, self._futures, strict=True):
+            found.update(zip(map(id, part), future.result(), strict=True))
+        for entry in self.entries:
+            yield entry, found.get(id(entry))
+
+
+class _DecisionLine(msgspec.Struct, omit_defaults=True):
+    """One object of `--decisions`, for an event."""
+
+    source: str
+    line: int
+    event_id: str
+    payment_id: str
+    type: str
+    outcome: str
+    reason: str
+    state_before: str
+    state_after: str
+    original_outcome: str | None = None
+    recorded: dict[str, str] | None = None
+
+
+class Ingest:
+    """One run: reads the sources in order, hands the events to workers, and reports what became of them."""
+
+    def __init__(
+        self,
+        database: Database | None,
+        names: Sequence[str],
+        options: Options,
+        *,
+        on_malformed: Callable[[str], None] = lambda _: None,
+        on_progress: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Prepare. `database` None is for a dry run where nothing is recorded yet.
+
+        `on_malformed` gets `FILE:LINE: what` for each malformed line, `on_progress` the bytes read so far.
+        """
+        sources = [STDIN if name == "-" else name for name in names]
+        self.summary = Summary(None, sources, dry_run=options.dry_run)
+        self._database = database
+        self._names = names
+        self._options = options
+        self._on_malformed = on_malformed
+        self._on_progress = on_progress
+        # What a rehearsal remembers is not shared, so it works alone.
+        self._workers = 1 if options.dry_run else options.workers
+        self._handlers: list[Handler] = []
+        self._executors: list[ThreadPoolExecutor] = []
+        self._forming = _Round(self._workers)
+        self._in_flight: deque[_Round] = deque()
+        self._worker_of: dict[str, int] = {}
+        self._reasons: Counter[Reason] = Counter()
+        self._bytes_read = 0
+        self._began = time.monotonic()
+        self._progress_at = self._began
+
+    def run(self, stop: StopRequest) -> None:
+        """Process everything, or until `stop` is requested; `summary` tells how far it got, also after an exception.
+
+        Raises CannotFinish, WrongUsage for compressed input, OSError if a report cannot be written.
+        """
+        try:
+            self._open()
+            for index, name in enumerate(self._names):
+                self._read(LineReader(name, index, self._options.malformed is not None), stop)
+            self._submit()
+            while self._in_flight:
+                self._report(self._in_flight.popleft())
+            self._save_counts(finished=stop.signal is None)
+        finally:
+            for executor in self._executors:
+                executor.shutdown(cancel_futures=True)
+            for handler in self._handlers:
+                handler.close()
+            self.summary.elapsed_seconds = round(time.monotonic() - self._began, 3)
+
+    def _open(self) -> None:
+        if self._options.dry_run:
+            self._handlers.append(Rehearsal(self._database))
+        elif self._database is not None:
+            with self._database.transaction() as connection:
+                statement = insert(runs).values(sources=self.summary.source).returning(runs.c.run_id)
+                run_id = connection.execute(statement).scalar_one()
+            self.summary.run_id = run_id
+            for _ in range(self._workers):
+                self._handlers.append(Recorder(self._database, run_id))
+        self._executors += [ThreadPoolExecutor(1, "payproc-worker") for _ in self._handlers]
+
+    def _read(self, reader: LineReader, stop: StopRequest) -> None:
+        while reader.is_open and stop.signal is None:
+            if not reader.wait(stop.wake_up, 0):
+                # Nothing more right now: work with what there is, then report it, and only then wait.
+                self._submit()
+                if self._in_flight:
+                    self._report(self._in_flight.popleft())
+                else:
+                    reader.wait(stop.wake_up, None)
+                    stop.drain()
+                continue
+            before = reader.bytes_read
+            for number, raw in reader.read():
+                self._add(raw, reader.index, number)
+            self._bytes_read += reader.bytes_read - before
+            while self._in_flight and self._in_flight[0].is_done():
+                self._report(self._in_flight.popleft())
+
+    def _add(self, raw: bytes | OversizedLine, source: int, line: int) -> None:
+        forming = self._forming
+        if isinstance(raw, OversizedLine) or len(raw) > MAX_LINE_BYTES:
+            forming.entries.append(MalformedLine(raw, source, line, TOO_LONG))
+        else:
+            forming.bytes += len(raw)
+            parsed = parse_line(raw)
+            if isinstance(parsed, Malformed):
+                forming.entries.append(MalformedLine(raw, source, line, parsed.error))
+            else:
+                self._assign(Received(*parsed, source, line))
+        if len(self._forming.entries) >= ROUND_LINES or self._forming.bytes >= ROUND_BYTES:
+            self._submit()
+
+    def _assign(self, received: Received) -> None:
+        worker = hash(received.event.payment_id) % self._workers
+        if self._worker_of.setdefault(received.event.event_id, worker) != worker:
+            # Another worker has this event_id under another payment. The first line must be recorded first.
+            self._submit()
+            while self._in_flight:
+                self._report(self._in_flight.popleft())
+            self._worker_of[received.event.event_id] = worker
+        self._forming.add(received, worker)
+
+    def _submit(self) -> None:
+        """Hand out the forming round; report old ones if too many are in flight."""
+        if not self._forming.entries:
+            return
+        self._forming.submit(self._executors, self._handlers)
+        self._in_flight.append(self._forming)
+        self._forming = _Round(self._workers)
+        while len(self._in_flight) > ROUNDS_IN_FLIGHT:
+            self._report(self._in_flight.popleft())
+
+    def _report(self, finished: _Round) -> None:
+        """Wait for a round; count and write what became of each of its lines."""
+        decisions = bytearray()
+        malformed = 0
+        for entry, result in finished.results():
+            if isinstance(entry, Received):
+                self._worker_of.pop(entry.event.event_id, None)
+                if isinstance(result, Verdict):
+                    self._reasons[result.decision.reason] += 1
+                    if self._options.decisions is not None:
+                        decisions += self._decision_line(entry, result)
+                    continue
+                if isinstance(result, Malformed):
+                    entry = MalformedLine(entry.payload.encode(), entry.source, entry.line, result.error)  # noqa: PLW2901
+            if isinstance(entry, MalformedLine):
+                malformed += 1
+                decisions += self._report_malformed(entry)
+        if self._options.decisions is not None:
+            self._options.decisions.write(decisions)
+            self._options.decisions.flush()
+        self._count(len(finished.entries), malformed)
+        self._on_progress(self._bytes_read)
+        if time.monotonic() - self._progress_at > PROGRESS_SECONDS:
+            # Only for those who watch; the last one, at the end, has to work.
+            with contextlib.suppress(CannotFinish):
+                self._save_counts(finished=False)
+            self._progress_at = time.monotonic()
+
+    def _decision_line(self, received: Received, verdict: Verdict) -> bytes:
+        event, decision, on_record = received.event, verdict.decision, verdict.recorded
+        line = _DecisionLine(
+            self.summary.source[received.source], received.line, event.event_id, event.payment_id, event.type,
+            decision.outcome, decision.reason, decision.state_before, decision.state_after,
+        )  # fmt: skip
+        if on_record is not None and decision.reason is Reason.DUPLICATE_EVENT:
+            line.original_outcome = on_record.decision.outcome
+        elif on_record is not None:
+            line.recorded = {"payment_id": on_record.payment_id, "type": on_record.type}
+        return msgspec.json.encode(line) + b"\n"
+
+    def _report_malformed(self, malformed: MalformedLine) -> bytes:
+        """Pass a malformed line on; give its line for `--decisions`."""
+        source = self.summary.source[malformed.source]
+        self._on_malformed(f"{source}:{malformed.line}: {malformed.error}")
+        if self._options.malformed is not None:
+            _write_line(self._options.malformed, malformed.raw)
+        return msgspec.json.encode({"source": source, "line": malformed.line, "error": malformed.error}) + b"\n"
+
+    def _count(self, lines: int, malformed: int) -> None:
+        summary = self.summary
+        summary.lines += lines
+        summary.malformed += malformed
+        summary.events = summary.lines - summary.malformed
+        summary.reasons = {reason: self._reasons[reason] for reason in Reason if self._reasons[reason]}
+        summary.outcomes = dict.fromkeys(Outcome, 0)
+        for reason, count in summary.reasons.items():
+            summary.outcomes[OUTCOME_OF[reason]] += count
+
+    def _save_counts(self, *, finished: bool) -> None:
+        """Write the counts to the run's row. A run that was interrupted keeps no finishing time."""
+        summary = self.summary
+        if self._database is None or summary.run_id is None:
+            return
+        statement = (
+            update(runs)
+            .where(runs.c.run_id == summary.run_id)
+            .values(
+                active_at=func.now(),
+                finished_at=func.now() if finished else None,
+                lines=summary.lines,
+                malformed=summary.malformed,
+                applied=summary.outcomes[Outcome.APPLY],
+                ignored=summary.outcomes[Outcome.IGNORE],
+                rejected=summary.outcomes[Outcome.REJECT],
+                manual_review=summary.outcomes[Outcome.MANUAL_REVIEW],
+            )
+        )
+        with self._database.transaction() as connection:
+            connection.execute(statement)
+
+
+def _write_line(file: IO[bytes], raw: bytes | OversizedLine) -> None:
+    """Write a malformed line as it came, byte for byte, so that it can be mended and ingested."""
+    if isinstance(raw, bytes):
+        file.write(raw)
+    elif raw.spool is not None:
+        raw.spool.seek(0)
+        shutil.copyfileobj(raw.spool, file)
+        raw.spool.close()
+    file.write(b"\n")
+    file.flush()

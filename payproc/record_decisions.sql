@@ -1,0 +1,140 @@
+-- Records what was decided about a batch of events, each in a transaction of its own. It decides nothing.
+--
+-- A decision is recorded only if its payment still has the version and state that it was based on, and only if nothing
+-- is on record under its event_id: compare and set. Otherwise its transaction is rolled back and its place in the batch,
+-- counted from 1, is reported in `contested`, and so is that of every later event of the same payment in this batch,
+-- even where the version happens to fit: it was decided on a state that never came to be.
+--
+-- The lists arrive as text, separated by U+001F, which neither an id nor a line of JSON can hold.
+--
+-- The commits are asynchronous, each for itself (SET LOCAL; a setting for the session would leak through a connection
+-- pool). The update of `runs` at the end commits under the session's own setting and, as it writes WAL, makes
+-- everything committed before it durable. So: when this CALL has returned, what it recorded is durable, and so is
+-- everything that was visible before it began.
+--
+-- An UPDATE or INSERT of payments comes before the INSERT into events, always: whoever holds an event_id waits for
+-- nothing more, so two calls cannot wait for each other.
+--
+-- Kept to what runs on distributed PostgreSQL too: no array subscript inside UPDATE … SET, RETURNING … INTO instead of
+-- FOUND, no assignment to array elements, a plain loop over scalars, variables named unlike columns.
+CREATE OR REPLACE PROCEDURE payproc.record_decisions(
+    in_run_id bigint,
+    in_sources text,
+    in_lines text,
+    in_event_ids text,
+    in_payment_ids text,
+    in_types text,
+    in_versions text,
+    in_outcomes text,
+    in_reasons text,
+    in_befores text,
+    in_afters text,
+    in_payloads text,
+    INOUT contested text
+)
+LANGUAGE plpgsql
+AS $procedure$
+DECLARE
+    separator CONSTANT text := chr(31);
+    this_place bigint;
+    this_source integer;
+    this_line bigint;
+    this_event text;
+    this_payment text;
+    this_type payproc.event_type;
+    this_version integer;
+    this_outcome payproc.outcome;
+    this_reason payproc.reason;
+    this_before payproc.state;
+    this_after payproc.state;
+    this_payload json;
+    recorded_at_position integer;
+    contested_places text[] := '{}';
+    contested_payments text[] := '{}';
+    setting text;
+BEGIN
+    FOR this_place, this_source, this_line, this_event, this_payment, this_type, this_version,
+        this_outcome, this_reason, this_before, this_after, this_payload
+    IN
+        SELECT batch.place, batch.source, batch.line, batch.event, batch.payment, batch.type, batch.version,
+               batch.outcome, batch.reason, batch.before, batch.after, batch.payload
+        FROM unnest(
+            string_to_array(in_sources, separator),
+            string_to_array(in_lines, separator),
+            string_to_array(in_event_ids, separator),
+            string_to_array(in_payment_ids, separator),
+            string_to_array(in_types, separator),
+            string_to_array(in_versions, separator),
+            string_to_array(in_outcomes, separator),
+            string_to_array(in_reasons, separator),
+            string_to_array(in_befores, separator),
+            string_to_array(in_afters, separator),
+            string_to_array(in_payloads, separator)
+        ) WITH ORDINALITY AS batch(
+            source, line, event, payment, type, version, outcome, reason, before, after, payload, place
+        )
+    LOOP
+        setting := set_config('synchronous_commit', 'off', true);
+
+        -- Evidence of an event_id used for something else. True or not, it changes no payment; a repeat is a no-op.
+        IF this_reason = 'event_id_conflict' THEN
+            INSERT INTO payproc.event_conflicts (event_id, payment_id, type, run_id, source, line, payload)
+            SELECT this_event, this_payment, this_type, in_run_id, this_source, this_line, this_payload
+            WHERE EXISTS (
+                SELECT 1 FROM payproc.events AS original
+                WHERE original.event_id = this_event
+                  AND (original.payment_id <> this_payment OR original.type <> this_type)
+            )
+            ON CONFLICT DO NOTHING;
+            COMMIT;
+            CONTINUE;
+        END IF;
+
+        recorded_at_position := NULL;
+        IF this_payment = ANY (contested_payments) THEN
+            NULL;
+        ELSIF this_version = 0 THEN
+            WITH opened AS (
+                INSERT INTO payproc.payments (payment_id, state, version)
+                VALUES (this_payment, this_after, 1)
+                ON CONFLICT DO NOTHING
+                RETURNING payments.version
+            )
+            INSERT INTO payproc.events (event_id, payment_id, position, type, outcome, reason,
+                                        state_before, state_after, run_id, source, line, payload)
+            SELECT this_event, this_payment, opened.version, this_type, this_outcome, this_reason,
+                   this_before, this_after, in_run_id, this_source, this_line, this_payload
+            FROM opened
+            ON CONFLICT DO NOTHING
+            RETURNING events.position INTO recorded_at_position;
+        ELSE
+            WITH moved AS (
+                UPDATE payproc.payments
+                SET state = this_after, version = this_version + 1, updated_at = now()
+                WHERE payments.payment_id = this_payment
+                  AND payments.version = this_version
+                  AND payments.state = this_before
+                RETURNING payments.version
+            )
+            INSERT INTO payproc.events (event_id, payment_id, position, type, outcome, reason,
+                                        state_before, state_after, run_id, source, line, payload)
+            SELECT this_event, this_payment, moved.version, this_type, this_outcome, this_reason,
+                   this_before, this_after, in_run_id, this_source, this_line, this_payload
+            FROM moved
+            ON CONFLICT DO NOTHING
+            RETURNING events.position INTO recorded_at_position;
+        END IF;
+
+        IF recorded_at_position IS NULL THEN
+            ROLLBACK;
+            contested_places := contested_places || this_place::text;
+            contested_payments := contested_payments || this_payment;
+        ELSE
+            COMMIT;
+        END IF;
+    END LOOP;
+
+    UPDATE payproc.runs SET active_at = now() WHERE runs.run_id = in_run_id;
+    contested := array_to_string(contested_places, ',');
+END
+$procedure$;

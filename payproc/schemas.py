@@ -1,0 +1,206 @@
+"""One input line in; a PaymentEvent, or the reason why the line is malformed, out.
+
+What belongs here: what an input line may look like. Nothing here decides what an event means, and nothing here knows
+which file the line came from.
+
+msgspec decodes the three fields that matter and checks the syntax of the rest without building it. What it cannot see
+is found apart: invalid UTF-8 in fields it skips (by decoding the whole line, which recording it needs anyway), a
+repeated identity key (by counting), NUL and lone surrogates (only ever written as \\u escapes, so only lines that hold
+one are looked at closely).
+"""
+
+import json
+import unicodedata
+from typing import Any, NamedTuple
+
+import msgspec
+
+from payproc.logic import EventType
+
+MAX_LINE_BYTES = 1 << 20
+"""Longest line in bytes, line end not counted. A payment event is some hundred bytes; more is not an event."""
+
+MAX_ID_CHARACTERS = 255
+"""Longest event_id or payment_id: what PSPs promise to stay below, and short enough for every index."""
+
+_SHOWN_CHARACTERS = 60
+"""How much of a wrong value a message quotes."""
+
+_EXPECTED_ID = f"a string of 1 to {MAX_ID_CHARACTERS} characters"
+_EXPECTED_TYPE = "authorize, capture, refund or fail"
+_EXPECTED_LINE = "one JSON object a line"
+_TOO_DEEP = f"nested too deeply, expected {_EXPECTED_LINE} of reasonable depth"
+
+TOO_LONG = f"line too long: over {MAX_LINE_BYTES:,} bytes, expected {_EXPECTED_LINE} of at most 1 MiB"
+
+
+class PaymentEvent(msgspec.Struct, frozen=True):
+    """What payproc reads of an event. Everything else in the line is kept verbatim and never interpreted."""
+
+    event_id: str
+    payment_id: str
+    type: EventType
+
+
+class Malformed(NamedTuple):
+    """Why a line is not an event: what was found and what was expected, fit to stand behind `FILE:LINE: `."""
+
+    error: str
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """A JSON object as its pairs, repeated keys included."""
+
+
+class _Number(str):
+    """A JSON number as it is written."""
+
+
+_TYPES = frozenset(event_type.value for event_type in EventType)
+
+_decode = msgspec.json.Decoder(PaymentEvent).decode
+
+
+def parse_line(line: bytes) -> tuple[PaymentEvent, str] | Malformed:
+    """Parse one line without its line end; give the event and the line as text, or the reason why it is malformed."""
+    try:
+        text = line.decode()
+        event = _decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return Malformed(_explain(line, error))
+    problem = _id_problem("event_id", event.event_id) or _id_problem("payment_id", event.payment_id)
+    if problem is None and _needs_a_closer_look(line):
+        problem = _closer_look(text)
+    return (event, text) if problem is None else Malformed(problem)
+
+
+def _quoted(value: str) -> str:
+    """A string from an input line, as JSON in plain ASCII, shortened: safe to show on any terminal."""
+    return _shortened(json.dumps(value))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
+
+
+def _id_problem(field: str, value: str) -> str | None:
+    """What is wrong with an id. One test passes the ordinary ones: printable, so without controls and odd spaces."""
+    if value.isprintable() and 0 < len(value) <= MAX_ID_CHARACTERS and value[0] != " " != value[-1]:
+        return None
+    if not value:
+        return f"{field}: empty, expected {_EXPECTED_ID}"
+    if len(value) > MAX_ID_CHARACTERS:
+        return f"{field}: {len(value):,} characters, expected {_EXPECTED_ID}"
+    if any(unicodedata.category(character) == "Cc" for character in value):
+        return f"{field}: {_quoted(value)} holds a control character, expected none"
+    if value != value.strip():
+        return f"{field}: {_quoted(value)} has white space at an end, expected none"
+    return None
+
+
+def _needs_a_closer_look(line: bytes) -> bool:
+    return (
+        line.count(b'"event_id"') != 1
+        or line.count(b'"payment_id"') != 1
+        or line.count(b'"type"') != 1
+        or b"\\u" in line
+    )
+
+
+def _closer_look(text: str) -> str | None:
+    """Find what msgspec cannot see. `text` is already known to be a JSON object with good fields."""
+    try:
+        pairs = _loads(text)
+        return _repeated_key(pairs) or _bad_character(pairs)
+    except RecursionError:
+        return _TOO_DEEP
+
+
+def _loads(text: str) -> Any:
+    # Numbers are never interpreted; kept as they are written, they cannot be too large for Python either.
+    return json.loads(
+        text, object_pairs_hook=_Pairs, parse_int=_Number, parse_float=_Number, parse_constant=_not_a_json_number
+    )
+
+
+def _not_a_json_number(constant: str) -> None:
+    raise ValueError(f"{constant} is not a JSON number")
+
+
+def _repeated_key(pairs: _Pairs) -> str | None:
+    keys = [key for key, _ in pairs]
+    for field in PaymentEvent.__struct_fields__:
+        if keys.count(field) > 1:
+            return f"{field}: given {keys.count(field)} times, expected once"
+    return None
+
+
+def _bad_character(value: object) -> str | None:
+    """NUL and lone surrogates: no PostgreSQL text can hold them."""
+    if isinstance(value, str):
+        if "\0" in value:
+            return f"{_quoted(value)} holds a NUL character (\\u0000), expected none in any string"
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            return f"{_quoted(value)} holds a lone surrogate, expected whole Unicode characters"
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            if problem := _bad_character(item):
+                return problem
+    return None
+
+
+def _explain(line: bytes, error: Exception) -> str:
+    """Say in a person's words why a line did not decode."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8: byte 0x{line[error.start]:02x} at offset {error.start}, expected UTF-8 text"
+    if isinstance(error, RecursionError):
+        return _TOO_DEEP
+    if isinstance(error, msgspec.ValidationError):
+        return _wrong_field(line.decode())
+    return _lone_surrogate(line.decode()) or _not_json(error)
+
+
+def _lone_surrogate(text: str) -> str | None:
+    """msgspec takes a lone surrogate for a syntax error; Python's decoder lets it through, so it can be named."""
+    try:
+        return _bad_character(_loads(text))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _not_json(error: Exception) -> str:
+    found = str(error).removeprefix("JSON is malformed: ")
+    return f"not JSON: {found[:1].lower()}{found[1:]}, expected {_EXPECTED_LINE}"
+
+
+def _wrong_field(text: str) -> str:
+    """The line's first field that is missing, of a wrong JSON type or of no known value."""
+    try:
+        content = _loads(text)
+    except ValueError as error:  # msgspec stops at the first wrong field; the syntax behind it may be wrong too
+        return _not_json(error)
+    except RecursionError:
+        return _TOO_DEEP
+    if not isinstance(content, _Pairs):
+        return f"{_json_type(content)}, expected {_EXPECTED_LINE}"
+    fields = dict(content)
+    for field in PaymentEvent.__struct_fields__:
+        expected = _EXPECTED_TYPE if field == "type" else _EXPECTED_ID
+        if field not in fields:
+            return f"{field}: missing, expected {expected}"
+        value = fields[field]
+        if not isinstance(value, str) or isinstance(value, _Number):
+            return f"{field}: {_json_type(value)}, expected {expected}"
+        if field == "type" and value not in _TYPES:
+            return f"{field}: unknown {_quoted(value)}, expected {expected}"
+    return f"not an event, expected {_EXPECTED_LINE}"
+
+
+def _json_type(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, _Number):
+        return f"the number {_shortened(value)}"
+    if isinstance(value, str):
+        return f"the string {_quoted(value)}"
+    return "an object" if isinstance(value, _Pairs) else "an array"
