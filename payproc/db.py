@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from typing import cast
 
 import psycopg2
 import psycopg2.errorcodes
@@ -53,7 +54,7 @@ class Database:
             fairy = self.engine.raw_connection()
         except (psycopg2.Error, DBAPIError) as error:
             raise self.explained(error) from error
-        connection: psycopg2.extensions.connection = fairy.driver_connection
+        connection = cast(psycopg2.extensions.connection, fairy.driver_connection)
         fairy.detach()
         connection.autocommit = True
         return connection
@@ -103,12 +104,10 @@ def _one_line(error: BaseException | None, password: str | None) -> str:
     primary = error.diag.message_primary if isinstance(error, psycopg2.Error) else None
     said: list[str] = []
     for line in (primary or str(error)).splitlines():
-        line = line.strip()
         # libpq: 'connection to server at "db" (10.0.0.1), port 5432 failed: FATAL:  database "x" does not exist'
-        _, found, reason = line.partition(" failed: ")
-        line = (reason if found else line).replace("FATAL:  ", "")
-        if line and line not in said and not line.startswith(("Is the server running", "DETAIL", "LINE ")):
-            said.append(line)
+        reason = line.rpartition(" failed: ")[2].replace("FATAL:  ", "").strip()
+        if reason and reason not in said and not reason.startswith(("Is the server running", "DETAIL", "LINE ")):
+            said.append(reason)
     result = "; ".join(said)
     return result.replace(password, "***") if password else result
 
@@ -157,7 +156,9 @@ def _dotenv_url(path: Path) -> str | None:
         return None
     except (OSError, UnicodeDecodeError) as error:
         # Going on would mean another database than the one that the user wrote down.
-        raise WrongUsage(f".env: cannot be read ({error}); mend it, or name the database with --database-url") from error
+        raise WrongUsage(
+            f".env: cannot be read ({error}); mend it, or name the database with --database-url"
+        ) from error
 
 
 def _parsed_url(given: str, origin: str) -> URL:
@@ -211,7 +212,7 @@ def _has_schema(connection: Connection, where: str) -> bool:
 
 
 def ensure_schema(database: Database) -> bool:
-    """Create payproc's tables and procedure where they are missing; tell whether they were.
+    """Create payproc's tables and procedure where they are missing; tell whether they were missing.
 
     In one transaction, and safe against another command that does the same at the same moment.
     """

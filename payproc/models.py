@@ -11,9 +11,21 @@ the only write path (record_decisions.sql) inserts an event together with its pa
 
 from enum import Enum
 
-from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, Integer, MetaData, PrimaryKeyConstraint, Table
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+)
 from sqlalchemy import Enum as EnumType
-from sqlalchemy import Text, UniqueConstraint, func
 from sqlalchemy.dialects.postgresql import ARRAY, JSON
 
 from payproc.logic import EventType, Outcome, Reason, State

@@ -1,0 +1,384 @@
+"""Arguments in, exit code out.
+
+What belongs here: what the user may type, where output goes, and what the process ends with. No command does its work
+here. Everything that is slow to import is imported by the command that needs it, so that `--help` answers at once.
+
+Results go to stdout, everything else to stderr. Exit codes: 0 done; 1 could not finish; 2 wrong usage; 3 done, but some
+lines were malformed or an outcome named by --fail-on occurred; 130 and 143 interrupted by SIGINT and SIGTERM; 141 the
+reader of stdout went away.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
+from pathlib import Path
+from types import FrameType
+from typing import IO, TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from payproc.errors import CannotFinish, PayprocError, WrongUsage
+from payproc.logic import Outcome
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from payproc.ingest import Summary
+
+DONE_WITH_FINDINGS = 3
+BROKEN_PIPE = 128 + signal.SIGPIPE
+
+MALFORMED_SHOWN = 20
+"""How many malformed lines are listed on stderr; the rest are counted."""
+
+MOST_WORKERS = 64
+"""More connections than the server has cores hurt; far more are a typing error."""
+
+app = typer.Typer(
+    name="payproc",
+    help="Process payment events from JSON Lines: decide what is safe, refuse what is not, leave the rest to a person.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Format(str, Enum):
+    """How results are printed."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--database-url",
+        metavar="URL",
+        help="PostgreSQL to use; else DATABASE_URL, else .env, else the embedded one.",
+        show_default=False,
+    ),
+]
+FormatOption = Annotated[Format, typer.Option("--format", help="For a person or for a script.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors, and what was asked for explicitly.")]
+
+
+def main() -> None:
+    """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character gets its escape, not a traceback.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"payproc {version('payproc')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def ingest(
+    files: Annotated[
+        list[str] | None, typer.Argument(metavar="FILE", help="JSON Lines, in this order; - or a pipe for stdin.")
+    ] = None,
+    output_format: FormatOption = Format.TABLE,
+    decisions: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write one JSON object a line on what became of it; - for stdout."),
+    ] = None,
+    malformed: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write malformed lines as they came, to mend and ingest again.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Give the same report and write nothing.")] = False,
+    fail_on: Annotated[
+        list[Outcome] | None,
+        typer.Option(metavar="OUTCOME", case_sensitive=False, help="Exit with 3 if this occurs; may be repeated."),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, max=MOST_WORKERS, help="Connections to work with; payments are split among them.")
+    ] = 2,
+    quiet: Quiet = False,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Process payment events and record what became of them.
+
+    Each event has its own transaction. Running the same input again is always safe: what is recorded is a duplicate.
+    """
+    with _reporting_errors():
+        from payproc import db
+        from payproc.ingest import Ingest, Options, StopRequest
+
+        names = _sources(files)
+        with contextlib.ExitStack() as stack:
+            outputs = _open_outputs(stack, names, decisions, malformed)
+            database = stack.enter_context(db.open_database(database_url, _noter(quiet)))
+            if not dry_run:
+                db.ensure_schema(database)
+            stop = stack.enter_context(StopRequest())
+            screen = _Screen(names, show_progress=not quiet and sys.stderr.isatty() and decisions != "-")
+            run = Ingest(
+                database if not dry_run or db.has_schema(database) else None,
+                names,
+                Options(workers, dry_run, *outputs),
+                on_malformed=screen.add_malformed,
+                on_progress=screen.show_progress,
+            )
+
+            def report() -> None:
+                screen.end_malformed(malformed is not None)
+                _print_summary(run.summary, output_format, "-" in (decisions, malformed), quiet)
+
+            try:
+                with screen:
+                    run.run(stop)
+            except PayprocError:
+                if run.summary.lines:  # what is counted is recorded, also when the rest could not be
+                    report()
+                raise
+            report()
+        code = _exit_code(run.summary, stop.signal, fail_on or [])
+    raise typer.Exit(code)
+
+
+@app.command()
+def show(
+    payment_id: Annotated[str, typer.Argument(metavar="PAYMENT_ID", show_default=False)],
+    output_format: FormatOption = Format.TABLE,
+    quiet: Quiet = False,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Show one payment: its state, its whole history, and conflicts."""
+    with _reporting_errors():
+        from payproc import db, payments, reports
+
+        _refuse_undecodable("PAYMENT_ID", payment_id)
+        with db.open_database(database_url, _noter(quiet)) as database:
+            payment = None
+            if db.has_schema(database):
+                with database.transaction() as connection:
+                    payment = payments.load_payment(connection, payment_id)
+            if payment is None:
+                raise CannotFinish(
+                    f'payment "{payment_id}": nothing is on record about it in the database {database.where}'
+                )
+        if output_format is Format.JSON:
+            typer.echo(reports.to_json(payment))
+        else:
+            reports.print_payment(_console(), payment)
+
+
+@app.command()
+def init(quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
+    """Create payproc's schema; ingest does it by itself where it is missing and may be created."""
+    with _reporting_errors():
+        from payproc import db
+
+        with db.open_database(database_url, _noter(quiet)) as database:
+            created = db.ensure_schema(database)
+            if not quiet:
+                typer.echo("created the schema payproc" if created else "the schema payproc is already there")
+
+
+# ---- What the commands share ---------------------------------------------------------------------
+
+
+def _say(message: str) -> None:
+    """One line on stderr, whatever the message holds."""
+    from payproc.reports import plain
+
+    typer.echo(f"payproc: {plain(message)}", err=True)
+
+
+def _noter(quiet: bool) -> Callable[[str], None]:
+    return (lambda _: None) if quiet else _say
+
+
+@contextlib.contextmanager
+def _reporting_errors() -> Iterator[None]:
+    """Turn what went wrong into one line and an exit code. No traceback reaches a user."""
+    signal.signal(signal.SIGTERM, _exit_on_sigterm)
+    try:
+        yield
+        sys.stdout.flush()
+    except PayprocError as error:
+        _say(str(error))
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt:
+        _say("interrupted")
+        raise typer.Exit(128 + signal.SIGINT) from None
+    except BrokenPipeError:
+        _abandon_stdout()
+        raise typer.Exit(BROKEN_PIPE) from None
+    except OSError as error:
+        _abandon_stdout()
+        _say(f"output could not be written: {error.strerror}")
+        raise typer.Exit(1) from None
+    except typer.Exit:
+        raise
+    except Exception as error:
+        if os.environ.get("PAYPROC_DEBUG"):
+            raise
+        _say(f"this is a fault in payproc: {type(error).__name__}: {error} (PAYPROC_DEBUG=1 shows where)")
+        raise typer.Exit(1) from None
+
+
+def _exit_on_sigterm(_: int, __: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _abandon_stdout() -> None:
+    """Nobody reads stdout any more; without this, flushing it at exit would complain once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _console(*, stderr: bool = False) -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=False)
+
+
+def _refuse_undecodable(name: str, value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise WrongUsage(f"{name}: is not UTF-8, so no event can hold it") from None
+
+
+# ---- Ingest: what comes from where and goes where ------------------------------------------------
+
+
+def _sources(files: list[str] | None) -> list[str]:
+    from payproc.ingest import check_sources
+
+    if not files and sys.stdin.isatty():
+        raise WrongUsage("nothing to ingest: name a file, or pipe events in (- reads what you type)")
+    names = files or ["-"]
+    check_sources(names)
+    return names
+
+
+def _open_outputs(
+    stack: contextlib.ExitStack, names: Sequence[str], decisions: str | None, malformed: str | None
+) -> tuple[IO[bytes] | None, IO[bytes] | None]:
+    """Open what is to be written, but never over an input or over each other."""
+    if decisions is not None and malformed is not None and _is_same(decisions, malformed):
+        raise WrongUsage(f"--decisions and --malformed both name {decisions}; name two files")
+    for option, name in (("--decisions", decisions), ("--malformed", malformed)):
+        if name is not None and name != "-" and any(_is_same(name, source) for source in names):
+            raise WrongUsage(f"{option}: {name} is also an input, and would be overwritten; name another file")
+    return _open_output(stack, "--decisions", decisions), _open_output(stack, "--malformed", malformed)
+
+
+def _is_same(one: str, other: str) -> bool:
+    if one == other:
+        return True
+    try:
+        return "-" not in (one, other) and Path(one).samefile(other) and Path(one).is_file()
+    except OSError:
+        return False
+
+
+def _open_output(stack: contextlib.ExitStack, option: str, name: str | None) -> IO[bytes] | None:
+    if name is None:
+        return None
+    if name == "-":
+        return sys.stdout.buffer
+    try:
+        return stack.enter_context(Path(name).open("wb"))
+    except OSError as error:
+        raise WrongUsage(f"{option}: {name} cannot be written: {error.strerror}") from error
+
+
+class _Screen:
+    """What a person sees on stderr while an ingest goes on: a progress bar on a terminal, and malformed lines."""
+
+    def __init__(self, names: Sequence[str], *, show_progress: bool) -> None:
+        self._malformed = 0
+        self._progress: Progress | None = None
+        if show_progress:
+            from rich import progress as bars
+
+            self._progress = bars.Progress(
+                bars.BarColumn(),
+                bars.TaskProgressColumn(),
+                bars.DownloadColumn(),
+                bars.TimeRemainingColumn(),
+                console=_console(stderr=True),
+                transient=True,
+            )
+            self._task = self._progress.add_task("", total=_total_bytes(names))
+
+    def __enter__(self) -> None:
+        if self._progress is not None:
+            self._progress.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def show_progress(self, bytes_read: int) -> None:
+        if self._progress is not None:
+            self._progress.update(self._task, completed=bytes_read)
+
+    def add_malformed(self, message: str) -> None:
+        """List a malformed line, unless enough are listed."""
+        from payproc.reports import plain
+
+        self._malformed += 1
+        if self._malformed > MALFORMED_SHOWN:
+            return
+        if self._progress is not None:
+            self._progress.console.print(plain(message), soft_wrap=True)
+        else:
+            typer.echo(plain(message), err=True)
+
+    def end_malformed(self, are_kept: bool) -> None:
+        """Say how many more there were."""
+        more = self._malformed - MALFORMED_SHOWN
+        if more > 0:
+            advice = "" if are_kept else "; --malformed FILE keeps them all"
+            typer.echo(f"… and {more:,} more malformed line{'s' if more > 1 else ''}{advice}", err=True)
+
+
+def _total_bytes(names: Sequence[str]) -> int | None:
+    """Bytes to read, if that can be known: a pipe does not tell."""
+    if any(name == "-" or not Path(name).is_file() for name in names):
+        return None
+    return sum(Path(name).stat().st_size for name in names)
+
+
+def _print_summary(summary: "Summary", output_format: Format, stdout_is_taken: bool, quiet: bool) -> None:
+    from payproc import reports
+
+    if output_format is Format.JSON:
+        typer.echo(reports.to_json(summary), err=stdout_is_taken)
+    elif not quiet:
+        reports.print_summary(_console(stderr=stdout_is_taken), summary)
+
+
+def _exit_code(summary: "Summary", stopped_by: int | None, fail_on: Sequence[Outcome]) -> int:
+    if stopped_by is not None:
+        _say("interrupted; what was reported is recorded, and running the same command again is safe")
+        return 128 + stopped_by
+    found = [outcome for outcome in dict.fromkeys(fail_on) if summary.outcomes[outcome]]
+    for outcome in found:
+        _say(f"--fail-on {outcome.value}: {summary.outcomes[outcome]:,} came out so")
+    return DONE_WITH_FINDINGS if found or summary.malformed else 0
