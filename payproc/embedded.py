@@ -209,6 +209,8 @@ class _Cluster:
         """Stop the server: no command uses it any more, so this only writes a checkpoint."""
         lines = self._pid_file()
         if len(lines) < 5 or not _answers(Path(lines[4])):
+            if self.process is not None:
+                self.process.poll()  # it crashed: take its exit status
             return
         os.kill(int(lines[0]), signal.SIGINT)  # what PostgreSQL calls a fast shutdown
         deadline = time.monotonic() + STOP_SECONDS

@@ -15,7 +15,7 @@
 -- An UPDATE or INSERT of payments comes before the INSERT into events, always: whoever holds an event_id waits for
 -- nothing more, so two calls cannot wait for each other.
 --
--- Kept to what runs on distributed PostgreSQL too: no array subscript inside UPDATE … SET, RETURNING … INTO instead of
+-- Kept to what runs on distributed PostgreSQL too: no array subscript inside UPDATE ... SET, RETURNING ... INTO instead of
 -- FOUND, no assignment to array elements, a plain loop over scalars, variables named unlike columns.
 CREATE OR REPLACE PROCEDURE payproc.record_decisions(
     in_run_id bigint,

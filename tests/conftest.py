@@ -1,0 +1,343 @@
+"""What every test may use: a real PostgreSQL, a database of its own, and the installed command as a process.
+
+The server is the embedded one, in a home that is thrown away; PAYPROC_TEST_POSTGRES=16 takes the wheel's other version,
+and PAYPROC_TEST_DATABASE_URL another server, as a role that may create databases. One template database a session has
+payproc's schema; `CREATE DATABASE … TEMPLATE` gives each test its own, committed and real.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psycopg2
+import psycopg2.extensions
+import pytest
+from sqlalchemy import URL, make_url
+
+from payproc import db, embedded
+from payproc.handlers import Received
+from payproc.logic import TABLE, EventType, Outcome, State
+from payproc.schemas import Malformed, parse_line
+
+SECONDS_TO_WAIT = 30
+"""How long a test waits for something that should happen at once: long enough for a loaded machine."""
+
+COMMAND = Path(sys.executable).with_name("payproc")
+
+
+class Finished(NamedTuple):
+    """What a finished process left."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+class Server(NamedTuple):
+    """A PostgreSQL server to make databases on."""
+
+    url: URL
+
+    def connect(self, name: str | None = None) -> psycopg2.extensions.connection:
+        """Connect to one of its databases, in autocommit."""
+        url = self.url if name is None else self.url.set(database=name)
+        connection = psycopg2.connect(url.set(drivername="postgresql").render_as_string(hide_password=False))
+        connection.autocommit = True
+        return connection
+
+    def execute(self, statement: str) -> None:
+        """Run one statement on the server's own database."""
+        with closing(self.connect()) as connection, connection.cursor() as cursor:
+            cursor.execute(statement)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """The server that the tests work on."""
+    if given := os.environ.get("PAYPROC_TEST_DATABASE_URL"):
+        yield Server(make_url(given).set(drivername="postgresql+psycopg2"))
+        return
+    home = Path(tempfile.mkdtemp(prefix="payproc-tests-"))
+    try:
+        version = int(os.environ.get("PAYPROC_TEST_POSTGRES", embedded.POSTGRES_VERSION))
+        with embedded.running_server(home, version=version) as running:
+            query = {"host": str(running.socket_folder)}
+            yield Server(URL.create("postgresql+psycopg2", embedded.SUPERUSER, database="postgres", query=query))
+    finally:
+        shutil.rmtree(home)
+
+
+@pytest.fixture(scope="session")
+def template(server: Server) -> Iterator[str]:
+    """A database that has payproc's schema and nothing else."""
+    name = f"payproc_template_{uuid.uuid4().hex[:8]}"
+    server.execute(f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING 'UTF8'")
+    db.ensure_schema(db.Database(server.url.set(database=name), name))
+    yield name
+    server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def new_database(server: Server) -> Iterator[Callable[[str], URL]]:
+    """Makes databases from a template, for as long as the test runs."""
+    made: list[str] = []
+
+    def make(template: str) -> URL:
+        name = f"payproc_test_{uuid.uuid4().hex[:12]}"
+        server.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        made.append(name)
+        return server.url.set(database=name)
+
+    yield make
+    for name in made:
+        server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def url(new_database: Callable[[str], URL], template: str) -> URL:
+    """A database of the test's own, with payproc's schema."""
+    return new_database(template)
+
+
+@pytest.fixture
+def bare_url(new_database: Callable[[str], URL]) -> URL:
+    """A database of the test's own, without payproc's schema."""
+    return new_database("template0")
+
+
+@pytest.fixture
+def database(url: URL) -> db.Database:
+    """The test's own database, as the program sees it."""
+    return db.Database(url, "the test database")
+
+
+class Sql:
+    """Plain SQL on a database, to look at what is stored and to get in the way of what is running."""
+
+    def __init__(self, url: URL) -> None:
+        self.url = url
+        self._dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        self._connection = self.connect()
+
+    def connect(self) -> psycopg2.extensions.connection:
+        """A connection of its own, in autocommit."""
+        connection = psycopg2.connect(self._dsn)
+        connection.autocommit = True
+        return connection
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def rows(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
+        """Run a query or a statement; give its rows, if it has any."""
+        with self._connection.cursor() as cursor:
+            cursor.execute(query, arguments or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def value(self, query: str, *arguments: object) -> Any:
+        """The one value of a query that has one."""
+        ((value,),) = self.rows(query, *arguments)
+        return value
+
+    @contextmanager
+    def locked_payment(self, payment_id: str) -> Iterator[None]:
+        """Hold a payment's row, so that whoever wants to move it waits."""
+        with closing(self.connect()) as holder:
+            holder.autocommit = False
+            with holder.cursor() as cursor:
+                cursor.execute("SELECT 1 FROM payproc.payments WHERE payment_id = %s FOR UPDATE", (payment_id,))
+                assert cursor.fetchall(), f"no payment {payment_id}"
+            yield
+            holder.rollback()
+
+    def wait_for_blocked_call(self) -> int:
+        """Wait until a CALL of record_decisions waits for a lock; give its backend's process id."""
+        query = (
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+            " AND wait_event_type = 'Lock' AND query LIKE 'CALL payproc.record_decisions%'"
+        )
+        return int(wait_for(lambda: self.rows(query))[0][0])
+
+
+@pytest.fixture
+def sql(url: URL) -> Iterator[Sql]:
+    """SQL on the test's own database."""
+    with closing(Sql(url)) as connection:
+        yield connection
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    """Poll until something is so; give what it is."""
+    deadline = time.monotonic() + SECONDS_TO_WAIT
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.005)
+    raise AssertionError("waited in vain")
+
+
+@pytest.fixture
+def wait() -> Callable[[Callable[[], Any]], Any]:
+    """Polls until something is so."""
+    return wait_for
+
+
+# ---- The command as a process ---------------------------------------------------------------------
+
+
+class Payproc:
+    """The installed command, with a working directory and an environment of its own."""
+
+    def __init__(self, folder: Path, url: URL | None) -> None:
+        self.folder = folder
+        kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "TZ", "TMPDIR")}
+        # No terminal, no user's settings; COLUMNS as a pipe would have it.
+        self.environment = {**kept, "HOME": str(folder), "PAYPROC_HOME": str(folder / "home"), "COLUMNS": "80"}
+        if url is not None:
+            rendered = url.set(drivername="postgresql").render_as_string(hide_password=False)
+            self.environment["DATABASE_URL"] = rendered
+
+    def start(self, *arguments: str | Path, **options: Any) -> "subprocess.Popen[bytes]":
+        """Start the command and leave it running."""
+        environment = {**self.environment, **options.pop("env", {})}
+        return subprocess.Popen(
+            [COMMAND, *arguments],
+            cwd=self.folder,
+            env=environment,
+            **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+        )
+
+    def __call__(self, *arguments: str | Path, stdin: bytes | None = None, **options: Any) -> Finished:
+        """Run the command to its end."""
+        if stdin is not None:
+            options["stdin"] = subprocess.PIPE
+        with self.start(*arguments, **options) as process:
+            try:
+                stdout, stderr = process.communicate(stdin, timeout=120)
+            except BaseException:
+                process.kill()
+                raise
+        assert b"Traceback" not in (stderr or b""), stderr.decode()
+        return Finished(process.returncode, (stdout or b"").decode(), (stderr or b"").decode())
+
+    def summary(self, *arguments: str | Path, code: int = 0, **options: Any) -> dict[str, Any]:
+        """Ingest, and give the summary as a script gets it."""
+        finished = self("ingest", "--format", "json", *arguments, **options)
+        assert finished.code == code, finished
+        summary: dict[str, Any] = json.loads(finished.stdout)
+        return summary
+
+
+@pytest.fixture
+def payproc(tmp_path: Path, url: URL) -> Payproc:
+    """The command on the test's own database."""
+    return Payproc(tmp_path, url)
+
+
+@pytest.fixture
+def payproc_on(tmp_path: Path) -> Callable[[URL | None], Payproc]:
+    """Makes the command for another database, or for none that is named."""
+    return lambda url: Payproc(tmp_path, url)
+
+
+# ---- Events ---------------------------------------------------------------------------------------
+
+
+def event_line(event_id: str, payment_id: str, event_type: str, **more: object) -> bytes:
+    """An input line."""
+    return json.dumps({"event_id": event_id, "payment_id": payment_id, "type": event_type, **more}).encode()
+
+
+def received(*facts: tuple[str, str, str], source: int = 0, first_line: int = 1) -> list[Received]:
+    """Events (event_id, payment_id, type) as if read from one source."""
+    result = []
+    for number, fact in enumerate(facts, first_line):
+        parsed = parse_line(event_line(*fact))
+        assert not isinstance(parsed, Malformed)
+        result.append(Received(*parsed, source, number))
+    return result
+
+
+@pytest.fixture
+def line() -> Callable[..., bytes]:
+    """Makes an input line."""
+    return event_line
+
+
+@pytest.fixture
+def events() -> Callable[..., list[Received]]:
+    """Makes events (event_id, payment_id, type) as if read from one source."""
+    return received
+
+
+@pytest.fixture
+def write_lines(tmp_path: Path) -> Callable[[str, Sequence[bytes]], Path]:
+    """Writes a file of lines."""
+
+    def write(name: str, lines: Sequence[bytes]) -> Path:
+        path = tmp_path / name
+        path.write_bytes(b"".join(each + b"\n" for each in lines))
+        return path
+
+    return write
+
+
+# ---- What is stored -------------------------------------------------------------------------------
+
+
+def contents(sql: Sql) -> dict[str, list[tuple[Any, ...]]]:
+    """Everything that must be the same after two ways to the same end: all but run numbers and times."""
+    return {
+        "payments": sql.rows("SELECT payment_id, state, version FROM payproc.payments ORDER BY 1"),
+        "events": sql.rows(
+            "SELECT payment_id, position, event_id, type, outcome, reason, state_before, state_after, source, line,"
+            " payload::text FROM payproc.events ORDER BY 1, 2"
+        ),
+        "conflicts": sql.rows(
+            "SELECT event_id, payment_id, type, source, line, payload::text"
+            " FROM payproc.event_conflicts ORDER BY 1, 2, 3"
+        ),
+    }
+
+
+def check_books(sql: Sql) -> None:
+    """Fold every history again: it must be gapless, follow the table, and explain the stored state and version."""
+    folded: dict[str, tuple[str, int]] = {}
+    query = (
+        "SELECT payment_id, position, type, outcome, reason, state_before, state_after"
+        " FROM payproc.events ORDER BY payment_id, position"
+    )
+    for payment_id, position, event_type, outcome, reason, before, after in sql.rows(query):
+        state, version = folded.get(payment_id, ("created", 0))
+        assert position == version + 1, f"{payment_id}: a gap before {position}"
+        assert before == state, f"{payment_id}: entry {position} does not start where the one before ended"
+        decided = TABLE[State(before)][EventType(event_type)]
+        assert (outcome, reason, after) == (decided.outcome, decided.reason, decided.state_after)
+        assert after == before or outcome == Outcome.APPLY
+        folded[payment_id] = (after, position)
+    stored = {
+        payment_id: (state, version)
+        for payment_id, state, version in sql.rows("SELECT payment_id, state, version FROM payproc.payments")
+    }
+    assert stored == folded
+
+
+@pytest.fixture
+def stored(sql: Sql) -> Callable[[], dict[str, list[tuple[Any, ...]]]]:
+    """Gives everything that is stored, but run numbers and times."""
+    return lambda: contents(sql)
+
+
+@pytest.fixture
+def books_are_right(sql: Sql) -> Callable[[], None]:
+    """Checks that every payment's history explains its state."""
+    return lambda: check_books(sql)

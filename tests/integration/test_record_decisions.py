@@ -1,0 +1,201 @@
+"""The procedure that writes: what it records, what it contests, and what it leaves of the session's settings."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from importlib import resources
+from typing import Any
+
+import psycopg2.extensions
+import pytest
+
+from payproc.db import Database
+from payproc.handlers import Received, Recorder
+
+Events = Callable[..., list[Received]]
+SEPARATOR = "\x1f"
+COLUMNS = ("source", "line", "event", "payment", "type", "version", "outcome", "reason", "before", "after", "payload")
+
+
+@pytest.fixture
+def connection(database: Database) -> Iterator[psycopg2.extensions.connection]:
+    with closing(database.connect()) as connection:
+        yield connection
+
+
+@pytest.fixture
+def run_id(sql: Any) -> int:
+    return int(sql.value("INSERT INTO payproc.runs (sources) VALUES ('{test}') RETURNING run_id"))
+
+
+def record(connection: psycopg2.extensions.connection, run_id: int, *decisions: dict[str, object]) -> str:
+    """Call the procedure with decisions as given, however wrong; give what it says is contested."""
+    defaults = {"source": 0, "payload": "{}", "outcome": "APPLY", "reason": "transition"}
+    rows = [{**defaults, "line": number, **decision} for number, decision in enumerate(decisions, 1)]
+    columns = [SEPARATOR.join(str(row[column]) for row in rows) for column in COLUMNS]
+    with connection.cursor() as cursor:
+        cursor.execute(f"CALL payproc.record_decisions({', '.join(['%s'] * 12)}, NULL)", (run_id, *columns))
+        ((contested,),) = cursor.fetchall()
+    return str(contested)
+
+
+def authorize(event: str, payment: str, version: int = 0) -> dict[str, object]:
+    return {
+        "event": event, "payment": payment, "version": version,
+        "type": "authorize", "before": "created", "after": "authorized",
+    }  # fmt: skip
+
+
+def capture(event: str, payment: str, version: int = 1) -> dict[str, object]:
+    return {
+        "event": event, "payment": payment, "version": version,
+        "type": "capture", "before": "authorized", "after": "captured",
+    }  # fmt: skip
+
+
+def test_a_payment_and_its_history_move_together(
+    connection: psycopg2.extensions.connection, run_id: int, sql: Any, books_are_right: Callable[[], None]
+) -> None:
+    assert record(connection, run_id, authorize("e1", "p1"), authorize("e2", "p2"), capture("e3", "p1")) == ""
+    assert sql.rows("SELECT payment_id, state, version FROM payproc.payments ORDER BY 1") == [
+        ("p1", "captured", 2),
+        ("p2", "authorized", 1),
+    ]
+    books_are_right()
+
+
+def test_every_event_of_a_batch_has_its_own_transaction_shared_with_its_payment(
+    connection: psycopg2.extensions.connection, run_id: int, sql: Any
+) -> None:
+    record(connection, run_id, *[authorize(f"e{number}", f"p{number}") for number in range(50)])
+    transactions = sql.rows(
+        "SELECT events.xmin::text, payments.xmin::text FROM payproc.events JOIN payproc.payments USING (payment_id)"
+    )
+    assert len({event for event, _ in transactions}) == 50
+    assert all(event == payment for event, payment in transactions)
+
+
+@pytest.mark.parametrize(
+    "stale",
+    [capture("e2", "p1", version=7), {**capture("e2", "p1"), "before": "captured"}, capture("e1", "p1")],
+    ids=["another version", "another state", "an event_id on record"],
+)
+def test_a_decision_whose_basis_has_changed_is_contested_and_leaves_everything_as_it_was(
+    connection: psycopg2.extensions.connection, run_id: int, stored: Callable[[], Any], stale: dict[str, object]
+) -> None:
+    record(connection, run_id, authorize("e1", "p1"))
+    before = stored()
+    assert record(connection, run_id, stale) == "1"
+    assert stored() == before
+
+
+def test_a_new_payment_that_somebody_else_opened_is_contested(
+    connection: psycopg2.extensions.connection, run_id: int, stored: Callable[[], Any]
+) -> None:
+    record(connection, run_id, authorize("e1", "p1"))
+    before = stored()
+    assert record(connection, run_id, authorize("e2", "p1")) == "1"
+    assert stored() == before
+
+
+def test_a_new_payment_is_not_opened_for_an_event_id_on_record(
+    connection: psycopg2.extensions.connection, run_id: int, stored: Callable[[], Any]
+) -> None:
+    record(connection, run_id, authorize("e1", "p1"))
+    before = stored()
+    assert record(connection, run_id, authorize("e1", "p2")) == "1"
+    assert stored() == before
+
+
+def test_after_a_contested_event_every_later_one_of_its_payment_is_contested_even_where_the_version_fits(
+    connection: psycopg2.extensions.connection, run_id: int, sql: Any
+) -> None:
+    record(connection, run_id, authorize("e1", "p1"))
+    contested = record(
+        connection, run_id, capture("e2", "p1", version=5), authorize("e3", "p2"), capture("e4", "p1", version=1)
+    )
+    assert contested == "1,3"
+    assert sql.rows("SELECT event_id FROM payproc.events ORDER BY 1") == [("e1",), ("e3",)]
+
+
+def conflict(event: str, payment: str, event_type: str) -> dict[str, object]:
+    return {
+        "event": event, "payment": payment, "version": 0, "type": event_type, "before": "created", "after": "created",
+        "outcome": "REJECT", "reason": "event_id_conflict",
+    }  # fmt: skip
+
+
+def test_evidence_of_a_conflict_is_kept_once_and_touches_no_payment(
+    connection: psycopg2.extensions.connection, run_id: int, sql: Any
+) -> None:
+    record(connection, run_id, authorize("e1", "p1"))
+    for _ in range(2):
+        assert record(connection, run_id, conflict("e1", "p2", "authorize"), conflict("e1", "p1", "fail")) == ""
+    assert sql.rows("SELECT event_id, payment_id, type FROM payproc.event_conflicts ORDER BY payment_id") == [
+        ("e1", "p1", "fail"),
+        ("e1", "p2", "authorize"),
+    ]
+    assert sql.rows("SELECT payment_id, version FROM payproc.payments") == [("p1", 1)]
+
+
+def test_a_conflict_with_something_that_was_never_recorded_is_not_kept(
+    connection: psycopg2.extensions.connection, run_id: int, sql: Any
+) -> None:
+    record(connection, run_id, authorize("e1", "p1"))
+    record(connection, run_id, conflict("e1", "p1", "authorize"), conflict("e2", "p1", "authorize"))
+    assert sql.rows("SELECT * FROM payproc.event_conflicts") == []
+
+
+def test_commits_inside_the_batch_are_asynchronous_and_the_closing_one_is_as_the_session_has_it(
+    connection: psycopg2.extensions.connection, run_id: int, sql: Any
+) -> None:
+    sql.rows("CREATE TABLE seen (at text, setting text)")
+    sql.rows(
+        "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " INSERT INTO seen VALUES (TG_TABLE_NAME, current_setting('synchronous_commit')); RETURN NEW; END $$"
+    )
+    sql.rows("CREATE TRIGGER see AFTER INSERT ON payproc.events FOR EACH ROW EXECUTE FUNCTION see()")
+    sql.rows("CREATE TRIGGER see AFTER UPDATE ON payproc.runs FOR EACH ROW EXECUTE FUNCTION see()")
+    record(connection, run_id, authorize("e1", "p1"), authorize("e2", "p2"), capture("e3", "p2"))
+    assert sql.rows("SELECT at, setting FROM seen") == [("events", "off")] * 3 + [("runs", "on")]
+
+
+def test_no_setting_of_the_session_is_left_changed(connection: psycopg2.extensions.connection, run_id: int) -> None:
+    def settings() -> list[tuple[Any, ...]]:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT name, setting FROM pg_settings WHERE name NOT LIKE 'plpgsql%' ORDER BY name")
+            return cursor.fetchall()
+
+    before = settings()
+    record(connection, run_id, authorize("e1", "p1"), capture("e2", "p1", version=9))
+    assert settings() == before
+
+
+def test_the_closing_commit_writes_wal_even_when_there_was_nothing_to_record(
+    database: Database, run_id: int, events: Events, sql: Any
+) -> None:
+    with closing(Recorder(database, run_id)) as recorder:
+        recorder.handle(events(("e1", "p1", "authorize")))
+        before = sql.value("SELECT xmin::text FROM payproc.runs")
+        recorder.handle(events(("e1", "p1", "authorize"), first_line=2))
+        assert sql.value("SELECT xmin::text FROM payproc.runs") != before
+
+
+def test_the_procedure_keeps_to_what_distributed_postgresql_runs() -> None:
+    source = resources.files("payproc").joinpath("record_decisions.sql").read_text("utf-8")
+    assert source.isascii(), "a database in another encoding must be able to hold it"
+    code = "\n".join(line.partition("--")[0] for line in source.splitlines())
+    header, body = code.split("$procedure$")[0], code.split("$procedure$")[1]
+    assert not re.search(r"\bFOUND\b", body), "RETURNING … INTO instead of FOUND"
+    assert not re.search(r"\[[^\]]+\]", body), "no array subscripts: neither read in UPDATE … SET nor assigned"
+    assert "SECURITY DEFINER" not in header, "COMMIT needs SECURITY INVOKER"
+    assert not re.search(r"^SET\b", header, re.MULTILINE), "COMMIT needs a procedure without a SET clause"
+    tables = "payments|events|runs|event_conflicts"
+    columns = set(
+        re.findall(r"\b(?:event_id|payment_id|state|version|outcome|reason|payload|line|source|type)\b", body)
+    )
+    variables = set(
+        re.findall(r"^\s+(\w+) (?:CONSTANT )?(?:text|bigint|integer|json|payproc\.\w+)", body, re.MULTILINE)
+    )
+    assert variables
+    assert not variables & (columns | set(tables.split("|"))), "variables are named unlike columns"
