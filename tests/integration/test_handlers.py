@@ -308,9 +308,9 @@ def test_a_server_that_restarts_in_mid_batch_loses_nothing_that_is_reported(
                 assert cursor.fetchall() == [(2,)]  # e1 is committed, in memory only
             pull_the_plug(running)
         wait(lambda: not (home / "data" / "postmaster.pid").exists())
-        with embedded.running_server(home):
-            assert reasons(handling.result()) == ["transition", "transition", "transition"]
-            recorder.close()
-            with database.transaction() as after:
-                found = after.exec_driver_sql("SELECT event_id FROM payproc.events ORDER BY 1").scalars().all()
+    with embedded.running_server(home):
+        assert reasons(handling.result()) == ["transition", "transition", "transition"]
+        recorder.close()
+        with database.transaction() as after:
+            found = after.exec_driver_sql("SELECT event_id FROM payproc.events ORDER BY 1").scalars().all()
     assert found == ["e0", "e1", "e2", "e3"]
