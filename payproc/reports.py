@@ -51,14 +51,14 @@ def print_summary(console: Console, summary: "Summary") -> None:
     table.columns[1].justify = table.columns[2].justify = "right"
     for outcome, count in summary.outcomes.items():
         share = f"{count / summary.events:.1%}" if summary.events else "–"
-        reasons = ", ".join(
+        reasons = "\n".join(
             f"{reason.value} {reason_count:,}"
             for reason, reason_count in summary.reasons.items()
             if OUTCOME_OF[reason] is outcome
         )
         table.add_row(Text(outcome.value, _STYLES[outcome]), f"{count:,}", share, Text(reasons))
     console.print(table)
-    console.print(Text(_footer(summary)))
+    console.print(Text(_footer(summary)), soft_wrap=True)
 
 
 def _footer(summary: "Summary") -> str:

@@ -10,6 +10,7 @@ one are looked at closely).
 """
 
 import json
+import re
 import unicodedata
 from typing import Any, NamedTuple
 
@@ -23,13 +24,16 @@ MAX_LINE_BYTES = 1 << 20
 MAX_ID_CHARACTERS = 255
 """Longest event_id or payment_id: what PSPs promise to stay below, and short enough for every index."""
 
+MAX_DEPTH = 100
+"""How deep arrays and objects may be nested, the line's own object included. What reads them recursively, here or in
+the database, could otherwise run out of stack, at a depth that depends on who called it."""
+
 _SHOWN_CHARACTERS = 60
 """How much of a wrong value a message quotes."""
 
 _EXPECTED_ID = f"a string of 1 to {MAX_ID_CHARACTERS} characters"
 _EXPECTED_TYPE = "authorize, capture, refund or fail"
 _EXPECTED_LINE = "one JSON object a line"
-_TOO_DEEP = f"nested too deeply, expected {_EXPECTED_LINE} of reasonable depth"
 
 TOO_LONG = f"line too long: over {MAX_LINE_BYTES:,} bytes, expected {_EXPECTED_LINE} of at most 1 MiB"
 
@@ -58,15 +62,21 @@ class _Number(str):
 
 _TYPES = frozenset(event_type.value for event_type in EventType)
 
+_BRACKETS = re.compile(rb"[\[\]{}]")
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
+
 _decode = msgspec.json.Decoder(PaymentEvent).decode
+_check_syntax = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 def parse_line(line: bytes) -> tuple[PaymentEvent, str] | Malformed:
     """Parse one line without its line end; give the event and the line as text, or the reason why it is malformed."""
+    if line.count(b"[") + line.count(b"{") > MAX_DEPTH and (depth := _depth(line)) > MAX_DEPTH:
+        return Malformed(f"nested {depth:,} deep, expected {MAX_DEPTH} at most")
     try:
         text = line.decode()
         event = _decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         return Malformed(_explain(line, error))
     problem = _id_problem("event_id", event.event_id) or _id_problem("payment_id", event.payment_id)
     if problem is None and _needs_a_closer_look(line):
@@ -74,13 +84,22 @@ def parse_line(line: bytes) -> tuple[PaymentEvent, str] | Malformed:
     return (event, text) if problem is None else Malformed(problem)
 
 
+def _depth(line: bytes) -> int:
+    """How deep brackets and braces go, outside strings."""
+    depth = deepest = 0
+    for bracket in _BRACKETS.findall(_STRINGS.sub(b"", line)):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
 def _quoted(value: str) -> str:
     """A string from an input line, as JSON in plain ASCII, shortened: safe to show on any terminal."""
-    return _shortened(json.dumps(value))
+    return json.dumps(_shortened(value))
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 1] + "…"
+    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
 
 
 def _id_problem(field: str, value: str) -> str | None:
@@ -109,22 +128,13 @@ def _needs_a_closer_look(line: bytes) -> bool:
 
 def _closer_look(text: str) -> str | None:
     """Find what msgspec cannot see. `text` is already known to be a JSON object with good fields."""
-    try:
-        pairs = _loads(text)
-        return _repeated_key(pairs) or _bad_character(pairs)
-    except RecursionError:
-        return _TOO_DEEP
+    pairs = _loads(text)
+    return _repeated_key(pairs) or _bad_text(pairs)
 
 
 def _loads(text: str) -> Any:
     # Numbers are never interpreted; kept as they are written, they cannot be too large for Python either.
-    return json.loads(
-        text, object_pairs_hook=_Pairs, parse_int=_Number, parse_float=_Number, parse_constant=_not_a_json_number
-    )
-
-
-def _not_a_json_number(constant: str) -> None:
-    raise ValueError(f"{constant} is not a JSON number")
+    return json.loads(text, object_pairs_hook=_Pairs, parse_int=_Number, parse_float=_Number)
 
 
 def _repeated_key(pairs: _Pairs) -> str | None:
@@ -135,8 +145,15 @@ def _repeated_key(pairs: _Pairs) -> str | None:
     return None
 
 
+def _bad_text(pairs: _Pairs) -> str | None:
+    for key, value in pairs:
+        if problem := _bad_character(key) or _bad_character(value):
+            return f"{_quoted(key)}: {problem}"
+    return None
+
+
 def _bad_character(value: object) -> str | None:
-    """NUL and lone surrogates: no PostgreSQL text can hold them."""
+    """NUL and lone surrogates, at any depth: no PostgreSQL text can hold them."""
     if isinstance(value, str):
         if "\0" in value:
             return f"{_quoted(value)} holds a NUL character (\\u0000), expected none in any string"
@@ -149,23 +166,28 @@ def _bad_character(value: object) -> str | None:
     return None
 
 
-def _explain(line: bytes, error: Exception) -> str:
+def _explain(line: bytes, error: msgspec.MsgspecError | UnicodeDecodeError) -> str:
     """Say in a person's words why a line did not decode."""
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8: byte 0x{line[error.start]:02x} at offset {error.start}, expected UTF-8 text"
-    if isinstance(error, RecursionError):
-        return _TOO_DEEP
     if isinstance(error, msgspec.ValidationError):
-        return _wrong_field(line.decode())
+        # msgspec stops at the first wrong field; the syntax behind it may be wrong too.
+        try:
+            _check_syntax(line)
+        except msgspec.MsgspecError as syntax_error:
+            error = syntax_error
+        else:
+            return _wrong_field(line.decode())
     return _lone_surrogate(line.decode()) or _not_json(error)
 
 
 def _lone_surrogate(text: str) -> str | None:
     """msgspec takes a lone surrogate for a syntax error; Python's decoder lets it through, so it can be named."""
     try:
-        return _bad_character(_loads(text))
-    except (ValueError, RecursionError):
+        content = _loads(text)
+    except ValueError:
         return None
+    return _bad_text(content) if isinstance(content, _Pairs) else None
 
 
 def _not_json(error: Exception) -> str:
@@ -175,14 +197,11 @@ def _not_json(error: Exception) -> str:
 
 def _wrong_field(text: str) -> str:
     """The line's first field that is missing, of a wrong JSON type or of no known value."""
-    try:
-        content = _loads(text)
-    except ValueError as error:  # msgspec stops at the first wrong field; the syntax behind it may be wrong too
-        return _not_json(error)
-    except RecursionError:
-        return _TOO_DEEP
+    content = _loads(text)
     if not isinstance(content, _Pairs):
         return f"{_json_type(content)}, expected {_EXPECTED_LINE}"
+    if problem := _repeated_key(content):
+        return problem
     fields = dict(content)
     for field in PaymentEvent.__struct_fields__:
         expected = _EXPECTED_TYPE if field == "type" else _EXPECTED_ID

@@ -1,0 +1,229 @@
+"""`payproc ingest` as a process: what it prints, what it writes, what it ends with."""
+
+import gzip
+import json
+import os
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Payproc = Any  # tests/conftest.py, which importlib mode keeps from being imported
+WriteLines = Callable[[str, Sequence[bytes]], Path]
+Line = Callable[..., bytes]
+
+
+@pytest.fixture
+def five(line: Line, write_lines: WriteLines) -> Path:
+    """Five events, one of each outcome and a duplicate, and two malformed lines."""
+    lines = [
+        line("e1", "p1", "authorize"), line("e1", "p1", "authorize", attempt=2), b"not json", b"",
+        line("e1", "p2", "authorize"), line("e2", "p3", "capture"), b'{"event_id": "e3"}', line("e4", "p4", "fail"),
+    ]  # fmt: skip
+    return write_lines("five.jsonl", lines)
+
+
+SUMMARY_OF_FIVE = {
+    "run_id": 1, "source": ["five.jsonl"], "lines": 7, "malformed": 2, "events": 5,
+    "outcomes": {"APPLY": 2, "IGNORE": 1, "REJECT": 1, "MANUAL_REVIEW": 1},
+    "reasons": {"event_id_conflict": 1, "duplicate_event": 1, "transition": 2, "predecessor_missing": 1},
+    "dry_run": False,
+}  # fmt: skip
+
+MALFORMED_OF_FIVE = """\
+five.jsonl:3: not JSON: invalid character (byte 4), expected one JSON object a line
+five.jsonl:7: payment_id: missing, expected a string of 1 to 255 characters
+"""
+
+
+def test_the_summary_table_has_all_outcomes_in_order_and_malformed_lines_apart(payproc: Payproc, five: Path) -> None:
+    finished = payproc("ingest", "five.jsonl")
+    assert finished.code == 3
+    *table, footer = finished.stdout.splitlines()
+    assert [row.split() for row in table] == [
+        ["Outcome", "Events", "Share", "Reasons"],
+        [table[1]],
+        ["APPLY", "2", "40.0%", "transition", "2"],
+        ["IGNORE", "1", "20.0%", "duplicate_event", "1"],
+        ["REJECT", "1", "20.0%", "event_id_conflict", "1"],
+        ["MANUAL_REVIEW", "1", "20.0%", "predecessor_missing", "1"],
+    ]
+    assert footer.startswith("5 events · 2 malformed lines · 0.")
+    assert footer.endswith(" events/s) · run 1")
+    note, *malformed = finished.stderr.splitlines(keepends=True)
+    assert note.startswith("payproc: database postgresql://")
+    assert note.endswith("(from DATABASE_URL)\n")
+    assert "".join(malformed) == MALFORMED_OF_FIVE
+
+
+def test_json_is_one_object_with_the_promised_fields(payproc: Payproc, five: Path) -> None:
+    summary = payproc.summary("five.jsonl", code=3)
+    assert summary.pop("elapsed_seconds") > 0
+    assert summary == SUMMARY_OF_FIVE
+    assert list(summary["outcomes"]) == ["APPLY", "IGNORE", "REJECT", "MANUAL_REVIEW"]
+
+
+@pytest.mark.parametrize("arguments", [["-"], []], ids=["-", "a pipe"])
+def test_standard_input_is_read(payproc: Payproc, five: Path, arguments: list[str]) -> None:
+    summary = payproc.summary(*arguments, stdin=five.read_bytes(), code=3)
+    assert summary["source"] == ["<stdin>"]
+    assert summary["outcomes"] == SUMMARY_OF_FIVE["outcomes"]
+
+
+def test_files_are_processed_in_the_order_given_and_standard_input_among_them(
+    payproc: Payproc, line: Line, write_lines: WriteLines
+) -> None:
+    write_lines("1.jsonl", [line("e1", "p1", "authorize")])
+    write_lines("3.jsonl", [line("e3", "p1", "refund")])
+    summary = payproc.summary("1.jsonl", "-", "3.jsonl", stdin=line("e2", "p1", "capture"))
+    assert summary["source"] == ["1.jsonl", "<stdin>", "3.jsonl"]
+    assert summary["outcomes"]["APPLY"] == 3
+    shown = json.loads(payproc("show", "p1", "--format", "json").stdout)
+    assert [(entry["source"], entry["line"]) for entry in shown["history"]] == [
+        ("1.jsonl", 1), ("<stdin>", 1), ("3.jsonl", 1),
+    ]  # fmt: skip
+
+
+def test_decisions_on_stdout_are_nothing_but_decisions(payproc: Payproc, five: Path) -> None:
+    finished = payproc("ingest", "five.jsonl", "--decisions", "-")
+    decisions = [json.loads(row) for row in finished.stdout.splitlines()]
+    assert [decision["line"] for decision in decisions] == [1, 2, 3, 5, 6, 7, 8]
+    assert [decision.get("outcome", "malformed") for decision in decisions] == [
+        "APPLY", "IGNORE", "malformed", "REJECT", "MANUAL_REVIEW", "malformed", "APPLY",
+    ]  # fmt: skip
+    assert "MANUAL_REVIEW" in finished.stderr, "the summary goes where the decisions do not"
+    written = payproc("ingest", "five.jsonl", "--decisions", "decisions.jsonl")
+    assert "MANUAL_REVIEW" in written.stdout
+    again = [json.loads(row) for row in (payproc.folder / "decisions.jsonl").read_text().splitlines()]
+    assert [decision.get("original_outcome") for decision in again] == [
+        "APPLY", "APPLY", None, None, "MANUAL_REVIEW", None, "APPLY",
+    ]  # fmt: skip
+
+
+def test_malformed_lines_are_kept_byte_for_byte_and_complete_the_job_once_mended(
+    payproc: Payproc, line: Line, stored: Callable[[], Any]
+) -> None:
+    good = [line(f"e{number}", "p1", kind) for number, kind in enumerate(("authorize", "capture", "refund"))]
+    broken = good[1].replace(b"}", b" \xff\x00 oops")
+    huge = b"{" + b"x" * (50 << 20)
+    content = b"\n".join([good[0], broken, b"\xf0\x9f\x92\xb8\r", huge, good[2]])
+    summary = payproc.summary("-", "--malformed", "bad", stdin=content, code=3)
+    assert (summary["lines"], summary["malformed"]) == (5, 3)
+    kept = (payproc.folder / "bad").read_bytes()
+    assert kept == broken + b"\n\xf0\x9f\x92\xb8\n" + huge + b"\n"
+    mended = payproc.summary("-", stdin=kept.replace(broken, good[1]).replace(huge, b""), code=3)
+    assert mended["reasons"] == {"transition": 1}
+    assert [(entry[2], entry[5]) for entry in stored()["events"]] == [
+        ("e0", "transition"), ("e2", "predecessor_missing"), ("e1", "transition"),
+    ]  # fmt: skip
+
+
+def test_a_dry_run_gives_the_same_report_and_writes_nothing(
+    payproc: Payproc, five: Path, stored: Callable[[], Any], sql: Any
+) -> None:
+    rehearsed = payproc("ingest", "five.jsonl", "--dry-run", "--decisions", "-").stdout
+    assert sql.value("SELECT count(*) FROM payproc.runs") == 0
+    assert not any(stored().values())
+    summary = payproc.summary("five.jsonl", "--dry-run", code=3)
+    assert (summary["run_id"], summary["dry_run"]) == (None, True)
+    assert summary["outcomes"] == SUMMARY_OF_FIVE["outcomes"]
+    assert payproc("ingest", "five.jsonl", "--decisions", "-").stdout == rehearsed
+    assert "dry run: nothing was written" in payproc("ingest", "five.jsonl", "--dry-run").stdout
+
+
+def test_a_dry_run_does_not_even_create_the_schema(
+    payproc_on: Callable[..., Payproc], bare_url: Any, five: Path, server: Any
+) -> None:
+    payproc = payproc_on(bare_url)
+    assert payproc.summary("five.jsonl", "--dry-run", code=3)["outcomes"] == SUMMARY_OF_FIVE["outcomes"]
+    with server.connect(bare_url.database) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT to_regnamespace('payproc')")
+        assert cursor.fetchall() == [(None,)]
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("fail_on", "code", "said"),
+    [
+        (["REJECT"], 3, ["payproc: --fail-on REJECT: 1 came out so"]),
+        (["manual_review", "REJECT", "reject"], 3, ["payproc: --fail-on MANUAL_REVIEW: 1 came out so",
+                                                    "payproc: --fail-on REJECT: 1 came out so"]),
+        (["IGNORE"], 0, []),
+    ],
+)  # fmt: skip
+def test_a_script_can_be_gated_by_outcome(
+    payproc: Payproc, line: Line, write_lines: WriteLines, fail_on: list[str], code: int, said: list[str]
+) -> None:
+    write_lines("x.jsonl", [line("e1", "p1", "capture"), line("e1", "p2", "capture"), line("e2", "p3", "authorize")])
+    options = [part for outcome in fail_on for part in ("--fail-on", outcome)]
+    finished = payproc("ingest", "x.jsonl", "--quiet", *options)
+    assert (finished.code, finished.stdout, finished.stderr.splitlines()) == (code, "", said)
+
+
+def test_quiet_leaves_only_errors_and_what_was_asked_for(payproc: Payproc, five: Path) -> None:
+    finished = payproc("ingest", "five.jsonl", "--quiet")
+    assert (finished.code, finished.stdout, finished.stderr) == (3, "", MALFORMED_OF_FIVE)
+    assert json.loads(payproc("ingest", "five.jsonl", "-q", "--format", "json").stdout)["lines"] == 7
+
+
+def test_the_first_twenty_malformed_lines_are_listed_and_the_rest_counted(payproc: Payproc) -> None:
+    finished = payproc("ingest", "-", stdin=b"oops\n" * 1234)
+    listed = finished.stderr.splitlines()[1:]
+    assert len(listed) == 21
+    assert listed[19].startswith("<stdin>:20: not JSON")
+    assert listed[20] == "… and 1,214 more malformed lines; --malformed FILE keeps them all"
+    assert finished.stdout.splitlines()[-1].startswith("0 events · 1,234 malformed lines · ")
+
+
+def test_a_replay_of_a_dump_through_a_pipe_changes_nothing(
+    payproc: Payproc, messy: Callable[[int, int], list[bytes]], stored: Callable[[], Any]
+) -> None:
+    dump = b"\n".join(messy(11, 500))
+    payproc("ingest", stdin=dump)
+    before = stored()
+    packed = payproc.folder / "dump.jsonl.gz"
+    packed.write_bytes(gzip.compress(dump))
+    with subprocess.Popen(["zcat", packed], stdout=subprocess.PIPE) as zcat:
+        process = payproc.start("ingest", "-", "--format", "json", stdin=zcat.stdout)
+        stdout, _ = process.communicate()
+    summary = json.loads(stdout)
+    assert set(summary["reasons"]) == {"duplicate_event", "event_id_conflict"}
+    assert stored() == before
+
+
+def test_results_do_not_depend_on_the_number_of_workers(
+    payproc_on: Callable[..., Payproc], new_database: Callable[[str], Any], template: str,
+    messy: Callable[[int, int], list[bytes]], write_lines: WriteLines,
+) -> None:  # fmt: skip
+    write_lines("messy.jsonl", messy(5, 3000))
+    outputs = {
+        payproc_on(new_database(template))("ingest", "messy.jsonl", "--workers", workers, "--decisions", "-").stdout
+        for workers in ("1", "2", "5")
+    }
+    assert len(outputs) == 1
+
+
+def test_each_decision_is_out_before_more_input_comes(payproc: Payproc, line: Line) -> None:
+    """`tail -f | payproc ingest --decisions -`: a batch is what is there now, not what may come."""
+    process = payproc.start("ingest", "--decisions", "-", stdin=subprocess.PIPE)
+    for number, kind in enumerate(("authorize", "capture", "refund"), 1):
+        process.stdin.write(line(f"e{number}", "p1", kind) + b"\n")
+        process.stdin.flush()
+        decision = json.loads(process.stdout.readline())
+        assert (decision["line"], decision["outcome"]) == (number, "APPLY")
+    process.stdin.close()
+    assert process.wait() == 0
+    process.stdout.close()
+    process.stderr.close()
+
+
+def test_events_of_an_ordinary_file_beside_a_fifo_are_read_once(payproc: Payproc, line: Line) -> None:
+    """Process substitution: looking into a pipe beforehand would take what is in it."""
+    fifo = payproc.folder / "fifo"
+    os.mkfifo(fifo)
+    process = payproc.start("ingest", "fifo", "--format", "json")
+    fifo.write_bytes(line("e1", "p1", "authorize") + b"\n" + line("e2", "p1", "capture"))
+    stdout, _ = process.communicate()
+    assert json.loads(stdout)["outcomes"]["APPLY"] == 2

@@ -1,0 +1,182 @@
+"""Lines in, results out, with several workers: order, identity across workers, and reading."""
+
+import io
+import json
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import URL
+
+from payproc import ingest
+from payproc.db import Database
+from payproc.ingest import Ingest, LineReader, Options, OversizedLine, StopRequest
+from payproc.schemas import MAX_LINE_BYTES
+
+WriteLines = Callable[[str, Sequence[bytes]], Path]
+
+
+def run(
+    database: Database, *files: Path, workers: int = 2, dry_run: bool = False
+) -> tuple[list[dict[str, Any]], Ingest]:
+    """Ingest in this process; give what was written as decisions, and the ingest."""
+    decisions = io.BytesIO()
+    job = Ingest(database, [str(file) for file in files], Options(workers, dry_run, decisions))
+    job.run(StopRequest())
+    return [json.loads(line) for line in decisions.getvalue().splitlines()], job
+
+
+@pytest.mark.parametrize(("round_lines", "seed"), [(ingest.ROUND_LINES, 1), (50, 2), (7, 3)])
+def test_neither_worker_count_nor_round_size_changes_any_result(
+    new_database: Callable[[str], URL], template: str, messy: Callable[[int, int], list[bytes]],
+    write_lines: WriteLines, monkeypatch: pytest.MonkeyPatch, round_lines: int, seed: int,
+) -> None:  # fmt: skip
+    lines = messy(seed, 600)
+    files = [write_lines("a.jsonl", lines[:250]), write_lines("b.jsonl", lines[250:])]
+    monkeypatch.setattr(ingest, "ROUND_LINES", ingest.ROUND_LINES)
+    expected, job = run(Database(new_database(template), "one worker"), *files, workers=1)
+    assert all(job.summary.outcomes.values()), "the input must hold every outcome"
+    monkeypatch.setattr(ingest, "ROUND_LINES", round_lines)
+    for workers in (1, 2, 3, 8):
+        decisions, _ = run(Database(new_database(template), f"{workers} workers"), *files, workers=workers)
+        assert decisions == expected
+    rehearsed, _ = run(Database(new_database(template), "rehearsal"), *files, dry_run=True)
+    assert rehearsed == expected
+
+
+def test_the_first_line_of_an_event_id_wins_even_while_its_worker_is_held_up(
+    database: Database, sql: Any, line: Callable[..., bytes], write_lines: WriteLines
+) -> None:
+    """The same event_id under two payments that belong to different workers, the first of them blocked."""
+    first, second = "p0", next(f"p{n}" for n in range(1, 100) if hash(f"p{n}") % 2 != hash("p0") % 2)
+    run(database, write_lines("before.jsonl", [line("e0", first, "authorize")]))
+    file = write_lines("both.jsonl", [line("e1", first, "capture"), line("e1", second, "authorize")])
+    with ThreadPoolExecutor(1) as background:
+        with sql.locked_payment(first):
+            running = background.submit(run, database, file)
+            sql.wait_for_blocked_call()
+            # The second worker, were it let loose, would have nothing to wait for.
+            threading.Event().wait(0.2)
+            assert sql.rows("SELECT 1 FROM payproc.events WHERE event_id = 'e1'") == []
+        decisions, _ = running.result()
+    assert [decision["reason"] for decision in decisions] == ["transition", "event_id_conflict"]
+    assert decisions[1]["recorded"] == {"payment_id": first, "type": "capture"}
+
+
+def test_decisions_have_the_promised_form(
+    database: Database, line: Callable[..., bytes], write_lines: WriteLines
+) -> None:
+    file = write_lines("x.jsonl", [
+        line("e1", "p1", "authorize"), b"", line("e1", "p1", "authorize", attempt=2), line("e1", "p2", "fail"), b"{}",
+    ])  # fmt: skip
+    decisions, _ = run(database, file)
+    common = {"source": str(file), "event_id": "e1"}
+    assert decisions == [
+        {**common, "line": 1, "payment_id": "p1", "type": "authorize", "outcome": "APPLY", "reason": "transition",
+         "state_before": "created", "state_after": "authorized"},
+        {**common, "line": 3, "payment_id": "p1", "type": "authorize", "outcome": "IGNORE", "reason": "duplicate_event",
+         "state_before": "authorized", "state_after": "authorized", "original_outcome": "APPLY"},
+        {**common, "line": 4, "payment_id": "p2", "type": "fail", "outcome": "REJECT", "reason": "event_id_conflict",
+         "state_before": "created", "state_after": "created",
+         "recorded": {"payment_id": "p1", "type": "authorize"}},
+        {"source": str(file), "line": 5,
+         "error": "event_id: missing, expected a string of 1 to 255 characters"},
+    ]  # fmt: skip
+
+
+def test_a_run_is_on_record_with_its_sources_counts_and_times(
+    database: Database, sql: Any, line: Callable[..., bytes], write_lines: WriteLines
+) -> None:
+    a = write_lines("a.jsonl", [line("e1", "p1", "authorize"), b"oops"])
+    b = write_lines("b.jsonl", [line("e2", "p1", "capture"), line("e3", "p2", "refund"), line("e1", "p1", "authorize")])
+    _, job = run(database, a, b)
+    (row,) = sql.rows(
+        "SELECT run_id, sources, lines, malformed, applied, ignored, rejected, manual_review,"
+        " started_at <= active_at AND active_at <= finished_at FROM payproc.runs"
+    )
+    assert row == (job.summary.run_id, [str(a), str(b)], 5, 1, 2, 1, 0, 1, True)
+    assert sql.rows("SELECT event_id, source, line FROM payproc.events ORDER BY 1") == [
+        ("e1", 0, 1), ("e2", 1, 1), ("e3", 1, 2),
+    ]  # fmt: skip
+
+
+# ---- Reading --------------------------------------------------------------------------------------
+
+
+def read_all(path: Path, keep_oversized: bool = False) -> list[tuple[int, bytes | OversizedLine]]:
+    reader = LineReader(str(path), 0, keep_oversized)
+    lines = []
+    while reader.is_open:
+        lines += reader.read()
+    return lines
+
+
+@pytest.mark.parametrize("read_bytes", [1, 2, 3, 7, 1 << 18])
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", []),
+        (b"\n\n \t\n\r\n", []),
+        (b"a\nb\n", [(1, b"a"), (2, b"b")]),
+        (b"a\nb", [(1, b"a"), (2, b"b")]),
+        (b"a\r\n\r\nb\r\n", [(1, b"a"), (3, b"b")]),
+        (b"\xef\xbb\xbfa\n\xef\xbb\xbfb\n", [(1, b"a"), (2, b"\xef\xbb\xbfb")]),
+        (b"\xef\xbb\xbf", []),
+        (b"a\0b\n \xff \n", [(1, b"a\0b"), (2, b" \xff ")]),
+        (b"a\rb\r\r\n", [(1, b"a\rb\r")]),
+    ],
+)
+def test_lines_are_numbered_and_whole_however_they_arrive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_bytes: int, content: bytes, expected: list[tuple[int, bytes]]
+) -> None:
+    monkeypatch.setattr(ingest, "READ_BYTES", read_bytes)
+    path = tmp_path / "x"
+    path.write_bytes(content)
+    assert read_all(path) == expected
+
+
+@pytest.mark.parametrize("read_bytes", [1000, 1 << 18, 1 << 24])
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
+def test_an_oversized_line_is_one_malformed_line_and_its_neighbours_are_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_bytes: int, end: bytes
+) -> None:
+    monkeypatch.setattr(ingest, "READ_BYTES", read_bytes)
+    path = tmp_path / "x"
+    longest, too_long, far_too_long = b"x" * MAX_LINE_BYTES, b"y" * (MAX_LINE_BYTES + 1), b"z" * (3 * MAX_LINE_BYTES)
+    path.write_bytes(
+        b"\xef\xbb\xbf" + longest + b"\r\n" + too_long + b"\na\n" + far_too_long + b"\n\nb\n" + far_too_long + end
+    )
+    lines = read_all(path, keep_oversized=True)
+    assert [number for number, _ in lines] == [1, 2, 3, 4, 6, 7]
+    assert lines[0][1] == longest
+    assert lines[2][1] == b"a"
+    assert lines[4][1] == b"b"
+    for place in (3, 5):
+        oversized = lines[place][1]
+        assert isinstance(oversized, OversizedLine)
+        assert oversized.spool is not None
+        oversized.spool.seek(0)
+        assert oversized.spool.read().removesuffix(b"\r") == far_too_long
+        oversized.spool.close()
+    # One byte too long is kept whole, and refused when it is parsed.
+    assert lines[1][1] == too_long
+
+
+def test_a_pipe_is_waited_for_without_losing_a_stop_request() -> None:
+    stop = StopRequest()
+    read_end, write_end = os.pipe()
+    reader = LineReader(f"/dev/fd/{read_end}", 0, False)
+    assert not reader.wait(stop.wake_up, 0)
+    os.write(write_end, b"half a line")
+    assert reader.wait(stop.wake_up, None)
+    assert reader.read() == []
+    os.write(write_end, b", and the rest\nmore")
+    assert reader.read() == [(1, b"half a line, and the rest")]
+    os.close(write_end)
+    assert reader.read() == [(2, b"more")]
+    assert not reader.is_open
+    os.close(read_end)
