@@ -1,0 +1,233 @@
+"""Processes killed, interrupted and run side by side: whole events only, each once, and a rerun completes the job."""
+
+import itertools
+import json
+import random
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Payproc = Any
+WriteLines = Callable[[str, Sequence[bytes]], Path]
+Messy = Callable[[int, int], list[bytes]]
+Wait = Callable[[Callable[[], Any]], Any]
+
+
+@pytest.fixture
+def expected(
+    payproc_on: Callable[..., Payproc], new_database: Callable[[str], Any], template: str, tmp_path: Path
+) -> Callable[[list[bytes]], list[dict[str, Any]]]:
+    """Gives the decisions of an uninterrupted run of one process over lines, in a database of its own."""
+
+    def decide(lines: list[bytes]) -> list[dict[str, Any]]:
+        (tmp_path / "uninterrupted.jsonl").write_bytes(b"\n".join(lines))
+        finished = payproc_on(new_database(template))("ingest", "uninterrupted.jsonl", "--decisions", "-")
+        return [json.loads(row) for row in finished.stdout.splitlines()]
+
+    return decide
+
+
+def entries(decisions: list[dict[str, Any]]) -> dict[str, list[tuple[Any, ...]]]:
+    """The histories that decisions stand for: by payment, the entries in order."""
+    histories: dict[str, list[tuple[Any, ...]]] = {}
+    for decision in decisions:
+        if decision.get("reason", "duplicate_event") not in ("duplicate_event", "event_id_conflict"):
+            fields = ("event_id", "type", "outcome", "reason", "state_before", "state_after")
+            histories.setdefault(decision["payment_id"], []).append(tuple(decision[field] for field in fields))
+    return histories
+
+
+def recorded_histories(sql: Any) -> dict[str, list[tuple[Any, ...]]]:
+    histories: dict[str, list[tuple[Any, ...]]] = {}
+    query = (
+        "SELECT payment_id, event_id, type, outcome, reason, state_before, state_after"
+        " FROM payproc.events ORDER BY payment_id, position"
+    )
+    for payment_id, *entry in sql.rows(query):
+        histories.setdefault(payment_id, []).append(tuple(entry))
+    return histories
+
+
+@pytest.mark.parametrize("kill_after", [1, 1500, 4500])
+def test_a_process_killed_in_mid_batch_leaves_whole_events_and_a_rerun_ends_as_if_nothing_had_happened(
+    payproc: Payproc, sql: Any, messy: Messy, write_lines: WriteLines, wait: Wait, books_are_right: Callable[[], None],
+    expected: Callable[[list[bytes]], list[dict[str, Any]]], kill_after: int,
+) -> None:  # fmt: skip
+    lines = messy(kill_after, 6000)
+    write_lines("day.jsonl", lines)
+    process = payproc.start("ingest", "day.jsonl", "--decisions", "reported.jsonl", stderr=subprocess.DEVNULL)
+    wait(lambda: sql.value("SELECT count(*) FROM payproc.events") >= kill_after)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it was done before it could be killed"
+    # The server may go on with a CALL for a moment after its client died.
+    wait(lambda: sql.value("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'payproc'") == 0)
+    books_are_right()
+    reported = [json.loads(row) for row in (payproc.folder / "reported.jsonl").read_bytes().split(b"\n")[:-1]]
+    applied = {decision["event_id"] for decision in reported if "event_id" in decision}
+    assert applied <= {event_id for (event_id,) in sql.rows("SELECT event_id FROM payproc.events")}
+
+    summary = payproc.summary("day.jsonl", code=3)
+    assert summary["events"] == sum(1 for decision in expected(lines) if "event_id" in decision)
+    assert recorded_histories(sql) == entries(expected(lines))
+    books_are_right()
+    assert [finished is None for (finished,) in sql.rows("SELECT finished_at FROM payproc.runs ORDER BY run_id")] == [
+        True,
+        False,
+    ]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_processes_side_by_side_record_every_event_once(
+    payproc: Payproc, sql: Any, messy: Messy, write_lines: WriteLines, books_are_right: Callable[[], None], seed: int
+) -> None:
+    """Two with the same file, one with half of it shuffled, one with other events of the same payments."""
+    chance = random.Random(seed)
+    lines = messy(seed, 3000)
+    shuffled = lines[len(lines) // 2 :]
+    chance.shuffle(shuffled)
+    write_lines("same.jsonl", lines)
+    write_lines("shuffled.jsonl", shuffled)
+    write_lines("other.jsonl", messy(seed + 100, 3000))
+    files = ("same.jsonl", "same.jsonl", "shuffled.jsonl", "other.jsonl")
+    processes = [payproc.start("ingest", file, "--decisions", f"{n}.decisions") for n, file in enumerate(files)]
+    for process in processes:
+        _, stderr = process.communicate()
+        assert process.returncode == 3, stderr.decode()
+    decisions = [
+        json.loads(row)
+        for number in range(len(files))
+        for row in (payproc.folder / f"{number}.decisions").read_text().splitlines()
+    ]
+    books_are_right()
+    in_files = {decision["event_id"] for decision in decisions if "event_id" in decision}
+    recorded = {event_id for (event_id,) in sql.rows("SELECT event_id FROM payproc.events")}
+    assert recorded == in_files
+    # Of all reports about an event_id, exactly one says that it was recorded; the others call it a duplicate of that,
+    # or a conflict with that.
+    first_reports = [
+        (decision["event_id"], decision["payment_id"], decision["outcome"])
+        for decision in decisions
+        if decision.get("reason", "duplicate_event") not in ("duplicate_event", "event_id_conflict")
+    ]
+    assert sorted(first_reports) == sql.rows(
+        "SELECT event_id, payment_id, outcome::text FROM payproc.events ORDER BY 1, 2, 3"
+    )
+    outcome_of = {event_id: outcome for event_id, _, outcome in first_reports}
+    duplicates = [decision for decision in decisions if decision.get("reason") == "duplicate_event"]
+    assert all(decision["original_outcome"] == outcome_of[decision["event_id"]] for decision in duplicates)
+    assert sql.value("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'payproc'") == 0
+
+
+def test_under_serializable_isolation_processes_side_by_side_end_right_too(
+    payproc: Payproc, sql: Any, messy: Messy, write_lines: WriteLines, books_are_right: Callable[[], None]
+) -> None:
+    sql.rows(f"ALTER DATABASE \"{sql.url.database}\" SET default_transaction_isolation = 'serializable'")
+    lines = messy(7, 600)
+    write_lines("same.jsonl", lines)
+    processes = [payproc.start("ingest", "same.jsonl", "--format", "json") for _ in range(2)]
+    summaries = []
+    for process in processes:
+        stdout, stderr = process.communicate()
+        assert process.returncode == 3, stderr.decode()
+        summaries.append(json.loads(stdout))
+    books_are_right()
+    recorded = sql.value("SELECT count(*) FROM payproc.events")
+    not_recorded = ("duplicate_event", "event_id_conflict")
+    assert recorded == sum(
+        count for summary in summaries for reason, count in summary["reasons"].items() if reason not in not_recorded
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_reports_what_it_did_and_a_rerun_completes_it(
+    payproc: Payproc, sql: Any, messy: Messy, wait: Wait, books_are_right: Callable[[], None],
+    expected: Callable[[list[bytes]], list[dict[str, Any]]], number: signal.Signals, code: int,
+) -> None:  # fmt: skip
+    lines = messy(21, 2000)
+    process = payproc.start("ingest", "-", "--format", "json", stdin=subprocess.PIPE)
+    process.stdin.write(b"\n".join(lines[:700]) + b"\n")
+    process.stdin.flush()
+    wait(lambda: sql.value("SELECT count(*) FROM payproc.events") > 0)
+    process.send_signal(number)
+    stdout, stderr = process.communicate()
+    assert process.returncode == code
+    said = stderr.decode().splitlines()[-1]
+    assert said == "payproc: interrupted; what was reported is recorded, and running the same command again is safe"
+    summary = json.loads(stdout)
+    run = sql.rows("SELECT lines, applied, finished_at FROM payproc.runs")
+    assert run == [(summary["lines"], summary["outcomes"]["APPLY"], None)]
+    books_are_right()
+    payproc.summary("-", stdin=b"\n".join(lines), code=3)
+    assert recorded_histories(sql) == entries(expected(lines))
+
+
+def test_an_interrupt_while_nothing_comes_ends_at_once(payproc: Payproc, sql: Any, line: Any, wait: Wait) -> None:
+    process = payproc.start("ingest", "-", stdin=subprocess.PIPE)
+    process.stdin.write(line("e1", "p1", "authorize") + b"\n" + b'{"event_id": "half a')
+    process.stdin.flush()
+    wait(lambda: sql.value("SELECT count(*) FROM payproc.events") == 1)
+    process.send_signal(signal.SIGINT)
+    stdout, _ = process.communicate()
+    assert process.returncode == 130
+    assert stdout.decode().splitlines()[-1].startswith("1 event · ")
+
+
+def test_a_second_interrupt_kills_a_run_that_cannot_finish_its_batch(
+    payproc: Payproc, sql: Any, line: Any, write_lines: WriteLines, wait: Wait
+) -> None:
+    write_lines("first.jsonl", [line("e1", "p1", "authorize")])
+    write_lines("second.jsonl", [line("e2", "p1", "capture")])
+    payproc("ingest", "first.jsonl")
+    with sql.locked_payment("p1"):
+        process = payproc.start("ingest", "second.jsonl")
+        sql.wait_for_blocked_call()
+        process.send_signal(signal.SIGINT)
+        for _ in itertools.count():  # until the first is taken in, a second one is the same as the first
+            if process.poll() is not None:
+                break
+            process.send_signal(signal.SIGINT)
+        process.communicate()
+    assert process.returncode in (130, -signal.SIGINT)
+    assert payproc.summary("second.jsonl")["events"] == 1
+
+
+def test_a_reader_that_goes_away_ends_it_quietly_and_a_rerun_completes_it(
+    payproc: Payproc, sql: Any, messy: Messy, write_lines: WriteLines, books_are_right: Callable[[], None],
+    expected: Callable[[list[bytes]], list[dict[str, Any]]],
+) -> None:  # fmt: skip
+    lines = messy(3, 20_000)
+    write_lines("day.jsonl", lines)
+    process = payproc.start("ingest", "day.jsonl", "--quiet", "--decisions", "-")
+    assert process.stdout.readline().startswith(b'{"source":"day.jsonl","line":1,')
+    process.stdout.close()
+    stderr = process.stderr.read().decode()
+    process.stderr.close()
+    assert process.wait() == 141
+    assert all(": not JSON" in row or "expected" in row or "more malformed" in row for row in stderr.splitlines())
+    books_are_right()
+    assert sql.rows("SELECT finished_at FROM payproc.runs") == [(None,)]
+    payproc.summary("day.jsonl", code=3)
+    assert recorded_histories(sql) == entries(expected(lines))
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_however_long_the_input(
+    payproc: Payproc, sql: Any, line: Callable[..., bytes], wait: Wait
+) -> None:
+    """Peak memory of the process for ten times the lines: at most 20 MB more."""
+    peaks = []
+    for run, count in enumerate((30_000, 300_000)):
+        process = payproc.start("ingest", "-", "--format", "json", stdin=subprocess.PIPE)
+        for number in range(count):
+            process.stdin.write(line(f"e{run}_{number}", f"p{run}_{number}", "authorize", note="x" * 200) + b"\n")
+        process.stdin.flush()
+        wait(lambda: sql.value("SELECT sum(lines) FROM payproc.runs") > count * 0.9)  # noqa: B023
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        peaks.append(int(status.partition("VmHWM:")[2].split()[0]))
+        process.communicate()
+    assert peaks[1] < peaks[0] + 20_000, f"peaks in kB: {peaks}"

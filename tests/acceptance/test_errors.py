@@ -1,0 +1,321 @@
+"""Everything a user can get wrong, and what the database can: one line, the right exit code, nothing lost."""
+
+import bz2
+import gzip
+import json
+import os
+import pty
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import URL
+
+Payproc = Any
+WriteLines = Callable[[str, Sequence[bytes]], Path]
+Line = Callable[..., bytes]
+
+needs_permissions = pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
+
+
+@pytest.fixture
+def good(line: Line, write_lines: WriteLines) -> Path:
+    return write_lines("good.jsonl", [line("e1", "p1", "authorize")])
+
+
+def error(finished: Any, code: int) -> str:
+    """The one line that a failed command ends with."""
+    assert finished.code == code, finished
+    lines = [row for row in finished.stderr.splitlines() if not row.startswith("payproc: database ")]
+    assert len(lines) == 1, finished.stderr
+    return str(lines[0])
+
+
+# ---- Wrong input ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "said"),
+    [
+        ("missing.jsonl", lambda _: None, "missing.jsonl: cannot be read: No such file or directory"),
+        ("folder", Path.mkdir,
+         "folder: is a directory, expected a file of JSON Lines; name its files, as in folder/*"),
+        ("day.gz", lambda path: path.write_bytes(gzip.compress(b"{}")),
+         "day.gz: is compressed with gzip, expected JSON Lines; use: zcat day.gz | payproc ingest -"),
+        ("day.bz2", lambda path: path.write_bytes(bz2.compress(b"{}")),
+         "day.bz2: is compressed with bzip2, expected JSON Lines; use: bzcat day.bz2 | payproc ingest -"),
+        ("a/b", lambda _: None, "a/b: cannot be read: No such file or directory"),
+        ("good.jsonl/b", lambda _: None, "good.jsonl/b: cannot be read: Not a directory"),
+    ],
+)  # fmt: skip
+def test_input_that_cannot_be_ingested_is_refused_before_anything_is_ingested(
+    payproc: Payproc, good: Path, stored: Callable[[], Any], name: str, make: Callable[[Path], object], said: str
+) -> None:
+    make(payproc.folder / name)
+    assert error(payproc("ingest", "good.jsonl", name), 2) == f"payproc: {said}"
+    assert not any(stored().values())
+
+
+@needs_permissions
+def test_an_unreadable_file_is_refused(payproc: Payproc, good: Path) -> None:
+    good.chmod(0)
+    assert error(payproc("ingest", "good.jsonl"), 2) == "payproc: good.jsonl: cannot be read: Permission denied"
+
+
+def test_compressed_standard_input_is_refused(payproc: Payproc) -> None:
+    said = error(payproc("ingest", "-", stdin=gzip.compress(b"{}")), 2)
+    assert said == "payproc: <stdin>: is compressed with gzip, expected JSON Lines; use: zcat FILE | payproc ingest -"
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n\r\n", b"\xef\xbb\xbf"], ids=["empty", "blank", "a BOM"])
+def test_an_empty_file_is_a_run_of_no_lines(payproc: Payproc, content: bytes) -> None:
+    (payproc.folder / "empty").write_bytes(content)
+    summary = payproc.summary("empty")
+    assert (summary["lines"], summary["events"], summary["reasons"]) == (0, 0, {})
+
+
+def test_a_file_of_nothing_but_binary_data_is_malformed_lines(payproc: Payproc, stored: Callable[[], Any]) -> None:
+    (payproc.folder / "noise").write_bytes(bytes(range(256)) * 1000 + b"\n" + b"\0" * 5000)
+    summary = payproc.summary("noise", code=3)
+    assert summary["lines"] == summary["malformed"] > 2
+    assert not any(stored().values())
+
+
+def test_good_lines_around_bad_ones_are_recorded(payproc: Payproc, line: Line, write_lines: WriteLines) -> None:
+    huge = b'{"event_id":"e9","payment_id":"p1","type":"refund","x":"' + b"y" * (50 << 20) + b'"}'
+    write_lines("x", [line("e1", "p1", "authorize"), b"\xff", huge, line("e2", "p1", "capture")])
+    finished = payproc("ingest", "x", "--format", "json")
+    assert json.loads(finished.stdout)["outcomes"]["APPLY"] == 2
+    assert finished.stderr.splitlines()[1:] == [
+        "x:2: not UTF-8: byte 0xff at offset 0, expected UTF-8 text",
+        "x:3: line too long: over 1,048,576 bytes, expected one JSON object a line of at most 1 MiB",
+    ]
+
+
+# ---- Wrong usage ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["ingest", "--workers", "0", "good.jsonl"], "Invalid value for '--workers'"),
+        (["ingest", "--workers", "two", "good.jsonl"], "Invalid value for '--workers'"),
+        (["ingest", "--workers", "65", "good.jsonl"], "Invalid value for '--workers'"),
+        (["ingest", "--fail-on", "BAD", "good.jsonl"], "Invalid value for '--fail-on'"),
+        (["ingest", "--format", "xml", "good.jsonl"], "Invalid value for '--format'"),
+        (["ingest", "--no-such-option"], "No such option: --no-such-option"),
+        (["show"], "Missing argument 'PAYMENT_ID'"),
+        (["show", "p1", "p2"], "Got unexpected extra argument"),
+        (["no-such-command"], "No such command 'no-such-command'"),
+    ],
+)
+def test_wrong_usage_says_what_is_wrong_and_where_to_read_on(
+    payproc: Payproc, good: Path, arguments: list[str], said: str
+) -> None:
+    finished = payproc(*arguments)
+    assert (finished.code, finished.stdout) == (2, "")
+    assert said in finished.stderr
+    assert "--help" in finished.stderr or "-h" in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-", "-"], "-: given twice, but standard input can be read only once"),
+        (["good.jsonl", "--malformed", "good.jsonl"],
+         "--malformed: good.jsonl is also an input, and would be overwritten; name another file"),
+        (["good.jsonl", "--decisions", "./link.jsonl"],
+         "--decisions: ./link.jsonl is also an input, and would be overwritten; name another file"),
+        (["good.jsonl", "--decisions", "x", "--malformed", "x"],
+         "--decisions and --malformed both name x; name two files"),
+        (["good.jsonl", "--decisions", "-", "--malformed", "-"],
+         "--decisions and --malformed both name -; name two files"),
+        (["good.jsonl", "--decisions", "no/such/folder"],
+         "--decisions: no/such/folder cannot be written: No such file or directory"),
+        (["good.jsonl", "--malformed", "."], "--malformed: . cannot be written: Is a directory"),
+    ],
+)  # fmt: skip
+def test_outputs_never_overwrite_an_input_or_each_other(
+    payproc: Payproc, good: Path, stored: Callable[[], Any], arguments: list[str], said: str
+) -> None:
+    before = good.read_bytes()
+    (payproc.folder / "link.jsonl").symlink_to(good)
+    assert error(payproc("ingest", *arguments), 2) == f"payproc: {said}"
+    assert good.read_bytes() == before
+    assert not any(stored().values())
+
+
+def test_without_a_file_on_a_terminal_there_is_nothing_to_ingest(payproc: Payproc) -> None:
+    terminal, its_end = pty.openpty()
+    with payproc.start("ingest", stdin=its_end) as process:
+        _, stderr = process.communicate(timeout=30)
+    os.close(its_end)
+    os.close(terminal)
+    assert process.returncode == 2
+    assert stderr == b"payproc: nothing to ingest: name a file, or pipe events in (- reads what you type)\n"
+
+
+def test_a_report_that_cannot_be_written_ends_the_run_with_one_line(payproc: Payproc, good: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        finished = payproc("ingest", "good.jsonl", "--decisions", "-", stdout=full)
+    assert error(finished, 1) == "payproc: output could not be written: No space left on device"
+    with Path("/dev/full").open("wb") as full:
+        assert error(payproc("ingest", "good.jsonl", stdout=full), 1).endswith("No space left on device")
+
+
+# ---- The database ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("mysql://u:s3cret@h/d", "found a URL of 'mysql'"),
+        ("not a url s3cret", "found something else"),
+        ("postgresql://u:s3cret@h:port/d", "found something else"),
+        ("", "found something else"),
+    ],
+)
+def test_a_url_that_is_none_is_wrong_usage(payproc: Payproc, good: Path, given: str, said: str) -> None:
+    expected = "payproc: --database-url: expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE, "
+    assert error(payproc("ingest", "good.jsonl", "--database-url", given), 2) == expected + said
+
+
+@pytest.mark.parametrize("command", [["ingest", "good.jsonl"], ["show", "p1"], ["init"]])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "postgresql://u:s3cret@127.0.0.1:1/d",
+        "postgres://u:s3cret@localhost:1/d",
+        "postgresql://u@127.0.0.1:1/d?password=s3cret",
+        "postgresql://u:s%33cret@127.0.0.1:1/d?sslpassword=s3cret",
+    ],
+)
+def test_an_unreachable_server_is_one_line_without_a_password(
+    payproc: Payproc, good: Path, command: list[str], given: str
+) -> None:
+    finished = payproc(*command, "--database-url", given)
+    said = error(finished, 1)
+    assert said.startswith("payproc: cannot reach the database postgresql://u@")
+    assert "Connection refused" in said
+    assert "s3cret" not in finished.stdout + finished.stderr
+    assert "s%33cret" not in finished.stdout + finished.stderr
+
+
+def test_a_missing_database_is_one_line(payproc_on: Callable[..., Payproc], url: URL, good: Path) -> None:
+    said = error(payproc_on(url.set(database="nowhere"))("ingest", "good.jsonl"), 1)
+    assert said.startswith("payproc: cannot reach the database postgresql://")
+    assert said.endswith('database "nowhere" does not exist')
+
+
+@pytest.fixture
+def role(server: Any, bare_url: URL) -> Any:
+    """A role that may connect and no more."""
+    name = f"r_{bare_url.database}"
+    server.execute(f"CREATE ROLE \"{name}\" LOGIN PASSWORD 's3cret'")
+    yield name
+    with server.connect(bare_url.database) as connection, connection.cursor() as cursor:
+        cursor.execute(f'DROP OWNED BY "{name}"')
+    connection.close()
+    server.execute(f'DROP ROLE "{name}"')
+
+
+def test_a_role_that_may_not_create_the_schema_is_told_what_it_needs(
+    payproc_on: Callable[..., Payproc], bare_url: URL, role: str, good: Path
+) -> None:
+    said = error(payproc_on(bare_url.set(username=role))("ingest", "good.jsonl"), 1)
+    assert f"refused: permission denied for database {bare_url.database}; payproc needs its schema once" in said
+    assert "an owner runs `payproc init`" in said
+
+
+def test_a_role_with_the_rights_that_the_message_names_can_ingest_and_show(
+    payproc_on: Callable[..., Payproc], bare_url: URL, role: str, good: Path, server: Any
+) -> None:
+    assert payproc_on(bare_url)("init").stdout == "created the schema payproc\n"
+    assert payproc_on(bare_url)("init").stdout == "the schema payproc is already there\n"
+    limited = payproc_on(bare_url.set(username=role))
+    assert "refused: permission denied for schema payproc; " in error(limited("ingest", "good.jsonl"), 1)
+    with server.connect(bare_url.database) as connection, connection.cursor() as cursor:
+        cursor.execute(f'GRANT USAGE ON SCHEMA payproc TO "{role}"')
+        cursor.execute(f'GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA payproc TO "{role}"')
+    connection.close()
+    assert limited.summary("good.jsonl")["outcomes"]["APPLY"] == 1
+    assert "p1" in limited("show", "p1").stdout
+
+
+def test_a_read_only_role_is_told_to_use_the_primary(
+    payproc: Payproc, sql: Any, good: Path, stored: Callable[[], Any]
+) -> None:
+    sql.rows(f'ALTER DATABASE "{sql.url.database}" SET default_transaction_read_only = on')
+    said = error(payproc("ingest", "good.jsonl"), 1)
+    assert "in a read-only transaction; connect to the primary, with a role that may write" in said
+    assert payproc.summary("good.jsonl", "--dry-run")["outcomes"]["APPLY"] == 1
+    assert not any(stored().values())
+
+
+def test_a_schema_that_is_not_payprocs_is_left_alone(
+    payproc_on: Callable[..., Payproc], bare_url: URL, server: Any, good: Path
+) -> None:
+    payproc = payproc_on(bare_url)
+    with server.connect(bare_url.database) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE SCHEMA payproc CREATE TABLE events (x text)")
+    connection.close()
+    for command in (["ingest", "good.jsonl"], ["show", "p1"], ["init"], ["ingest", "--dry-run", "good.jsonl"]):
+        assert "is not payproc's: it holds 1 tables and indexes of something else" in error(payproc(*command), 1)
+
+
+def test_a_schema_of_another_version_is_left_alone(payproc: Payproc, sql: Any, good: Path) -> None:
+    sql.rows("COMMENT ON TABLE payproc.runs IS 'payproc schema version 99'")
+    assert "has version 99, expected 1; use the payproc that made it" in error(payproc("ingest", "good.jsonl"), 1)
+
+
+def test_a_statement_timeout_is_one_line_and_a_rerun_completes(
+    payproc: Payproc, sql: Any, line: Line, write_lines: WriteLines, good: Path, books_are_right: Callable[[], None]
+) -> None:
+    payproc("ingest", "good.jsonl")
+    write_lines("more.jsonl", [line("e2", "p2", "authorize"), line("e3", "p1", "capture")])
+    sql.rows(f"ALTER DATABASE \"{sql.url.database}\" SET statement_timeout = '300ms'")
+    with sql.locked_payment("p1"):
+        said = error(payproc("ingest", "more.jsonl", "--workers", "1"), 1)
+    assert said.endswith(
+        "canceling statement due to statement timeout; raise the statement_timeout of this role or database"
+    )
+    assert payproc.summary("more.jsonl")["events"] == 2
+    books_are_right()
+
+
+# ---- Which database -------------------------------------------------------------------------------
+
+
+def test_the_option_comes_before_the_variable_and_the_variable_before_dotenv(
+    payproc_on: Callable[..., Payproc], url: URL, good: Path
+) -> None:
+    there = url.set(drivername="postgres").render_as_string(hide_password=False)
+    nowhere = "postgresql://nobody@127.0.0.1:1/nowhere"
+    payproc = payproc_on(None)
+    (payproc.folder / ".env").write_text(f"OTHER=1\nDATABASE_URL={there}\n")
+    assert "(from .env)" in payproc("ingest", "good.jsonl").stderr
+    assert payproc("ingest", "good.jsonl", env={"DATABASE_URL": nowhere}).code == 1
+    (payproc.folder / ".env").write_text(f"DATABASE_URL={nowhere}\n")
+    assert payproc("ingest", "good.jsonl").code == 1
+    assert "(from DATABASE_URL)" in payproc("ingest", "good.jsonl", env={"DATABASE_URL": there}).stderr
+    finished = payproc("ingest", "good.jsonl", "--database-url", there, env={"DATABASE_URL": nowhere})
+    assert finished.code == 0
+    assert "(from --database-url)" in finished.stderr
+
+
+def test_a_dotenv_that_cannot_be_read_is_not_passed_over(payproc_on: Callable[..., Payproc], good: Path) -> None:
+    """Going on would mean another database than the one that the user wrote down."""
+    payproc = payproc_on(None)
+    (payproc.folder / ".env").write_bytes(b"DATABASE_URL=\xff\xfe\n")
+    assert error(payproc("ingest", "good.jsonl"), 2).startswith("payproc: .env: cannot be read (")
+
+
+def test_help_and_version_need_no_database(payproc_on: Callable[..., Payproc]) -> None:
+    payproc = payproc_on(None)
+    for command in ([], ["ingest"], ["show"], ["init"]):
+        finished = payproc(*command, "--help")
+        assert finished.code == 0
+        assert finished.stdout.startswith("Usage: payproc ")
+    assert payproc("--version").stdout.startswith("payproc 0.")
+    assert not (payproc.folder / "home").exists()

@@ -1,0 +1,62 @@
+"""Every sample file tells the story that the README says it tells."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SAMPLES = Path(__file__).parents[2] / "sample_events"
+
+STORIES: dict[str, dict[str, Any]] = {
+    "clean_day": {"reasons": {"transition": 11}},
+    "redeliveries": {"reasons": {"duplicate_event": 3, "transition": 2, "already_in_state": 1, "superseded": 1}},
+    "capture_before_authorize": {"reasons": {"transition": 2, "predecessor_missing": 2}},
+    "refund_race": {"reasons": {"transition": 3, "capture_after_refund": 1, "repeated_refund": 1}},
+    "contradictions": {
+        "reasons": {
+            "transition": 4, "already_in_state": 1, "payment_failed": 1, "failure_after_capture": 1,
+            "authorize_after_failure": 1,
+        },
+    },
+    "reused_ids": {"reasons": {"event_id_conflict": 2, "duplicate_event": 1, "transition": 2}},
+    "malformed_lines": {"reasons": {"transition": 2}, "malformed": 6},
+}  # fmt: skip
+
+OUTCOME_OF = {
+    "APPLY": {"transition"},
+    "IGNORE": {"duplicate_event", "already_in_state", "superseded"},
+    "REJECT": {"event_id_conflict", "payment_failed"},
+    "MANUAL_REVIEW": {
+        "predecessor_missing", "failure_after_capture", "capture_after_refund", "repeated_refund",
+        "authorize_after_failure",
+    },
+}  # fmt: skip
+
+
+def test_every_sample_is_tested() -> None:
+    assert {path.stem for path in SAMPLES.iterdir()} == set(STORIES)
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_a_sample_comes_out_as_told(payproc: Any, name: str) -> None:
+    story = {"malformed": 0, **STORIES[name]}
+    path = str(SAMPLES / f"{name}.jsonl")
+    summary = payproc.summary(path, code=3 if story["malformed"] else 0)
+    assert summary.pop("elapsed_seconds") >= 0
+    events = sum(story["reasons"].values())
+    assert summary == {
+        "run_id": 1, "source": [path], "dry_run": False, **story,
+        "lines": events + story["malformed"], "events": events,
+        "outcomes": {
+            outcome: sum(story["reasons"].get(reason, 0) for reason in reasons)
+            for outcome, reasons in OUTCOME_OF.items()
+        },
+    }  # fmt: skip
+
+
+def test_the_samples_do_not_get_in_each_others_way(payproc: Any) -> None:
+    """A reader tries them one after another on the same database."""
+    for name, story in STORIES.items():
+        finished = payproc("ingest", str(SAMPLES / f"{name}.jsonl"), "--format", "json")
+        assert json.loads(finished.stdout)["reasons"] == story["reasons"]
