@@ -4,8 +4,8 @@ What belongs here: what the user may type, where output goes, and what the proce
 here. Everything that is slow to import is imported by the command that needs it, so that `--help` answers at once.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done; 1 could not finish; 2 wrong usage; 3 done, but some
-lines were malformed or an outcome named by --fail-on occurred; 130 and 143 interrupted by SIGINT and SIGTERM; 141 the
-reader of stdout went away.
+lines were malformed or an outcome named by --fail-on occurred; 130, 143 and 129 interrupted by SIGINT, SIGTERM and
+SIGHUP; 141 the reader of stdout went away.
 """
 
 import contextlib
@@ -214,7 +214,9 @@ def _noter(quiet: bool) -> Callable[[str], None]:
 @contextlib.contextmanager
 def _reporting_errors() -> Iterator[None]:
     """Turn what went wrong into one line and an exit code. No traceback reaches a user."""
-    signal.signal(signal.SIGTERM, _exit_on_sigterm)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _exit_on_signal)
     try:
         yield
         sys.stdout.flush()
@@ -240,8 +242,8 @@ def _reporting_errors() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def _exit_on_sigterm(_: int, __: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + signal.SIGTERM)
+def _exit_on_signal(number: int, _: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)  # so that what is open is closed, and the embedded server stopped
 
 
 def _abandon_stdout() -> None:

