@@ -173,8 +173,8 @@ def show(
         with db.open_database(database_url, _noter(quiet)) as database:
             payment = None
             if db.has_schema(database):
-                with database.transaction() as connection:
-                    payment = payments.load_payment(connection, payment_id)
+                with database.transaction() as cursor:
+                    payment = payments.load_payment(cursor, payment_id)
             if payment is None:
                 raise CannotFinish(
                     f'payment "{payment_id}": nothing is on record about it in the database {database.where}'

@@ -18,7 +18,7 @@ import psycopg2
 import psycopg2.errorcodes
 import psycopg2.extensions
 
-from payproc.db import Database, sqlstate_of
+from payproc.db import Database
 from payproc.errors import CannotFinish
 from payproc.logic import Decision, EventType, Outcome, Reason, State, classify
 from payproc.schemas import Malformed, PaymentEvent
@@ -279,7 +279,7 @@ class _Attempts:
 
     def failed(self, error: psycopg2.Error | CannotFinish, connection: psycopg2.extensions.connection) -> None:
         """Pause before the next attempt if the error may pass; raise it if it will not, or has not."""
-        passing = bool(connection.closed) or sqlstate_of(error) in _PASSING_ERRORS
+        passing = bool(connection.closed) or (isinstance(error, psycopg2.Error) and error.pgcode in _PASSING_ERRORS)
         self._failures += 1
         if not passing or self._failures > FRUITLESS_ATTEMPTS:
             raise error
@@ -331,7 +331,7 @@ _NO_RUN = 0
 
 
 def _refuses_content(error: psycopg2.Error) -> bool:
-    return (sqlstate_of(error) or "")[:2] in _REFUSED_CONTENT
+    return (error.pgcode or "")[:2] in _REFUSED_CONTENT
 
 
 def _by_halves(

@@ -28,14 +28,11 @@ from types import FrameType
 from typing import IO, Protocol
 
 import msgspec
-from sqlalchemy import insert, update
-from sqlalchemy.sql import func
 
 from payproc.db import Database
 from payproc.errors import CannotFinish, WrongUsage
 from payproc.handlers import Received, Recorder, Rehearsal, Result, Verdict
 from payproc.logic import OUTCOME_OF, Outcome, Reason
-from payproc.models import runs
 from payproc.schemas import MAX_LINE_BYTES, TOO_LONG, Malformed, parse_line
 
 ROUND_LINES = 4_000
@@ -55,6 +52,15 @@ PROGRESS_SECONDS = 1.0
 
 STDIN = "<stdin>"
 """What standard input is called in messages and reports."""
+
+_OPEN_RUN = "INSERT INTO payproc.runs (sources) VALUES (%s) RETURNING run_id"
+
+_SAVE_COUNTS = """
+    UPDATE payproc.runs
+    SET active_at = now(), finished_at = CASE WHEN %s THEN now() END,
+        lines = %s, malformed = %s, applied = %s, ignored = %s, rejected = %s, manual_review = %s
+    WHERE run_id = %s
+"""
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -381,9 +387,9 @@ class Ingest:
         if self._options.dry_run:
             self._handlers.append(Rehearsal(self._database))
         elif self._database is not None:
-            with self._database.transaction() as connection:
-                statement = insert(runs).values(sources=self.summary.source).returning(runs.c.run_id)
-                run_id = connection.execute(statement).scalar_one()
+            with self._database.transaction() as cursor:
+                cursor.execute(_OPEN_RUN, (self.summary.source,))
+                ((run_id,),) = cursor.fetchall()
             self.summary.run_id = run_id
             for _ in range(self._workers):
                 self._handlers.append(Recorder(self._database, run_id))
@@ -504,22 +510,9 @@ class Ingest:
         summary = self.summary
         if self._database is None or summary.run_id is None:
             return
-        statement = (
-            update(runs)
-            .where(runs.c.run_id == summary.run_id)
-            .values(
-                active_at=func.now(),
-                finished_at=func.now() if finished else None,
-                lines=summary.lines,
-                malformed=summary.malformed,
-                applied=summary.outcomes[Outcome.APPLY],
-                ignored=summary.outcomes[Outcome.IGNORE],
-                rejected=summary.outcomes[Outcome.REJECT],
-                manual_review=summary.outcomes[Outcome.MANUAL_REVIEW],
-            )
-        )
-        with self._database.transaction() as connection:
-            connection.execute(statement)
+        counts = (summary.lines, summary.malformed, *(summary.outcomes[outcome] for outcome in Outcome))
+        with self._database.transaction() as cursor:
+            cursor.execute(_SAVE_COUNTS, (finished, *counts, summary.run_id))
 
 
 def _shown_name(name: str) -> str:

@@ -67,6 +67,13 @@ class Outcome(str, Enum):
     MANUAL_REVIEW = "MANUAL_REVIEW"
 
 
+class Resolution(str, Enum):
+    """What a person decided about an event in MANUAL_REVIEW."""
+
+    APPLY = "apply"
+    DISMISS = "dismiss"
+
+
 class Reason(str, Enum):
     """Why an event came out as it did.
 

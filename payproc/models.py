@@ -23,25 +23,15 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    create_mock_engine,
     func,
 )
 from sqlalchemy import Enum as EnumType
 from sqlalchemy.dialects.postgresql import ARRAY, JSON
+from sqlalchemy.schema import ExecutableDDLElement
 
-from payproc.logic import EventType, Outcome, Reason, State
-
-SCHEMA = "payproc"
-
-SCHEMA_VERSION = 1
-"""Raised with every change to what this module or record_decisions.sql creates; stands in the schema's comment."""
-
-
-class Resolution(str, Enum):
-    """What a person decided about an event that a machine must not decide alone."""
-
-    APPLY = "apply"
-    DISMISS = "dismiss"
-
+from payproc.db import SCHEMA
+from payproc.logic import EventType, Outcome, Reason, Resolution, State
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -164,3 +154,15 @@ resolutions = Table(
     # Two resolutions at one place in a payment's history. Also serves reading that history in order.
     UniqueConstraint("payment_id", "position", name="resolutions_have_one_a_position"),
 )
+
+
+def create_tables() -> list[str]:
+    """The statements that create the types, tables and indexes, in the schema, which is there already."""
+    statements: list[str] = []
+
+    def collect(statement: ExecutableDDLElement, *_: object, **__: object) -> None:
+        statements.append(str(statement.compile(dialect=engine.dialect)))
+
+    engine = create_mock_engine("postgresql+psycopg2://", collect)
+    metadata.create_all(engine, checkfirst=False)
+    return statements

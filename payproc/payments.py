@@ -6,11 +6,9 @@ What belongs here: queries that answer `payproc show`. Nothing here writes.
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import Connection, Row, Select, Text, cast, select
-from sqlalchemy.sql.elements import ColumnElement
+import psycopg2.extensions
 
 from payproc.logic import EventType, Outcome, Reason, State
-from payproc.models import event_conflicts, events, payments, runs
 
 
 class HistoryEntry(msgspec.Struct, frozen=True):
@@ -63,82 +61,64 @@ class Payment(msgspec.Struct, frozen=True):
     conflicts: list[Conflict]
 
 
-def load_payment(connection: Connection, payment_id: str) -> Payment | None:
+_PAYMENT = "SELECT state, version FROM payproc.payments WHERE payment_id = %s"
+
+_HISTORY = """
+    SELECT position, event_id, type, outcome, reason, state_before, state_after, recorded_at,
+           run_id, runs.sources, events.source, line, payload::text
+    FROM payproc.events LEFT JOIN payproc.runs USING (run_id)
+    WHERE payment_id = %s ORDER BY position
+"""
+
+# Conflicts that name the payment, and those under one of its own event_ids that name another.
+_CONFLICTS = """
+    WITH conflict AS (
+        SELECT event_conflicts.* FROM payproc.event_conflicts WHERE payment_id = %(payment_id)s
+        UNION ALL
+        SELECT event_conflicts.* FROM payproc.event_conflicts JOIN payproc.events USING (event_id)
+        WHERE events.payment_id = %(payment_id)s AND event_conflicts.payment_id <> %(payment_id)s
+    )
+    SELECT conflict.event_id, conflict.payment_id, conflict.type, original.payment_id, original.type,
+           conflict.recorded_at, conflict.run_id, runs.sources, conflict.source, conflict.line, conflict.payload::text
+    FROM conflict
+    JOIN payproc.events AS original USING (event_id)
+    LEFT JOIN payproc.runs ON runs.run_id = conflict.run_id
+    ORDER BY conflict.recorded_at, conflict.event_id
+"""
+
+
+def load_payment(cursor: psycopg2.extensions.cursor, payment_id: str) -> Payment | None:
     """Read a payment; None if nothing at all is on record about it.
 
     Where only a conflict names it, the payment is still `created`: nobody has heard of it in good order.
     """
-    stored = connection.execute(
-        select(payments.c.state, payments.c.version).where(payments.c.payment_id == payment_id)
-    ).one_or_none()
-    history = [_entry(row) for row in connection.execute(_history(payment_id))]
-    conflicts = [_conflict(row) for row in connection.execute(_conflicts(payment_id))]
+    cursor.execute(_PAYMENT, (payment_id,))
+    stored = cursor.fetchone()
+    cursor.execute(_HISTORY, (payment_id,))
+    history = [
+        HistoryEntry(
+            position, event_id, EventType(event_type), Outcome(outcome), Reason(reason), State(before), State(after),
+            recorded_at, run_id, source_name(sources, source), line, msgspec.Raw(payload),
+        )
+        for position, event_id, event_type, outcome, reason, before, after,
+            recorded_at, run_id, sources, source, line, payload in cursor
+    ]  # fmt: skip
+    cursor.execute(_CONFLICTS, {"payment_id": payment_id})
+    conflicts = [
+        Conflict(
+            event_id, named, EventType(event_type), RecordedFact(original, EventType(original_type)),
+            recorded_at, run_id, source_name(sources, source), line, msgspec.Raw(payload),
+        )
+        for event_id, named, event_type, original, original_type,
+            recorded_at, run_id, sources, source, line, payload in cursor
+    ]  # fmt: skip
     if stored is None and not conflicts:
         return None
-    state, version = (State.CREATED, 0) if stored is None else stored
+    state, version = stored or (State.CREATED, 0)
     open_reviews = [entry for entry in history if entry.outcome is Outcome.MANUAL_REVIEW]
-    return Payment(payment_id, state, version, history, open_reviews, conflicts)
+    return Payment(payment_id, State(state), version, history, open_reviews, conflicts)
 
 
-def _history(payment_id: str) -> Select[tuple[object, ...]]:
-    return (
-        select(events, cast(events.c.payload, Text).label("received"), runs.c.sources)
-        .outerjoin(runs, runs.c.run_id == events.c.run_id)
-        .where(events.c.payment_id == payment_id)
-        .order_by(events.c.position)
-    )
-
-
-def _conflicts(payment_id: str) -> Select[tuple[object, ...]]:
-    """Conflicts that came under one of the payment's event_ids, or that name it under another's."""
-    original = events.alias("original")
-    names_it: ColumnElement[bool] = event_conflicts.c.payment_id == payment_id
-    return (
-        select(
-            event_conflicts,
-            cast(event_conflicts.c.payload, Text).label("received"),
-            original.c.payment_id.label("original_payment_id"),
-            original.c.type.label("original_type"),
-            runs.c.sources,
-        )
-        .join(original, original.c.event_id == event_conflicts.c.event_id)
-        .outerjoin(runs, runs.c.run_id == event_conflicts.c.run_id)
-        .where(names_it | (original.c.payment_id == payment_id))
-        .order_by(event_conflicts.c.recorded_at, event_conflicts.c.event_id)
-    )
-
-
-def _entry(row: Row[tuple[object, ...]]) -> HistoryEntry:
-    return HistoryEntry(
-        position=row.position,
-        event_id=row.event_id,
-        type=row.type,
-        outcome=row.outcome,
-        reason=row.reason,
-        state_before=row.state_before,
-        state_after=row.state_after,
-        recorded_at=row.recorded_at,
-        run_id=row.run_id,
-        source=_source(row),
-        line=row.line,
-        payload=msgspec.Raw(row.received),
-    )
-
-
-def _conflict(row: Row[tuple[object, ...]]) -> Conflict:
-    return Conflict(
-        event_id=row.event_id,
-        payment_id=row.payment_id,
-        type=row.type,
-        recorded=RecordedFact(row.original_payment_id, row.original_type),
-        recorded_at=row.recorded_at,
-        run_id=row.run_id,
-        source=_source(row),
-        line=row.line,
-        payload=msgspec.Raw(row.received),
-    )
-
-
-def _source(row: Row[tuple[object, ...]]) -> str:
-    sources = row.sources or []
-    return sources[row.source] if row.source < len(sources) else f"source {row.source}"
+def source_name(sources: list[str] | None, index: int) -> str:
+    """What the index of a source stands for in its run; a run's row may be gone."""
+    return sources[index] if sources and index < len(sources) else f"source {index}"

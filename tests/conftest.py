@@ -82,7 +82,7 @@ def template(server: Server) -> Iterator[str]:
     """A database that has payproc's schema and nothing else."""
     name = f"payproc_template_{uuid.uuid4().hex[:8]}"
     server.execute(f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING 'UTF8'")
-    db.ensure_schema(db.Database(server.url.set(database=name), name))
+    db.ensure_schema(as_database(server.url.set(database=name), name))
     yield name
     server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
@@ -118,7 +118,18 @@ def bare_url(new_database: Callable[[str], URL]) -> URL:
 @pytest.fixture
 def database(url: URL) -> db.Database:
     """The test's own database, as the program sees it."""
-    return db.Database(url, "the test database")
+    return as_database(url, "the test database")
+
+
+def as_database(url: URL, name: str) -> db.Database:
+    """A database as the program sees it."""
+    return db.Database(db.parse_url(url.render_as_string(hide_password=False), name), name)
+
+
+@pytest.fixture
+def database_at() -> Callable[[URL, str], db.Database]:
+    """Gives any database as the program sees it."""
+    return as_database
 
 
 class Sql:

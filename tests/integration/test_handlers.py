@@ -182,12 +182,12 @@ def test_what_the_database_refuses_to_store_takes_no_good_neighbour_with_it(
 
 
 def test_a_character_that_the_database_cannot_hold_makes_one_line_malformed(
-    server: Any, new_database: Callable[[str], URL], events: Events
+    server: Any, new_database: Callable[[str], URL], database_at: Callable[[URL, str], Database], events: Events
 ) -> None:
     name = new_database("template0").database
     server.execute(f'DROP DATABASE "{name}"')
     server.execute(f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'")
-    database = Database(server.url.set(database=name), "a Latin-1 database")
+    database = database_at(server.url.set(database=name), "a Latin-1 database")
     db.ensure_schema(database)
     with closing(Recorder(database, 1)) as recorder:
         results = recorder.handle(events(("é1", "p1", "authorize"), ("→2", "p2", "authorize"), ("é3", "p1", "capture")))
@@ -239,7 +239,7 @@ def pull_the_plug(running: embedded.EmbeddedServer) -> None:
 
 
 def open_server(running: embedded.EmbeddedServer) -> Database:
-    return Database(URL.create("postgresql+psycopg2", query=running.connect_args), "the test server")
+    return Database(running.connect_args, "the test server")
 
 
 def start_and_never_flush_by_itself(home: Path) -> None:
@@ -275,10 +275,8 @@ def test_what_is_reported_survives_a_power_cut(
             pull_the_plug(running)
         wait(lambda: not (home / "data" / "postmaster.pid").exists())
     with embedded.running_server(home) as running, open_server(running).transaction() as after:
-        found = after.exec_driver_sql(
-            "SELECT event_id, version FROM payproc.events JOIN payproc.payments USING (payment_id)"
-        )
-        assert found.all() == [("e1", 1)]
+        after.execute("SELECT event_id, version FROM payproc.events JOIN payproc.payments USING (payment_id)")
+        assert after.fetchall() == [("e1", 1)]
 
 
 def test_a_server_that_restarts_in_mid_batch_loses_nothing_that_is_reported(
@@ -312,5 +310,6 @@ def test_a_server_that_restarts_in_mid_batch_loses_nothing_that_is_reported(
         assert reasons(handling.result()) == ["transition", "transition", "transition"]
         recorder.close()
         with database.transaction() as after:
-            found = after.exec_driver_sql("SELECT event_id FROM payproc.events ORDER BY 1").scalars().all()
-    assert found == ["e0", "e1", "e2", "e3"]
+            after.execute("SELECT event_id FROM payproc.events ORDER BY 1")
+            found = after.fetchall()
+    assert found == [("e0",), ("e1",), ("e2",), ("e3",)]

@@ -33,18 +33,19 @@ def run(
 @pytest.mark.parametrize(("round_lines", "seed"), [(ingest.ROUND_LINES, 1), (50, 2), (7, 3)])
 def test_neither_worker_count_nor_round_size_changes_any_result(
     new_database: Callable[[str], URL], template: str, messy: Callable[[int, int], list[bytes]],
-    write_lines: WriteLines, monkeypatch: pytest.MonkeyPatch, round_lines: int, seed: int,
+    write_lines: WriteLines, monkeypatch: pytest.MonkeyPatch, database_at: Callable[[URL, str], Database],
+    round_lines: int, seed: int,
 ) -> None:  # fmt: skip
     lines = messy(seed, 600)
     files = [write_lines("a.jsonl", lines[:250]), write_lines("b.jsonl", lines[250:])]
     monkeypatch.setattr(ingest, "ROUND_LINES", ingest.ROUND_LINES)
-    expected, job = run(Database(new_database(template), "one worker"), *files, workers=1)
+    expected, job = run(database_at(new_database(template), "one worker"), *files, workers=1)
     assert all(job.summary.outcomes.values()), "the input must hold every outcome"
     monkeypatch.setattr(ingest, "ROUND_LINES", round_lines)
     for workers in (1, 2, 3, 8):
-        decisions, _ = run(Database(new_database(template), f"{workers} workers"), *files, workers=workers)
+        decisions, _ = run(database_at(new_database(template), f"{workers} workers"), *files, workers=workers)
         assert decisions == expected
-    rehearsed, _ = run(Database(new_database(template), "rehearsal"), *files, dry_run=True)
+    rehearsed, _ = run(database_at(new_database(template), "rehearsal"), *files, dry_run=True)
     assert rehearsed == expected
 
 
