@@ -21,11 +21,10 @@ from typing import IO, TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from payproc.errors import CannotFinish, PayprocError, WrongUsage
-from payproc.logic import Outcome
+from payproc.logic import Outcome, Reason, Resolution, State
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
 
     from payproc.ingest import Summary
 
@@ -53,6 +52,15 @@ class Format(str, Enum):
 
     TABLE = "table"
     JSON = "json"
+
+
+class RulesFormat(str, Enum):
+    """How the rules are printed."""
+
+    TABLE = "table"
+    JSON = "json"
+    MARKDOWN = "markdown"
+    MERMAID = "mermaid"
 
 
 DatabaseUrl = Annotated[
@@ -125,30 +133,36 @@ def ingest(
     with _reporting_errors():
         from payproc import db
         from payproc.ingest import Ingest, Options, StopRequest
+        from payproc.review import count_open
 
         names = _sources(files)
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack, contextlib.ExitStack() as bar:
             outputs = _open_outputs(stack, names, decisions, malformed)
             database = stack.enter_context(db.open_database(database_url, _noter(quiet)))
             if not dry_run:
                 db.ensure_schema(database)
             stop = stack.enter_context(StopRequest())
-            screen = _Screen(names, show_progress=not quiet and sys.stderr.isatty() and decisions != "-")
+            listed = _MalformedList()
+            show_progress = not quiet and sys.stderr.isatty() and decisions != "-"
+            on_progress = bar.enter_context(_progress_bar(_total_bytes(names), "bytes", show_progress))
             run = Ingest(
                 database if not dry_run or db.has_schema(database) else None,
                 names,
                 Options(workers, dry_run, *outputs),
-                on_malformed=screen.add_malformed,
-                on_progress=screen.show_progress,
+                on_malformed=listed.add,
+                on_progress=on_progress,
             )
 
             def report() -> None:
-                screen.end_malformed(malformed is not None)
+                bar.close()
+                listed.end(malformed is not None)
                 _print_summary(run.summary, output_format, "-" in (decisions, malformed), quiet)
+                if not (dry_run or quiet):
+                    with contextlib.suppress(CannotFinish):  # if the database is gone, so be it: this is a courtesy
+                        _print_waiting(count_open(database), output_format, "-" in (decisions, malformed))
 
             try:
-                with screen:
-                    run.run(stop)
+                run.run(stop)
             except PayprocError:
                 if run.summary.lines:  # what is counted is recorded, also when the rest could not be
                     report()
@@ -173,7 +187,7 @@ def show(
         with db.open_database(database_url, _noter(quiet)) as database:
             payment = None
             if db.has_schema(database):
-                with database.transaction() as cursor:
+                with database.snapshot() as connection, connection.cursor() as cursor:
                     payment = payments.load_payment(cursor, payment_id)
             if payment is None:
                 raise CannotFinish(
@@ -195,6 +209,162 @@ def init(quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
             created = db.ensure_schema(database)
             if not quiet:
                 typer.echo("created the schema payproc" if created else "the schema payproc is already there")
+
+
+@app.command()
+def review(
+    output_format: FormatOption = Format.TABLE,
+    reason: Annotated[Reason | None, typer.Option(metavar="REASON", help="Only events with this reason.")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the N oldest.")] = None,
+    quiet: Quiet = False,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """List the events that wait for a person, the oldest first.
+
+    As JSON, one object a line.
+    """
+    with _reporting_errors():
+        from datetime import datetime, timezone
+
+        from payproc import db, reports
+        from payproc.review import open_reviews
+
+        with db.open_database(database_url, _noter(quiet)) as database:
+            reviews = open_reviews(database, reason, limit) if db.has_schema(database) else iter(())
+            if output_format is Format.JSON:
+                for each in reviews:
+                    typer.echo(reports.to_json_line(each))
+            elif not reports.print_reviews(_console(), reviews, datetime.now(timezone.utc)):
+                typer.echo("nothing waits for a person")
+
+
+@app.command()
+def resolve(
+    event_id: Annotated[str, typer.Argument(metavar="EVENT_ID", show_default=False)],
+    note: Annotated[str, typer.Option(metavar="TEXT", help="Why; kept with the decision.", show_default=False)],
+    apply: Annotated[bool, typer.Option("--apply", help="Move the payment to the state that the event names.")] = False,
+    dismiss: Annotated[bool, typer.Option("--dismiss", help="Leave the payment as it is.")] = False,
+    by: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Who decides; your login name unless told.", show_default=False)
+    ] = None,
+    expect: Annotated[
+        State | None, typer.Option(metavar="STATE", help="Refuse if the payment's state is another.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where there is no terminal.")] = False,
+    quiet: Quiet = False,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Record a person's decision about an event that waits for one.
+
+    On a terminal it shows the payment's state now and what the decision does, and asks.
+    """
+    with _reporting_errors():
+        from payproc import db, reports
+        from payproc.review import Review, Verdict
+        from payproc.review import resolve as record
+
+        if apply == dismiss:
+            raise WrongUsage("say what you decide: either --apply or --dismiss")
+        verdict = Verdict(
+            Resolution.APPLY if apply else Resolution.DISMISS,
+            _text("--note", note),
+            _text("--by", by or _login()),
+            expect,
+        )
+        for name, value in (("EVENT_ID", event_id), ("--note", verdict.note), ("--by", verdict.by)):
+            _refuse_undecodable(name, value)
+        if not yes and not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise WrongUsage("there is no terminal to ask on: add --yes, and --expect STATE to be on the safe side")
+
+        def confirm(found: Review, _: State) -> bool:
+            if yes:
+                return True
+            typer.echo(reports.describe_review(found), err=True)
+            return typer.confirm(reports.describe_effect(found, verdict, done=False) + "?", err=True)
+
+        with db.open_database(database_url, _noter(quiet)) as database:
+            if not db.has_schema(database):
+                raise CannotFinish(f'event "{event_id}": is not on record')
+            resolved = record(database, event_id, verdict, confirm)
+            if resolved is None:
+                raise CannotFinish("nothing was changed")
+            found, position = resolved
+            effect = reports.describe_effect(found, verdict, done=True)
+            typer.echo(f"{effect} (entry {position}, by {reports.plain(verdict.by)})")
+
+
+@app.command()
+def verify(output_format: FormatOption = Format.TABLE, quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
+    """Fold every payment's history again and compare it with what is stored.
+
+    Exits with 3 if anything does not add up, or if a decision would come out differently by today's rules.
+    """
+    with _reporting_errors():
+        from payproc import db, reports
+        from payproc.verify import Totals, count_entries
+        from payproc.verify import verify as fold
+
+        totals = Totals()
+        with db.open_database(database_url, _noter(quiet)) as database:
+            if db.has_schema(database):
+                show_progress = not quiet and sys.stderr.isatty()
+                total = count_entries(database) if show_progress else None
+                with _progress_bar(total, "entries", show_progress) as on_progress:
+                    findings = fold(database, totals, on_progress)
+                    if output_format is Format.JSON:
+                        for part in reports.verify_json(findings, totals):
+                            typer.echo(part, nl=False)
+                    else:
+                        for finding in findings:
+                            typer.echo(reports.finding_line(finding))
+        if output_format is Format.TABLE:
+            for line in reports.verify_lines(totals):
+                typer.echo(line)
+    raise typer.Exit(DONE_WITH_FINDINGS if any(totals.problems.values()) else 0)
+
+
+@app.command()
+def rules(
+    output_format: Annotated[
+        RulesFormat, typer.Option("--format", help="For a person, a script or a page.")
+    ] = RulesFormat.TABLE,
+) -> None:
+    """Print the decision table, as the code has it."""
+    with _reporting_errors():
+        from payproc import reports
+
+        if output_format is RulesFormat.TABLE:
+            reports.print_rules(_console())
+        elif output_format is RulesFormat.JSON:
+            typer.echo(reports.rules_json())
+        elif output_format is RulesFormat.MARKDOWN:
+            typer.echo(reports.rules_markdown())
+        else:
+            typer.echo(reports.rules_mermaid())
+
+
+@app.command()
+def runs(
+    output_format: FormatOption = Format.TABLE,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="Only the N newest.")] = 20,
+    quiet: Quiet = False,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """List past ingests, the newest first.
+
+    One that is not finished was interrupted, crashed, or is still running. As JSON, one object a line.
+    """
+    with _reporting_errors():
+        from payproc import db, reports
+        from payproc.runs import list_runs
+
+        with db.open_database(database_url, _noter(quiet)) as database:
+            found = list_runs(database, limit) if db.has_schema(database) else iter(())
+            if output_format is Format.JSON:
+                for run in found:
+                    typer.echo(reports.to_json_line(run))
+            else:
+                reports.print_runs(_console(), found)
 
 
 # ---- What the commands share ---------------------------------------------------------------------
@@ -257,6 +427,23 @@ def _console(*, stderr: bool = False) -> "Console":
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
+def _text(name: str, value: str) -> str:
+    """A text that somebody will read later. Raises WrongUsage if there is nothing to read."""
+    if not value.strip():
+        raise WrongUsage(f"{name}: is empty, expected some text")
+    return value.strip()
+
+
+def _login() -> str:
+    """The name behind this process's user, which the environment cannot change."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
+
+
 def _refuse_undecodable(name: str, value: str) -> None:
     try:
         value.encode()
@@ -309,52 +496,38 @@ def _open_output(stack: contextlib.ExitStack, option: str, name: str | None) -> 
         raise WrongUsage(f"{option}: {name} cannot be written: {error.strerror}") from error
 
 
-class _Screen:
-    """What a person sees on stderr while an ingest goes on: a progress bar on a terminal, and malformed lines."""
+@contextlib.contextmanager
+def _progress_bar(total: int | None, unit: str, is_shown: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr for as long as something goes on; gives what tells it how far that is."""
+    if not is_shown:
+        yield lambda _: None
+        return
+    from rich import progress as bars
 
-    def __init__(self, names: Sequence[str], *, show_progress: bool) -> None:
-        self._malformed = 0
-        self._progress: Progress | None = None
-        if show_progress:
-            from rich import progress as bars
+    amount = bars.DownloadColumn() if unit == "bytes" else bars.MofNCompleteColumn()
+    columns = (bars.BarColumn(), bars.TaskProgressColumn(), amount, bars.TimeRemainingColumn())
+    with bars.Progress(*columns, console=_console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda completed: progress.update(task, completed=completed)
 
-            self._progress = bars.Progress(
-                bars.BarColumn(),
-                bars.TaskProgressColumn(),
-                bars.DownloadColumn(),
-                bars.TimeRemainingColumn(),
-                console=_console(stderr=True),
-                transient=True,
-            )
-            self._task = self._progress.add_task("", total=_total_bytes(names))
 
-    def __enter__(self) -> None:
-        if self._progress is not None:
-            self._progress.start()
+class _MalformedList:
+    """Lists malformed lines on stderr, the first of them; counts the rest."""
 
-    def __exit__(self, *_: object) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+    def __init__(self) -> None:
+        self._count = 0
 
-    def show_progress(self, bytes_read: int) -> None:
-        if self._progress is not None:
-            self._progress.update(self._task, completed=bytes_read)
-
-    def add_malformed(self, message: str) -> None:
+    def add(self, message: str) -> None:
         """List a malformed line, unless enough are listed."""
         from payproc.reports import plain
 
-        self._malformed += 1
-        if self._malformed > MALFORMED_SHOWN:
-            return
-        if self._progress is not None:
-            self._progress.console.print(plain(message), soft_wrap=True)
-        else:
+        self._count += 1
+        if self._count <= MALFORMED_SHOWN:
             typer.echo(plain(message), err=True)
 
-    def end_malformed(self, are_kept: bool) -> None:
+    def end(self, are_kept: bool) -> None:
         """Say how many more there were."""
-        more = self._malformed - MALFORMED_SHOWN
+        more = self._count - MALFORMED_SHOWN
         if more > 0:
             advice = "" if are_kept else "; --malformed FILE keeps them all"
             typer.echo(f"… and {more:,} more malformed line{'s' if more > 1 else ''}{advice}", err=True)
@@ -374,6 +547,13 @@ def _print_summary(summary: "Summary", output_format: Format, stdout_is_taken: b
         typer.echo(reports.to_json(summary), err=stdout_is_taken)
     elif not quiet:
         reports.print_summary(_console(stderr=stdout_is_taken), summary)
+
+
+def _print_waiting(count: int, output_format: Format, stdout_is_taken: bool) -> None:
+    from payproc.reports import waiting_line
+
+    if count:
+        typer.echo(waiting_line(count), err=stdout_is_taken or output_format is Format.JSON)
 
 
 def _exit_code(summary: "Summary", stopped_by: int | None, fail_on: Sequence[Outcome]) -> int:

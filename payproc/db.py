@@ -7,11 +7,12 @@ SQLAlchemy is imported only to create the schema. Everything else is plain psyco
 of every command's start.
 """
 
+import itertools
 import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from importlib import resources
 from pathlib import Path
@@ -33,6 +34,11 @@ SCHEMA_VERSION = 1
 
 CONNECT_TIMEOUT_SECONDS = "10"
 """How long to try one address, unless the URL says otherwise. Without it a dropped packet means two minutes."""
+
+FETCH_ROWS = 2_000
+"""Rows fetched at a time where a result may be long."""
+
+_cursor_numbers = itertools.count(1)
 
 _MARK = f"payproc schema version {SCHEMA_VERSION}"
 _MARK_START = "payproc schema version "
@@ -71,6 +77,31 @@ class Database:
                     yield cursor
             except psycopg2.Error as error:
                 raise self.explained(error) from error
+
+    @contextmanager
+    def snapshot(self) -> Iterator[psycopg2.extensions.connection]:
+        """One read-only transaction that sees everything as of one moment, however long it takes.
+
+        Raises CannotFinish for any error of the database.
+        """
+        with closing(self.connect()) as connection:
+            connection.autocommit = False
+            try:
+                connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
+                yield connection
+                connection.rollback()
+            except psycopg2.Error as error:
+                raise self.explained(error) from error
+
+    @staticmethod
+    def stream(
+        connection: psycopg2.extensions.connection, query: str, arguments: Sequence[object] | None = None
+    ) -> Iterator[tuple[Any, ...]]:
+        """The rows of a query, fetched a few thousand at a time, so that memory stays flat. Inside a transaction."""
+        with connection.cursor(f"payproc_{next(_cursor_numbers)}") as cursor:
+            cursor.itersize = FETCH_ROWS
+            cursor.execute(query, arguments)
+            yield from cursor
 
     def explained(self, error: psycopg2.Error) -> CannotFinish:
         """Say in one line what a database error means to the user: what the server said, and advice by SQLSTATE."""

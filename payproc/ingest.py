@@ -33,6 +33,7 @@ from payproc.db import Database
 from payproc.errors import CannotFinish, WrongUsage
 from payproc.handlers import Received, Recorder, Rehearsal, Result, Verdict
 from payproc.logic import OUTCOME_OF, Outcome, Reason
+from payproc.runs import open_run, save_counts
 from payproc.schemas import MAX_LINE_BYTES, TOO_LONG, Malformed, parse_line
 
 ROUND_LINES = 4_000
@@ -52,15 +53,6 @@ PROGRESS_SECONDS = 1.0
 
 STDIN = "<stdin>"
 """What standard input is called in messages and reports."""
-
-_OPEN_RUN = "INSERT INTO payproc.runs (sources) VALUES (%s) RETURNING run_id"
-
-_SAVE_COUNTS = """
-    UPDATE payproc.runs
-    SET active_at = now(), finished_at = CASE WHEN %s THEN now() END,
-        lines = %s, malformed = %s, applied = %s, ignored = %s, rejected = %s, manual_review = %s
-    WHERE run_id = %s
-"""
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -387,10 +379,7 @@ class Ingest:
         if self._options.dry_run:
             self._handlers.append(Rehearsal(self._database))
         elif self._database is not None:
-            with self._database.transaction() as cursor:
-                cursor.execute(_OPEN_RUN, (self.summary.source,))
-                ((run_id,),) = cursor.fetchall()
-            self.summary.run_id = run_id
+            self.summary.run_id = run_id = open_run(self._database, self.summary.source)
             for _ in range(self._workers):
                 self._handlers.append(Recorder(self._database, run_id))
         self._executors += [ThreadPoolExecutor(1, "payproc-worker") for _ in self._handlers]
@@ -510,9 +499,8 @@ class Ingest:
         summary = self.summary
         if self._database is None or summary.run_id is None:
             return
-        counts = (summary.lines, summary.malformed, *(summary.outcomes[outcome] for outcome in Outcome))
-        with self._database.transaction() as cursor:
-            cursor.execute(_SAVE_COUNTS, (finished, *counts, summary.run_id))
+        outcomes = list(summary.outcomes.values())
+        save_counts(self._database, summary.run_id, summary.lines, summary.malformed, outcomes, finished=finished)
 
 
 def _shown_name(name: str) -> str:

@@ -3,15 +3,15 @@
 What belongs here: queries that answer `payproc show`. Nothing here writes.
 """
 
-from datetime import datetime
+from datetime import datetime, timezone
 
 import msgspec
 import psycopg2.extensions
 
-from payproc.logic import EventType, Outcome, Reason, State
+from payproc.logic import EventType, Outcome, Reason, Resolution, State
 
 
-class HistoryEntry(msgspec.Struct, frozen=True):
+class EventEntry(msgspec.Struct, frozen=True, tag_field="kind", tag="event"):
     """One event in a payment's history."""
 
     position: int
@@ -27,6 +27,22 @@ class HistoryEntry(msgspec.Struct, frozen=True):
     line: int
     payload: msgspec.Raw
     """The line as received."""
+
+
+class ResolutionEntry(msgspec.Struct, frozen=True, tag_field="kind", tag="resolution"):
+    """What a person decided about an event in MANUAL_REVIEW, in the history of its payment."""
+
+    position: int
+    event_id: str
+    resolution: Resolution
+    state_before: State
+    state_after: State
+    recorded_at: datetime
+    note: str
+    resolved_by: str
+
+
+HistoryEntry = EventEntry | ResolutionEntry
 
 
 class RecordedFact(msgspec.Struct, frozen=True):
@@ -57,7 +73,7 @@ class Payment(msgspec.Struct, frozen=True):
     state: State
     version: int
     history: list[HistoryEntry]
-    open_reviews: list[HistoryEntry]
+    open_reviews: list[EventEntry]
     conflicts: list[Conflict]
 
 
@@ -68,6 +84,11 @@ _HISTORY = """
            run_id, runs.sources, events.source, line, payload::text
     FROM payproc.events LEFT JOIN payproc.runs USING (run_id)
     WHERE payment_id = %s ORDER BY position
+"""
+
+_RESOLUTIONS = """
+    SELECT position, event_id, resolution, state_before, state_after, resolved_at, note, resolved_by
+    FROM payproc.resolutions WHERE payment_id = %s
 """
 
 # Conflicts that name the payment, and those under one of its own event_ids that name another.
@@ -95,19 +116,24 @@ def load_payment(cursor: psycopg2.extensions.cursor, payment_id: str) -> Payment
     cursor.execute(_PAYMENT, (payment_id,))
     stored = cursor.fetchone()
     cursor.execute(_HISTORY, (payment_id,))
-    history = [
-        HistoryEntry(
+    events = [
+        EventEntry(
             position, event_id, EventType(event_type), Outcome(outcome), Reason(reason), State(before), State(after),
-            recorded_at, run_id, source_name(sources, source), line, msgspec.Raw(payload),
+            in_utc(recorded_at), run_id, source_name(sources, source), line, msgspec.Raw(payload),
         )
         for position, event_id, event_type, outcome, reason, before, after,
             recorded_at, run_id, sources, source, line, payload in cursor
     ]  # fmt: skip
+    cursor.execute(_RESOLUTIONS, (payment_id,))
+    resolutions = [
+        ResolutionEntry(position, event_id, Resolution(resolution), State(before), State(after), in_utc(at), note, by)
+        for position, event_id, resolution, before, after, at, note, by in cursor
+    ]
     cursor.execute(_CONFLICTS, {"payment_id": payment_id})
     conflicts = [
         Conflict(
             event_id, named, EventType(event_type), RecordedFact(original, EventType(original_type)),
-            recorded_at, run_id, source_name(sources, source), line, msgspec.Raw(payload),
+            in_utc(recorded_at), run_id, source_name(sources, source), line, msgspec.Raw(payload),
         )
         for event_id, named, event_type, original, original_type,
             recorded_at, run_id, sources, source, line, payload in cursor
@@ -115,10 +141,20 @@ def load_payment(cursor: psycopg2.extensions.cursor, payment_id: str) -> Payment
     if stored is None and not conflicts:
         return None
     state, version = stored or (State.CREATED, 0)
-    open_reviews = [entry for entry in history if entry.outcome is Outcome.MANUAL_REVIEW]
+    history: list[HistoryEntry] = [*events, *resolutions]
+    history.sort(key=lambda entry: entry.position)
+    resolved = {entry.event_id for entry in resolutions}
+    open_reviews = [
+        entry for entry in events if entry.outcome is Outcome.MANUAL_REVIEW and entry.event_id not in resolved
+    ]
     return Payment(payment_id, State(state), version, history, open_reviews, conflicts)
 
 
 def source_name(sources: list[str] | None, index: int) -> str:
     """What the index of a source stands for in its run; a run's row may be gone."""
     return sources[index] if sources and index < len(sources) else f"source {index}"
+
+
+def in_utc(moment: datetime) -> datetime:
+    """The same moment in UTC; the driver gives it in the time zone of the session, which may be any."""
+    return moment.astimezone(timezone.utc)

@@ -4,8 +4,9 @@ What belongs here: how results look. Text from events is data: it goes through `
 terminal nor be read as markup, and into tables as `Text`, never as a string that Rich would interpret.
 """
 
-from collections.abc import Iterable
-from datetime import datetime, timezone
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta, timezone
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,11 +15,14 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from payproc.logic import OUTCOME_OF, Outcome
+from payproc.logic import OUTCOME_OF, TABLE, Decision, EventType, Outcome, Reason, Resolution, State
 
 if TYPE_CHECKING:  # reports show these, and need nothing that they need
     from payproc.ingest import Summary
-    from payproc.payments import Conflict, HistoryEntry, Payment
+    from payproc.payments import Conflict, EventEntry, HistoryEntry, Payment
+    from payproc.review import Review, Verdict
+    from payproc.runs import Run
+    from payproc.verify import Finding, Totals
 
 WIDE = 130
 """Columns from which on a history fits in one line an entry."""
@@ -29,6 +33,22 @@ _STYLES = {
     Outcome.REJECT: "red",
     Outcome.MANUAL_REVIEW: "yellow",
 }
+
+
+MEANING = {
+    Reason.EVENT_ID_CONFLICT: "its event_id is on record for something else",
+    Reason.DUPLICATE_EVENT: "this very event is on record",
+    Reason.TRANSITION: "a legal step",
+    Reason.ALREADY_IN_STATE: "another event reported the same before",
+    Reason.SUPERSEDED: "it comes late, the payment is past it",
+    Reason.PAYMENT_FAILED: "the payment has failed",
+    Reason.PREDECESSOR_MISSING: "the step before it has not been seen",
+    Reason.FAILURE_AFTER_CAPTURE: "it reports a failure after money moved",
+    Reason.CAPTURE_AFTER_REFUND: "it captures again after the refund",
+    Reason.REPEATED_REFUND: "it refunds again: money out twice",
+    Reason.AUTHORIZE_AFTER_FAILURE: "it authorizes after the failure",
+}
+"""Every reason in words that a person understands."""
 
 
 def plain(text: str) -> str:
@@ -43,6 +63,11 @@ def plain(text: str) -> str:
 def to_json(value: Any) -> str:
     """One JSON document; indented, because people look at it too."""
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
+def to_json_line(value: Any) -> str:
+    """One JSON document on one line."""
+    return msgspec.json.encode(value).decode()
 
 
 def print_summary(console: Console, summary: "Summary") -> None:
@@ -99,10 +124,8 @@ def _history_table(history: "Iterable[HistoryEntry]", width: int) -> Table:
         table = _table("#", "Event\nType", "Outcome\nReason", "Transition", "Recorded (UTC)\nFrom")
     table.columns[0].justify = "right"
     for entry in history:
-        place = Text(str(entry.position))
-        event, kind = Text(plain(entry.event_id)), Text(entry.type.value)
-        outcome, reason = Text(entry.outcome.value, _STYLES[entry.outcome]), Text(entry.reason.value)
-        when, origin = Text(_when(entry.recorded_at)), Text(_origin(entry))
+        event, kind, outcome, reason, origin = _entry_cells(entry)
+        place, when = Text(str(entry.position)), Text(_when(entry.recorded_at))
         if is_wide:
             table.add_row(place, event, kind, outcome, reason, _transition(entry, " "), when, origin)
         else:
@@ -110,8 +133,237 @@ def _history_table(history: "Iterable[HistoryEntry]", width: int) -> Table:
     return table
 
 
+def _entry_cells(entry: "HistoryEntry") -> tuple[Text, Text, Text, Text, Text]:
+    """Event, type, outcome, reason and origin; for a person's decision: what, by whom and why."""
+    from payproc.payments import ResolutionEntry
+
+    event = Text(plain(entry.event_id))
+    if isinstance(entry, ResolutionEntry):
+        decided = Text(_DONE[entry.resolution], "bold")
+        return event, Text("resolution"), decided, Text(f"by {plain(entry.resolved_by)}"), Text(plain(entry.note))
+    outcome = Text(entry.outcome.value, _STYLES[entry.outcome])
+    return event, Text(entry.type.value), outcome, Text(entry.reason.value), Text(_origin(entry))
+
+
+_DONE = {Resolution.APPLY: "applied", Resolution.DISMISS: "dismissed"}
+
+
 def _two(upper: Text, lower: Text) -> Text:
     return Text("\n").join((upper, lower))
+
+
+# ---- The review queue -----------------------------------------------------------------------------
+
+PAGE_ROWS = 200
+"""Rows of a long table that are laid out at a time: what keeps memory flat, and columns in place."""
+
+
+def print_reviews(console: Console, reviews: "Iterable[Review]", now: datetime) -> int:
+    """The queue, in pages of one table; give how many there were."""
+    count = 0
+    for page in _pages(reviews):
+        console.print(_review_table(page, console.width, now, show_header=count == 0))
+        count += len(page)
+    return count
+
+
+def _review_table(reviews: "Sequence[Review]", width: int, now: datetime, *, show_header: bool) -> Table:
+    """Columns have the same width on every page, whatever is in them."""
+    if is_wide := width >= WIDE:
+        widths = {"Event": 0, "Payment": 0, "Now": 10, "Type": 9, "Why a person must look": 38, "Age": 6, "From": 24}
+    else:
+        widths = {"Event\nPayment": 0, "Type\nNow": 10, "Why a person must look": 22, "Age\nFrom": 19}
+    given = sum(widths.values()) + 2 * (len(widths) - 1)  # two blanks between columns
+    flexible = [header for header, fixed in widths.items() if not fixed]
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, show_header=show_header)
+    for header, fixed in widths.items():
+        table.add_column(header, overflow="fold", width=fixed or max((width - given) // len(flexible), 8))
+    for review in reviews:
+        event, payment = Text(plain(review.event_id)), Text(plain(review.payment_id))
+        kind, state = Text(review.type.value), Text(review.state.value, "bold")
+        why, age, origin = MEANING[review.reason], Text(_age(now - review.recorded_at)), Text(_origin(review))
+        if is_wide:
+            table.add_row(event, payment, state, kind, why, age, origin)
+        else:
+            table.add_row(_two(event, payment), _two(kind, state), why, _two(age, origin))
+    return table
+
+
+def _pages(rows: "Iterable[Review]") -> "Iterator[list[Review]]":
+    iterator = iter(rows)
+    while page := list(islice(iterator, PAGE_ROWS)):
+        yield page
+
+
+def _age(age: timedelta) -> str:
+    """An age in its largest unit: 12 s, 5 min, 3 h, 9 d."""
+    seconds = max(int(age.total_seconds()), 0)
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def waiting_line(count: int) -> str:
+    """How many events wait, and how to see them."""
+    verb = "waits" if count == 1 else "wait"
+    return f"{_counted(count, 'event')} {verb} for a person: payproc review"
+
+
+def describe_review(review: "Review") -> str:
+    """What a person is asked to decide about, in a few lines."""
+    moved = "" if review.state is review.state_when_flagged else f", {review.state_when_flagged.value} when it came"
+    return "\n".join(
+        (
+            f"{review.type.value} of payment {plain(review.payment_id)}, event {plain(review.event_id)}",
+            f"waits because {MEANING[review.reason]} ({review.reason.value})",
+            f"the payment is {review.state.value} now{moved}",
+            f"received: {plain(bytes(review.payload).decode())}",
+        )
+    )
+
+
+def describe_effect(review: "Review", verdict: "Verdict", *, done: bool) -> str:
+    """What a decision does, or did, to the payment."""
+    after = verdict.state_after(review)
+    word = {True: _DONE, False: {Resolution.APPLY: "apply", Resolution.DISMISS: "dismiss"}}[done][verdict.resolution]
+    payment = plain(review.payment_id)
+    if after is review.state:
+        effect = f"{payment} stays {after.value}"
+    else:
+        effect = f"{payment} {'went' if done else 'goes'} from {review.state.value} to {after.value}"
+    return f"{word} {plain(review.event_id)}: {effect}"
+
+
+# ---- Runs -----------------------------------------------------------------------------------------
+
+
+def print_runs(console: Console, runs: "Iterable[Run]") -> None:
+    """Past ingests, the newest first."""
+    table = _table("Run", "Started (UTC)\nLasted", "Events\nMalformed", "Outcomes", "Source")
+    table.columns[0].justify = table.columns[2].justify = "right"
+    for run in runs:
+        ended = run.finished_at or run.active_at
+        lasted = f"{(ended - run.started_at).total_seconds():.2f} s"
+        state = "finished" if run.finished_at else "not finished"
+        outcomes = "\n".join(f"{outcome.value} {count:,}" for outcome, count in run.outcomes.items() if count)
+        table.add_row(
+            str(run.run_id),
+            f"{_when(run.started_at)}\n{lasted}, {state}",
+            f"{run.events:,}\n{run.malformed:,}",
+            outcomes or "none",
+            Text("\n".join(plain(source) for source in run.source)),
+        )
+    console.print(table)
+
+
+# ---- Verify ---------------------------------------------------------------------------------------
+
+
+def finding_line(finding: "Finding") -> str:
+    """One finding: where, what, found against expected."""
+    entry = "" if finding.position is None else f" entry {finding.position}:"
+    return (
+        f"payment {plain(finding.payment_id)}:{entry} {finding.problem.value}: "
+        f"found {finding.found}, expected {finding.expected}"
+    )
+
+
+def verify_lines(totals: "Totals") -> list[str]:
+    """What a verify comes to."""
+    changed = sum(totals.problems.values()) - totals.wrong
+    books = "the books are right" if not totals.wrong else f"{_counted(totals.wrong, 'fault')} in the books"
+    lines = [f"{_counted(totals.payments, 'payment')}, {_counted(totals.entries, 'entry', 'entries')}: {books}"]
+    if changed:
+        lines.append(
+            f"{_counted(changed, 'recorded decision')} would come out differently by today's rules; "
+            "the books are consistent with the rules of their time"
+        )
+    return lines
+
+
+def verify_json(findings: "Iterable[Finding]", totals: "Totals") -> "Iterator[str]":
+    """One JSON object, a finding at a time, so that memory stays flat; the totals come last."""
+    yield '{"findings": ['
+    separator = "\n  "
+    for finding in findings:
+        yield separator + to_json_line(finding)
+        separator = ",\n  "
+    counts = {problem: count for problem, count in totals.problems.items() if count}
+    rest = {"payments": totals.payments, "entries": totals.entries, "problems": counts, "wrong": totals.wrong}
+    yield "],\n " + to_json_line(rest)[1:] + "\n"
+
+
+# ---- Rules ----------------------------------------------------------------------------------------
+
+
+def print_rules(console: Console) -> None:
+    """The decision table, one row a cell, and what comes before it."""
+    table = _table("State", "Event", "Outcome", "Reason", "Next state")
+    for state, row in TABLE.items():
+        for event_type, decision in row.items():
+            outcome = Text(decision.outcome.value, _STYLES[decision.outcome])
+            table.add_row(
+                state.value, event_type.value, outcome, decision.reason.value, decision.state_after.value,
+                end_section=event_type is EventType.FAIL,
+            )  # fmt: skip
+    console.print(table)
+    console.print("\nBefore the state is looked at, in this order:", soft_wrap=True)
+    for reason in BY_IDENTITY:
+        console.print(f"{OUTCOME_OF[reason].value} {reason.value}: {MEANING[reason]}", soft_wrap=True)
+
+
+BY_IDENTITY = (Reason.EVENT_ID_CONFLICT, Reason.DUPLICATE_EVENT)
+"""Reasons that come before any state, in order of precedence."""
+
+
+def rules_json() -> str:
+    """The same for a script."""
+    return to_json(
+        {
+            "before_the_state": [_reason_object(reason) for reason in BY_IDENTITY],
+            "table": [
+                {"state": state, "type": event_type, "outcome": decision.outcome, "reason": decision.reason,
+                 "next_state": decision.state_after}
+                for state, row in TABLE.items() for event_type, decision in row.items()
+            ],
+            "reasons": [_reason_object(reason) for reason in Reason],
+        }
+    )  # fmt: skip
+
+
+def _reason_object(reason: Reason) -> dict[str, str]:
+    return {"reason": reason, "outcome": OUTCOME_OF[reason], "meaning": MEANING[reason]}
+
+
+def rules_markdown() -> str:
+    """The same as a table for a page."""
+    head = ["| state | " + " | ".join(event_type.value for event_type in EventType) + " |", "|---" * 5 + "|"]
+    rows = [
+        f"| {state.value} | " + " | ".join(_cell(row[event_type]) for event_type in EventType) + " |"
+        for state, row in TABLE.items()
+    ]
+    return "\n".join(head + rows)
+
+
+def _cell(decision: Decision) -> str:
+    if decision.outcome is Outcome.APPLY:
+        return f"APPLY → {decision.state_after.value}"
+    return f"{decision.outcome.value} {decision.reason.value}"
+
+
+def rules_mermaid() -> str:
+    """The edges that APPLY moves a payment along, as a Mermaid state diagram."""
+    edges = [
+        f"    {state.value} --> {decision.state_after.value}: {event_type.value}"
+        for state, row in TABLE.items()
+        for event_type, decision in row.items()
+        if decision.outcome is Outcome.APPLY
+    ]
+    return "\n".join(["stateDiagram-v2", f"    [*] --> {State.CREATED.value}", *edges])
+
+
+# ---- Parts ----------------------------------------------------------------------------------------
 
 
 def _conflict_table(conflicts: "Iterable[Conflict]") -> Table:
@@ -145,7 +397,7 @@ def _when(moment: datetime) -> str:
     return moment.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _origin(entry: "HistoryEntry | Conflict") -> str:
+def _origin(entry: "EventEntry | Conflict | Review") -> str:
     return f"run {entry.run_id}, {plain(entry.source)}:{entry.line}"
 
 

@@ -1,0 +1,178 @@
+"""The review queue, and what a person decides about it.
+
+What belongs here: listing the events that a machine must not decide alone, and recording a person's decision. A
+resolution takes a position of its own in the payment's history, under the same compare and set as an event does.
+"""
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import psycopg2.extensions
+
+from payproc.db import Database
+from payproc.errors import CannotFinish
+from payproc.logic import STATE_NAMED_BY, EventType, Outcome, Reason, Resolution, State
+from payproc.payments import in_utc, source_name
+
+ATTEMPTS = 100
+"""How often to look again at a payment that keeps moving between the look and the decision."""
+
+_COLUMNS = """
+    SELECT events.event_id, events.payment_id, payments.state, payments.version, events.type, events.outcome,
+           events.reason, events.state_before, events.recorded_at, events.run_id, runs.sources, events.source,
+           events.line, events.payload::text
+    FROM payproc.events
+    JOIN payproc.payments USING (payment_id)
+    LEFT JOIN payproc.runs USING (run_id)
+"""
+
+_WAITING = """
+    WHERE events.outcome = 'MANUAL_REVIEW'
+      AND (%s::payproc.reason IS NULL OR events.reason = %s)
+      AND NOT EXISTS (SELECT 1 FROM payproc.resolutions WHERE resolutions.event_id = events.event_id)
+    ORDER BY events.recorded_at, events.event_id LIMIT %s
+"""
+
+_COUNT = """
+    SELECT (SELECT count(*) FROM payproc.events WHERE outcome = 'MANUAL_REVIEW')
+         - (SELECT count(*) FROM payproc.resolutions)
+"""
+
+_ONE = "WHERE events.event_id = %s"
+
+_RESOLVED = "SELECT resolution, resolved_by, resolved_at, note FROM payproc.resolutions WHERE event_id = %s"
+
+# Like record_decisions.sql: only if version and state are still what the person was shown.
+_RESOLVE = """
+    WITH moved AS (
+        UPDATE payproc.payments SET state = %(after)s, version = %(version)s + 1, updated_at = now()
+        WHERE payment_id = %(payment_id)s AND version = %(version)s AND state = %(before)s
+        RETURNING version
+    )
+    INSERT INTO payproc.resolutions
+        (event_id, payment_id, position, resolution, state_before, state_after, note, resolved_by)
+    SELECT %(event_id)s, %(payment_id)s, moved.version, %(resolution)s, %(before)s, %(after)s, %(note)s, %(by)s
+    FROM moved
+    RETURNING position
+"""
+
+
+class Review(msgspec.Struct, frozen=True):
+    """An event that waits for a person. Field for field the object that `review --format json` prints."""
+
+    event_id: str
+    payment_id: str
+    state: State
+    """The payment's state now, not when the event came."""
+    version: int
+    type: EventType
+    reason: Reason
+    state_when_flagged: State
+    recorded_at: datetime
+    run_id: int
+    source: str
+    line: int
+    payload: msgspec.Raw
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """A person's decision: what, why, by whom, and the only state of the payment that it is meant for, if any."""
+
+    resolution: Resolution
+    note: str
+    by: str
+    expected: State | None = None
+
+    def state_after(self, review: Review) -> State:
+        """Where the decision leaves the payment: applied, in the state that the event names."""
+        return STATE_NAMED_BY[review.type] if self.resolution is Resolution.APPLY else review.state
+
+
+def open_reviews(database: Database, reason: Reason | None = None, limit: int | None = None) -> Iterator[Review]:
+    """Events that wait for a person, the oldest first; memory stays flat. Raises CannotFinish."""
+    with database.snapshot() as connection:
+        for row in Database.stream(connection, _COLUMNS + _WAITING, (reason, reason, limit)):
+            review, _ = _review(row)
+            yield review
+
+
+def count_open(database: Database) -> int:
+    """How many events wait for a person. Raises CannotFinish."""
+    with database.transaction() as cursor:
+        cursor.execute(_COUNT)
+        ((count,),) = cursor.fetchall()
+    return int(count)
+
+
+def resolve(
+    database: Database, event_id: str, verdict: Verdict, confirm: Callable[[Review, State], bool]
+) -> tuple[Review, int] | None:
+    """Record a person's decision; give what was decided about, and its position in the payment's history.
+
+    `confirm` is shown the event with its payment's state now, and the state that the decision leads to; where it says
+    no, nothing is changed and the result is None. If the payment moves between that and the write, it is asked again.
+
+    Raises CannotFinish if the event is not on record, not in review or already resolved, or if the payment's state is
+    not the expected one; nothing is changed then.
+    """
+    for _ in range(ATTEMPTS):
+        with database.transaction() as cursor:
+            review = _find(cursor, event_id)
+        if verdict.expected is not None and review.state is not verdict.expected:
+            raise CannotFinish(
+                f'payment "{review.payment_id}": is {review.state.value}, expected {verdict.expected.value}; '
+                "nothing was changed"
+            )
+        if not confirm(review, verdict.state_after(review)):
+            return None
+        with database.transaction() as cursor:
+            cursor.execute(
+                _RESOLVE,
+                {
+                    "event_id": event_id,
+                    "payment_id": review.payment_id,
+                    "version": review.version,
+                    "before": review.state,
+                    "after": verdict.state_after(review),
+                    "resolution": verdict.resolution,
+                    "note": verdict.note,
+                    "by": verdict.by,
+                },
+            )
+            if written := cursor.fetchone():
+                return review, int(written[0])
+    raise CannotFinish(f'payment "{review.payment_id}": keeps moving; nothing was changed, try again')
+
+
+def _find(cursor: psycopg2.extensions.cursor, event_id: str) -> Review:
+    """An event that can be resolved. Raises CannotFinish with the reason why it cannot."""
+    cursor.execute(_RESOLVED, (event_id,))
+    if resolved := cursor.fetchone():
+        resolution, by, at, note = resolved
+        done = "applied" if resolution == Resolution.APPLY else "dismissed"
+        raise CannotFinish(
+            f'event "{event_id}": was {done} by {by} on {in_utc(at):%Y-%m-%d at %H:%M:%S} UTC, with the note "{note}"; '
+            "nothing was changed"
+        )
+    cursor.execute(_COLUMNS + _ONE, (event_id,))
+    row = cursor.fetchone()
+    if row is None:
+        raise CannotFinish(f'event "{event_id}": is not on record')
+    review, outcome = _review(row)
+    if outcome is not Outcome.MANUAL_REVIEW:
+        raise CannotFinish(
+            f'event "{event_id}": came out {outcome.value} ({review.reason.value}), so there is nothing to decide'
+        )
+    return review
+
+
+def _review(row: tuple[Any, ...]) -> tuple[Review, Outcome]:
+    (event_id, payment_id, state, version, event_type, outcome, reason, before, recorded_at, run_id, sources, source,
+     line, payload) = row  # fmt: skip
+    review = Review(
+        event_id, payment_id, State(state), version, EventType(event_type), Reason(reason), State(before), in_utc(recorded_at),
+        run_id, source_name(sources, source), line, msgspec.Raw(payload),
+    )  # fmt: skip
+    return review, Outcome(outcome)
