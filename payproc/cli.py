@@ -306,17 +306,17 @@ def verify(output_format: FormatOption = Format.TABLE, quiet: Quiet = False, dat
 
         totals = Totals()
         with db.open_database(database_url, _noter(quiet)) as database:
-            if db.has_schema(database):
-                show_progress = not quiet and sys.stderr.isatty()
-                total = count_entries(database) if show_progress else None
-                with _progress_bar(total, "entries", show_progress) as on_progress:
-                    findings = fold(database, totals, on_progress)
-                    if output_format is Format.JSON:
-                        for part in reports.verify_json(findings, totals):
-                            typer.echo(part, nl=False)
-                    else:
-                        for finding in findings:
-                            typer.echo(reports.finding_line(finding))
+            is_there = db.has_schema(database)
+            show_progress = is_there and not quiet and sys.stderr.isatty()
+            total = count_entries(database) if show_progress else None
+            with _progress_bar(total, "entries", show_progress) as on_progress:
+                findings = fold(database, totals, on_progress) if is_there else iter(())
+                if output_format is Format.JSON:
+                    for part in reports.verify_json(findings, totals):
+                        typer.echo(part, nl=False)
+                else:
+                    for finding in findings:
+                        typer.echo(reports.finding_line(finding))
         if output_format is Format.TABLE:
             for line in reports.verify_lines(totals):
                 typer.echo(line)
@@ -393,7 +393,7 @@ def _reporting_errors() -> Iterator[None]:
     except PayprocError as error:
         _say(str(error))
         raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):  # the latter also for Ctrl-D at a question
         _say("interrupted")
         raise typer.Exit(128 + signal.SIGINT) from None
     except BrokenPipeError:

@@ -172,7 +172,7 @@ def _review(row: tuple[Any, ...]) -> tuple[Review, Outcome]:
     (event_id, payment_id, state, version, event_type, outcome, reason, before, recorded_at, run_id, sources, source,
      line, payload) = row  # fmt: skip
     review = Review(
-        event_id, payment_id, State(state), version, EventType(event_type), Reason(reason), State(before), in_utc(recorded_at),
-        run_id, source_name(sources, source), line, msgspec.Raw(payload),
+        event_id, payment_id, State(state), version, EventType(event_type), Reason(reason), State(before),
+        in_utc(recorded_at), run_id, source_name(sources, source), line, msgspec.Raw(payload),
     )  # fmt: skip
     return review, Outcome(outcome)

@@ -41,7 +41,8 @@ five.jsonl:7: payment_id: missing, expected a string of 1 to 255 characters
 def test_the_summary_table_has_all_outcomes_in_order_and_malformed_lines_apart(payproc: Payproc, five: Path) -> None:
     finished = payproc("ingest", "five.jsonl")
     assert finished.code == 3
-    *table, footer = finished.stdout.splitlines()
+    *table, footer, waiting = finished.stdout.splitlines()
+    assert waiting == "1 event waits for a person: payproc review"
     assert [row.split() for row in table] == [
         ["Outcome", "Events", "Share", "Reasons"],
         [table[1]],

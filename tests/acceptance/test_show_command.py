@@ -28,7 +28,8 @@ def test_json_tells_everything_on_record(payproc: Payproc, story: None) -> None:
     for entry in payment["history"] + payment["conflicts"]:
         assert entry.pop("recorded_at").endswith("Z")
     third = {
-        "position": 3, "event_id": "e3", "type": "fail", "outcome": "MANUAL_REVIEW", "reason": "failure_after_capture",
+        "kind": "event", "position": 3, "event_id": "e3", "type": "fail", "outcome": "MANUAL_REVIEW",
+        "reason": "failure_after_capture",
         "state_before": "captured", "state_after": "captured", "run_id": 1, "source": "day.jsonl", "line": 3,
         "payload": {"type": "fail", "event_id": "e3", "payment_id": "p1", "note": "as  received"},
     }  # fmt: skip

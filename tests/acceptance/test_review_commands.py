@@ -1,0 +1,312 @@
+"""`payproc review`, `resolve`, `verify`, `rules` and `runs` as processes: for a person, a script, and both at once."""
+
+import json
+import os
+import pty
+import re
+import select
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Payproc = Any
+Line = Callable[..., bytes]
+WriteLines = Callable[[str, Sequence[bytes]], Path]
+
+
+@pytest.fixture
+def flagged(payproc: Payproc, line: Line, write_lines: WriteLines) -> None:
+    """Two events wait: a capture that came before its authorize, and a second refund."""
+    write_lines("day.jsonl", [
+        line("e1", "p1", "capture"), line("e2", "p1", "authorize"),
+        line("e3", "p2", "authorize"), line("e4", "p2", "capture"), line("e5", "p2", "refund"),
+        line("e6", "p2", "refund", by="returns desk"),
+    ])  # fmt: skip
+    payproc("ingest", "day.jsonl", "--workers", "1")  # with more, which of the two is recorded first is chance
+
+
+def last(finished: Any) -> str:
+    return str(finished.stderr.splitlines()[-1])
+
+
+def test_ingest_ends_with_how_many_wait_and_where_to_see_them(payproc: Payproc, line: Line) -> None:
+    clean = payproc("ingest", "-", stdin=line("e1", "p1", "authorize"))
+    assert "wait" not in clean.stdout + clean.stderr
+    assert payproc("ingest", "-", stdin=line("e2", "p2", "capture")).stdout.splitlines()[-1] == (
+        "1 event waits for a person: payproc review"
+    )
+    again = payproc("ingest", "-", "--format", "json", stdin=line("e3", "p3", "capture"))
+    assert last(again) == "2 events wait for a person: payproc review"
+    assert json.loads(again.stdout)["events"] == 1
+    assert "wait" not in payproc("ingest", "-", "--quiet", stdin=b"").stderr
+
+
+def test_review_lists_what_waits_oldest_first(payproc: Payproc, flagged: None) -> None:
+    wide = payproc("review", env={"COLUMNS": "160"}).stdout.splitlines()
+    assert re.split(r"  +", wide[0].strip()) == [
+        "Event", "Payment", "Now", "Type", "Why a person must look", "Age", "From",
+    ]  # fmt: skip
+    assert re.split(r"  +", re.sub(r"\d+ s\b", "N s", wide[2]).strip()) == [
+        "e1", "p1", "authorized", "capture", "the step before it has not been seen", "N s", "run 1, day.jsonl:1",
+    ]  # fmt: skip
+    assert wide[3].split()[:4] == ["e6", "p2", "refunded", "refund"]
+    narrow = payproc("review").stdout.splitlines()
+    assert [row.split()[:2] for row in narrow[3:5]] == [["e1", "capture"], ["p1", "authorized"]]
+    assert "e6" not in payproc("review", "--limit", "1").stdout
+    assert "e1" not in payproc("review", "--reason", "repeated_refund").stdout
+
+
+def test_review_for_a_script_is_one_object_a_line(payproc: Payproc, flagged: None) -> None:
+    first, second = (json.loads(row) for row in payproc("review", "--format", "json").stdout.splitlines())
+    assert first.pop("recorded_at").endswith("Z")
+    assert first == {
+        "event_id": "e1", "payment_id": "p1", "state": "authorized", "version": 2, "type": "capture",
+        "reason": "predecessor_missing", "state_when_flagged": "created", "run_id": 1, "source": "day.jsonl", "line": 1,
+        "payload": {"event_id": "e1", "payment_id": "p1", "type": "capture"},
+    }  # fmt: skip
+    assert second["payload"]["by"] == "returns desk"
+
+
+def test_an_empty_queue_says_so_to_a_person_and_nothing_to_a_script(
+    payproc_on: Callable[..., Payproc], url: Any, bare_url: Any
+) -> None:
+    for each in (url, bare_url):
+        assert payproc_on(each)("review").stdout == "nothing waits for a person\n"
+        assert payproc_on(each)("review", "--format", "json").stdout == ""
+
+
+def test_resolve_without_a_terminal_needs_yes(payproc: Payproc, flagged: None, sql: Any) -> None:
+    refused = payproc("resolve", "e1", "--apply", "--note", "paid")
+    assert refused.code == 2
+    assert last(refused) == (
+        "payproc: there is no terminal to ask on: add --yes, and --expect STATE to be on the safe side"
+    )
+    done = payproc("resolve", "e1", "--apply", "--note", "paid", "--by", "alice", "--yes", "--expect", "authorized")
+    assert (done.code, done.stdout) == (0, "applied e1: p1 went from authorized to captured (entry 3, by alice)\n")
+    stays = payproc("resolve", "e6", "--dismiss", "--note", "never left the bank", "--yes")
+    login = sql.value("SELECT resolved_by FROM payproc.resolutions WHERE event_id = 'e6'")
+    assert stays.stdout == f"dismissed e6: p2 stays refunded (entry 5, by {login})\n"
+    assert login
+    assert payproc("review").stdout == "nothing waits for a person\n"
+    assert payproc("verify").code == 0
+
+
+def test_show_tells_what_was_decided(payproc: Payproc, flagged: None) -> None:
+    payproc("resolve", "e1", "--apply", "--note", "seen in the bank's file", "--by", "alice", "--yes")
+    shown = json.loads(payproc("show", "p1", "--format", "json").stdout)
+    assert shown["open_reviews"] == []
+    entry = shown["history"][2]
+    assert entry.pop("recorded_at").endswith("Z")
+    assert entry == {
+        "kind": "resolution", "position": 3, "event_id": "e1", "resolution": "apply", "state_before": "authorized",
+        "state_after": "captured", "note": "seen in the bank's file", "resolved_by": "alice",
+    }  # fmt: skip
+    wide = payproc("show", "p1", env={"COLUMNS": "160"}).stdout.splitlines()
+    assert re.split(r"  +", wide[-1].strip())[:5] == ["3", "e1", "resolution", "applied", "by alice"]
+    assert wide[-1].rstrip().endswith("seen in the bank's file")
+    assert "waiting" not in "".join(wide)
+    assert "seen in the bank's" in payproc("show", "p1").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["e1", "--note", "x"], "payproc: say what you decide: either --apply or --dismiss"),
+        (["e1", "--note", "x", "--apply", "--dismiss"], "payproc: say what you decide: either --apply or --dismiss"),
+        (["e1", "--apply"], "Error: Missing option '--note'."),
+        (["e1", "--apply", "--note", " "], "payproc: --note: is empty, expected some text"),
+        (["e1", "--apply", "--note", "x", "--by", "\t"], "payproc: --by: is empty, expected some text"),
+        (["--apply", "--note", "x"], "Error: Missing argument 'EVENT_ID'."),
+    ],
+)
+def test_a_decision_that_is_not_clear_is_wrong_usage(payproc: Payproc, arguments: list[str], said: str) -> None:
+    finished = payproc("resolve", "--yes", *arguments)
+    assert (finished.code, finished.stdout, last(finished)) == (2, "", said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nope", "--apply"], 'event "nope": is not on record'),
+        (["e2", "--apply"], 'event "e2": came out APPLY (transition), so there is nothing to decide'),
+        (["e1", "--apply", "--expect", "created"],
+         'payment "p1": is authorized, expected created; nothing was changed'),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_resolved_is_one_line_and_exit_1(
+    payproc: Payproc, flagged: None, arguments: list[str], said: str
+) -> None:
+    finished = payproc("resolve", *arguments, "--note", "x", "--yes")
+    assert (finished.code, finished.stdout, last(finished)) == (1, "", f"payproc: {said}")
+
+
+def test_resolving_in_a_database_without_payproc_is_one_line(payproc_on: Callable[..., Payproc], bare_url: Any) -> None:
+    finished = payproc_on(bare_url)("resolve", "e1", "--apply", "--note", "x", "--yes")
+    assert (finished.code, last(finished)) == (1, 'payproc: event "e1": is not on record')
+
+
+@pytest.mark.parametrize(("answer", "code"), [(b"y\n", 0), (b"n\n", 1), (b"\n", 1), (b"\x03", 130), (b"\x04", 130)])
+def test_on_a_terminal_it_shows_state_and_effect_and_asks(
+    payproc: Payproc, flagged: None, sql: Any, answer: bytes, code: int
+) -> None:
+    terminal, its_end = pty.openpty()
+    process = payproc.start(
+        "resolve", "e1", "--apply", "--note", "x", "--quiet",
+        stdin=its_end, stdout=its_end, stderr=its_end, start_new_session=True,
+        preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(its_end)
+    shown = b""
+    while b"?" not in shown:
+        assert select.select([terminal], [], [], 30)[0], shown
+        shown += os.read(terminal, 4096)
+    text = shown.decode().replace("\r\n", "\n")
+    assert text.startswith(
+        "capture of payment p1, event e1\n"
+        "waits because the step before it has not been seen (predecessor_missing)\n"
+        "the payment is authorized now, created when it came\n"
+        'received: {"event_id": "e1", "payment_id": "p1", "type": "capture"}\n'
+        "apply e1: p1 goes from authorized to captured?"
+    )
+    os.write(terminal, answer)
+    assert process.wait(timeout=30) == code
+    assert sql.value("SELECT count(*) FROM payproc.resolutions") == (code == 0)
+    os.close(terminal)
+
+
+def test_verify_tells_that_the_books_are_right(payproc: Payproc, flagged: None) -> None:
+    finished = payproc("verify")
+    assert (finished.code, finished.stdout) == (0, "2 payments, 6 entries: the books are right\n")
+    assert json.loads(payproc("verify", "--format", "json").stdout) == {
+        "findings": [], "payments": 2, "entries": 6, "problems": {}, "wrong": 0,
+    }  # fmt: skip
+
+
+def test_verify_of_a_database_without_payproc_finds_nothing(payproc_on: Callable[..., Payproc], bare_url: Any) -> None:
+    assert payproc_on(bare_url)("verify").stdout == "0 payments, 0 entries: the books are right\n"
+    assert json.loads(payproc_on(bare_url)("verify", "--format", "json").stdout)["entries"] == 0
+
+
+def test_verify_names_each_fault_and_exits_with_3(payproc: Payproc, flagged: None, sql: Any) -> None:
+    sql.rows("UPDATE payproc.payments SET state = 'failed' WHERE payment_id = 'p2'")
+    sql.rows("UPDATE payproc.events SET outcome = 'REJECT', reason = 'payment_failed' WHERE event_id = 'e1'")
+    finished = payproc("verify")
+    assert finished.code == 3
+    assert finished.stdout.splitlines() == [
+        "payment p1: entry 1: rules_changed: found REJECT payment_failed, created to created, "
+        "expected MANUAL_REVIEW predecessor_missing, created to created",
+        "payment p2: wrong_state: found failed, expected refunded",
+        "2 payments, 6 entries: 1 fault in the books",
+        "1 recorded decision would come out differently by today's rules; "
+        "the books are consistent with the rules of their time",
+    ]
+    as_json = payproc("verify", "--format", "json")
+    assert as_json.code == 3
+    report = json.loads(as_json.stdout)
+    assert report["problems"] == {"wrong_state": 1, "rules_changed": 1}
+    assert report["findings"][1] == {
+        "payment_id": "p2", "problem": "wrong_state", "position": None, "found": "failed", "expected": "refunded",
+    }  # fmt: skip
+
+
+def test_rules_are_the_table(payproc_on: Callable[..., Payproc]) -> None:
+    payproc = payproc_on(None)
+    rules = json.loads(payproc("rules", "--format", "json").stdout)
+    assert len(rules["table"]) == 20
+    assert rules["table"][0] == {
+        "state": "created", "type": "authorize", "outcome": "APPLY", "reason": "transition",
+        "next_state": "authorized",
+    }  # fmt: skip
+    assert [rule["reason"] for rule in rules["before_the_state"]] == ["event_id_conflict", "duplicate_event"]
+    printed = payproc("rules").stdout.splitlines()
+    rows = [row.split() for row in printed[2 : printed.index("")] if row.strip()]
+    assert rows == [
+        [rule[key] for key in ("state", "type", "outcome", "reason", "next_state")] for rule in rules["table"]
+    ]
+    assert max(map(len, printed)) <= 80
+    assert not (payproc.folder / "home").exists(), "the rules need no database"
+
+
+def test_runs_lists_past_ingests_finished_or_not(
+    payproc: Payproc, sql: Any, line: Line, write_lines: WriteLines
+) -> None:
+    write_lines("a.jsonl", [line("e1", "p1", "authorize"), b"oops"])
+    payproc("ingest", "a.jsonl", "-", stdin=b"")
+    sql.rows("INSERT INTO payproc.runs (sources) VALUES ('{killed.jsonl}')")
+    newest, oldest = (json.loads(row) for row in payproc("runs", "--format", "json").stdout.splitlines())
+    assert (newest["run_id"], newest["finished_at"], newest["source"]) == (2, None, ["killed.jsonl"])
+    assert oldest["finished_at"] >= oldest["started_at"]
+    assert (oldest["source"], oldest["lines"], oldest["malformed"], oldest["events"]) == (
+        ["a.jsonl", "<stdin>"],
+        2,
+        1,
+        1,
+    )
+    assert oldest["outcomes"] == {"APPLY": 1, "IGNORE": 0, "REJECT": 0, "MANUAL_REVIEW": 0}
+    table = "\n".join(row.rstrip() for row in payproc("runs").stdout.splitlines())
+    assert re.search(r"2  \d{4}-.* 0  none +killed.jsonl\n +0.00 s, not finished +0", table)
+    assert re.search(r"1  \d{4}-.* 1  APPLY 1 +a.jsonl\n +0.\d\d s, finished +1 +<stdin>", table)
+    assert len(payproc("runs", "--limit", "1", "--format", "json").stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("columns", ["80", "130", "160"])
+def test_long_ids_and_notes_neither_break_a_table_nor_are_cut_in_json(
+    payproc: Payproc, line: Line, columns: str
+) -> None:
+    event, payment, note = "e" * 255, "p" * 255, "why " * 100
+    payproc("ingest", "-", "--workers", "1", stdin=line(event, payment, "capture") + b"\n" + line("e1", "p1", "refund"))
+    screen = {"COLUMNS": columns, "NO_COLOR": "1"}
+    listed = payproc("review", env=screen).stdout
+    assert max(map(len, listed.splitlines())) <= int(columns)
+    assert listed.count("p" * 5) > 10
+    assert json.loads(payproc("review", "--format", "json", "--limit", "1", env=screen).stdout)["payment_id"] == payment
+    payproc("resolve", event, "--dismiss", "--note", note, "--by", "b" * 100, "--yes")
+    shown = payproc("show", payment, env=screen).stdout
+    assert max(map(len, shown.splitlines()[1:])) <= int(columns)
+    entry = json.loads(payproc("show", payment, "--format", "json", env=screen).stdout)["history"][1]
+    assert (entry["note"], entry["resolved_by"]) == (note.strip(), "b" * 100)
+    assert max(map(len, payproc("runs", env=screen).stdout.splitlines())) <= int(columns)
+
+
+def test_notes_and_names_are_data_and_cannot_drive_the_terminal(payproc: Payproc, flagged: None) -> None:
+    hostile = "[red]x[/]\x1b[31m\n\u202ey"
+    done = payproc("resolve", "e1", "--dismiss", "--note", hostile, "--by", hostile, "--yes")
+    assert done.stdout.count("\n") == 1
+    again = payproc("resolve", "e1", "--dismiss", "--note", "x", "--yes")
+    shown = payproc("show", "p1", env={"COLUMNS": "200"})
+    for text in (done.stdout, last(again), shown.stdout):
+        assert "[red]x[/]\\x1b[31m\\n\\u202ey" in text
+        assert "\x1b" not in text
+        assert "\u202e" not in text
+
+
+@pytest.mark.slow
+def test_a_long_queue_is_listed_in_flat_memory(payproc: Payproc, sql: Any) -> None:
+    """Peak memory for 300,000 waiting events is that for a few, give or take 15 MB."""
+
+    def fill(first: int, last: int) -> None:
+        sql.rows(
+            "WITH new AS (INSERT INTO payproc.payments (payment_id, state, version)"
+            " SELECT 'p' || n, 'created', 1 FROM generate_series(%s, %s) AS n RETURNING payment_id)"
+            " INSERT INTO payproc.events (event_id, payment_id, position, type, outcome, reason, state_before,"
+            " state_after, source, run_id, line, payload) SELECT 'e' || payment_id, payment_id, 1, 'capture',"
+            " 'MANUAL_REVIEW', 'predecessor_missing', 'created', 'created', 0, 1, 1, '{}' FROM new",
+            first, last,
+        )  # fmt: skip
+
+    peaks = []
+    for first, last_one in ((1, 3_000), (3_001, 300_000)):
+        fill(first, last_one)
+        process = payproc.start("review", "--quiet")
+        listed = 0
+        status = ""
+        for row in process.stdout:
+            listed += b"capture" in row
+            if listed == last_one:
+                status = status or Path(f"/proc/{process.pid}/status").read_text()
+        process.communicate()
+        assert listed == last_one
+        peaks.append(int(status.partition("VmHWM:")[2].split()[0]))
+    assert peaks[1] < peaks[0] + 15_000, f"peaks in kB: {peaks}"

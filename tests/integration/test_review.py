@@ -1,0 +1,220 @@
+"""A person's decision against a real database: what it changes, and what happens when something gets in the way."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from payproc.db import Database
+from payproc.errors import CannotFinish
+from payproc.handlers import Received, Recorder
+from payproc.logic import STATE_NAMED_BY, EventType, Outcome, Resolution, State
+from payproc.payments import load_payment
+from payproc.review import Review, Verdict, count_open, open_reviews, resolve
+from payproc.verify import Totals, verify
+
+Events = Callable[..., list[Received]]
+
+APPLY = Verdict(Resolution.APPLY, "it was paid", "alice")
+DISMISS = Verdict(Resolution.DISMISS, "a stale report", "bob")
+
+
+def agree(_: Review, __: State) -> bool:
+    return True
+
+
+@pytest.fixture
+def recorder(database: Database, sql: Any) -> Iterator[Recorder]:
+    run_id = sql.value("INSERT INTO payproc.runs (sources) VALUES ('{test}') RETURNING run_id")
+    with closing(Recorder(database, run_id)) as recorder:
+        yield recorder
+
+
+@pytest.fixture
+def verified(database: Database) -> Callable[[], None]:
+    """Checks that the books are right by `verify`, resolutions included."""
+
+    def check() -> None:
+        assert list(verify(database, Totals())) == []
+
+    return check
+
+
+PATHS = {
+    State.CREATED: (),
+    State.AUTHORIZED: ("authorize",),
+    State.CAPTURED: ("authorize", "capture"),
+    State.REFUNDED: ("authorize", "capture", "refund"),
+    State.FAILED: ("fail",),
+}
+FLAGGED = [
+    (State.CREATED, "capture"), (State.CREATED, "refund"), (State.AUTHORIZED, "refund"), (State.CAPTURED, "fail"),
+    (State.REFUNDED, "capture"), (State.REFUNDED, "refund"), (State.REFUNDED, "fail"), (State.FAILED, "authorize"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("verdict", [APPLY, DISMISS], ids=["apply", "dismiss"])
+@pytest.mark.parametrize(("state", "flagged"), FLAGGED)
+def test_whatever_is_flagged_can_be_applied_or_dismissed(
+    database: Database, recorder: Recorder, events: Events, sql: Any, verified: Callable[[], None],
+    state: State, flagged: str, verdict: Verdict,
+) -> None:  # fmt: skip
+    path = PATHS[state]
+    recorder.handle(events(*[(f"e{kind}", "p1", kind) for kind in path], ("flagged", "p1", flagged)))
+    resolved = resolve(database, "flagged", verdict, agree)
+    assert resolved is not None
+    after = STATE_NAMED_BY[EventType(flagged)] if verdict is APPLY else state
+    assert sql.rows("SELECT state, version FROM payproc.payments") == [(after.value, len(path) + 2)]
+    assert sql.rows(
+        "SELECT event_id, position, resolution, state_before, state_after, note, resolved_by FROM payproc.resolutions"
+    ) == [("flagged", len(path) + 2, verdict.resolution.value, state.value, after.value, verdict.note, verdict.by)]
+    assert count_open(database) == 0
+    verified()
+
+
+def test_the_queue_is_oldest_first_and_shows_the_state_now(
+    database: Database, recorder: Recorder, events: Events
+) -> None:
+    recorder.handle(events(("e1", "p1", "capture"), ("e2", "p1", "authorize"), ("e3", "p2", "refund")))
+    recorder.handle(events(("e4", "p1", "refund"), ("e5", "p2", "capture"), first_line=4))
+    queue = list(open_reviews(database))
+    assert [(review.event_id, review.state.value, review.state_when_flagged.value) for review in queue] == [
+        ("e1", "authorized", "created"), ("e3", "created", "created"), ("e4", "authorized", "authorized"),
+        ("e5", "created", "created"),
+    ]  # fmt: skip
+    assert [review.event_id for review in open_reviews(database, limit=2)] == ["e1", "e3"]
+    assert [review.event_id for review in open_reviews(database, reason=queue[0].reason)] == ["e1", "e3", "e4", "e5"]
+    resolve(database, "e3", DISMISS, agree)
+    assert [review.event_id for review in open_reviews(database)] == ["e1", "e4", "e5"]
+    assert count_open(database) == 3
+
+
+def test_what_comes_after_a_resolution_is_decided_on_the_state_that_it_left(
+    database: Database, recorder: Recorder, events: Events, verified: Callable[[], None]
+) -> None:
+    recorder.handle(events(("e1", "p1", "capture")))
+    resolve(database, "e1", APPLY, agree)
+    (result,) = recorder.handle(events(("e2", "p1", "refund"), first_line=2))
+    assert result.decision.outcome is Outcome.APPLY  # type: ignore[union-attr]
+    with database.transaction() as cursor:
+        payment = load_payment(cursor, "p1")
+    assert payment is not None
+    assert [(entry.position, entry.event_id) for entry in payment.history] == [(1, "e1"), (2, "e1"), (3, "e2")]
+    assert payment.open_reviews == []
+    assert payment.state is State.REFUNDED
+    verified()
+
+
+@pytest.mark.parametrize(
+    ("event_id", "verdict", "said"),
+    [
+        ("nope", APPLY, 'event "nope": is not on record'),
+        ("e1", APPLY, 'event "e1": came out APPLY (transition), so there is nothing to decide'),
+        ("e2", APPLY, 'event "e2": came out IGNORE (already_in_state), so there is nothing to decide'),
+        ("e3", Verdict(Resolution.APPLY, "x", "y", State.CAPTURED),
+         'payment "p1": is authorized, expected captured; nothing was changed'),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_resolved_is_refused_and_nothing_changes(
+    database: Database, recorder: Recorder, events: Events, stored: Callable[[], Any], sql: Any,
+    event_id: str, verdict: Verdict, said: str,
+) -> None:  # fmt: skip
+    recorder.handle(events(("e1", "p1", "authorize"), ("e2", "p1", "authorize"), ("e3", "p1", "refund")))
+    before = stored()
+    with pytest.raises(CannotFinish) as raised:
+        resolve(database, event_id, verdict, agree)
+    assert str(raised.value) == said
+    assert stored() == before
+    assert sql.rows("SELECT * FROM payproc.resolutions") == []
+
+
+def test_saying_no_changes_nothing(database: Database, recorder: Recorder, events: Events, sql: Any) -> None:
+    recorder.handle(events(("e1", "p1", "capture")))
+    assert resolve(database, "e1", APPLY, lambda *_: False) is None
+    assert sql.rows("SELECT * FROM payproc.resolutions") == []
+    assert sql.rows("SELECT version FROM payproc.payments") == [(1,)]
+
+
+def test_resolving_twice_tells_who_decided_what_and_when(
+    database: Database, recorder: Recorder, events: Events, sql: Any
+) -> None:
+    recorder.handle(events(("e1", "p1", "capture")))
+    resolve(database, "e1", APPLY, agree)
+    with pytest.raises(CannotFinish) as raised:
+        resolve(database, "e1", DISMISS, agree)
+    at = sql.value(
+        "SELECT to_char(resolved_at AT TIME ZONE 'UTC', 'YYYY-MM-DD \"at\" HH24:MI:SS') FROM payproc.resolutions"
+    )
+    assert str(raised.value) == (
+        f'event "e1": was applied by alice on {at} UTC, with the note "it was paid"; nothing was changed'
+    )
+    assert sql.rows("SELECT state, version FROM payproc.payments") == [("captured", 2)]
+
+
+def test_of_two_people_who_decide_at_once_one_wins(
+    database: Database, recorder: Recorder, events: Events, sql: Any, verified: Callable[[], None]
+) -> None:
+    """Both have seen the same state; the one that is second to write looks again, and finds it decided."""
+    recorder.handle(events(("e1", "p1", "capture")))
+    with ThreadPoolExecutor(2) as people:
+        with sql.locked_payment("p1"):
+            attempts = [people.submit(resolve, database, "e1", verdict, agree) for verdict in (APPLY, DISMISS)]
+            while sql.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'") < 2:
+                pass
+        errors = [error for error in (attempt.exception() for attempt in attempts) if error is not None]
+    (said,) = map(str, errors)
+    assert said.startswith('event "e1": was ')
+    assert sql.value("SELECT count(*) FROM payproc.resolutions") == 1
+    verified()
+
+
+def test_a_payment_that_moves_between_look_and_decision_is_shown_again(
+    database: Database, recorder: Recorder, events: Events, verified: Callable[[], None]
+) -> None:
+    recorder.handle(events(("e1", "p1", "capture")))
+    asked: list[str] = []
+
+    def meanwhile(review: Review, _: State) -> bool:
+        asked.append(review.state.value)
+        if len(asked) == 1:
+            recorder.handle(events(("e2", "p1", "authorize"), first_line=2))
+        return True
+
+    resolved = resolve(database, "e1", APPLY, meanwhile)
+    assert resolved is not None
+    assert asked == ["created", "authorized"]
+    assert resolved[1] == 3
+    verified()
+
+
+def test_an_expected_state_is_checked_again_when_the_payment_moves(
+    database: Database, recorder: Recorder, events: Events, sql: Any
+) -> None:
+    recorder.handle(events(("e1", "p1", "capture")))
+
+    def meanwhile(_: Review, __: State) -> bool:
+        recorder.handle(events(("e2", "p1", "authorize"), first_line=2))
+        return True
+
+    with pytest.raises(CannotFinish, match="is authorized, expected created"):
+        resolve(database, "e1", Verdict(Resolution.APPLY, "x", "y", State.CREATED), meanwhile)
+    assert sql.rows("SELECT * FROM payproc.resolutions") == []
+
+
+def test_an_ingest_of_the_same_payment_looks_again_after_a_resolution(
+    database: Database, recorder: Recorder, events: Events, sql: Any, verified: Callable[[], None]
+) -> None:
+    """The batch was decided before the person's decision, and is written after it."""
+    recorder.handle(events(("e1", "p1", "capture"), ("e2", "slow", "authorize")))
+    with ThreadPoolExecutor(1) as background:
+        with sql.locked_payment("slow"):
+            batch = events(("e3", "slow", "capture"), ("e4", "p1", "refund"), first_line=3)
+            handling = background.submit(recorder.handle, batch)
+            sql.wait_for_blocked_call()
+            resolve(database, "e1", APPLY, agree)
+        results = handling.result()
+    assert [result.decision.reason.value for result in results] == ["transition", "transition"]  # type: ignore[union-attr]
+    assert sql.rows("SELECT state, version FROM payproc.payments WHERE payment_id = 'p1'") == [("refunded", 3)]
+    verified()
