@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from payproc.logic import OUTCOME_OF, TABLE, Decision, EventType, Outcome
+from payproc.logic import OUTCOME_OF
+from payproc.reports import MEANING
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-COMMANDS = ("ingest", "show", "init")
+COMMANDS = ("ingest", "show", "review", "resolve", "verify", "rules", "runs", "init")
 
 
 def blocks(language: str) -> list[str]:
@@ -35,10 +36,11 @@ def sessions() -> list[list[tuple[str, str]]]:
 
 
 def steady(output: str) -> str:
-    """Output without what differs from run to run: times, rates, folders, and blanks at line ends."""
+    """Output without what differs from run to run: times, ages, rates, folders, and blanks at line ends."""
     output = re.sub(r"\d+\.\d\d s\b", "T s", output)
     output = re.sub(r"\([\d,]+ events/s\)", "(R events/s)", output)
-    output = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "YYYY-MM-DD HH:MM:SS", output)
+    output = re.sub(r"\d{4}-\d\d-\d\d( at)? \d\d:\d\d:\d\d", r"YYYY-MM-DD\1 HH:MM:SS", output)
+    output = re.sub(r"\b\d+ s *$", "N s", output, flags=re.MULTILINE)
     output = re.sub(r"(embedded PostgreSQL 18) in \S+", r"\1 in FOLDER", output)
     output = re.sub(r"payproc: (creating the embedded|letting the server|copying the server).*\n", "", output)
     return "\n".join(line.rstrip() for line in output.rstrip("\n").splitlines())
@@ -69,24 +71,15 @@ def test_the_sessions_print_what_the_readme_says(shell: Callable[[str], str]) ->
             assert steady(shell(command)) == steady(printed), f"$ {command}"
 
 
-def cell(decision: Decision) -> str:
-    """A cell of the decision table as the README writes it."""
-    if decision.outcome is Outcome.APPLY:
-        return f"APPLY → {decision.state_after.value}"
-    return f"{decision.outcome.value} {decision.reason.value}"
+def test_the_decision_table_and_the_diagram_are_what_rules_prints(payproc_on: Callable[..., Any]) -> None:
+    payproc = payproc_on(None)
+    assert f"\n{payproc('rules', '--format', 'markdown').stdout}\n" in README
+    assert blocks("mermaid") == [payproc("rules", "--format", "mermaid").stdout]
 
 
-def test_the_decision_table_is_the_codes() -> None:
-    rows = [
-        f"| {state.value} | " + " | ".join(cell(row[event_type]) for event_type in EventType) + " |"
-        for state, row in TABLE.items()
-    ]
-    assert "| state | authorize | capture | refund | fail |\n|---|---|---|---|---|\n" + "\n".join(rows) in README
-
-
-def test_every_reason_stands_in_it_with_its_outcome_in_order_of_precedence() -> None:
-    described = re.findall(r"^\| `(\w+)` \| (\w+) \|", README, re.MULTILINE)
-    assert described == [(reason.value, outcome.value) for reason, outcome in OUTCOME_OF.items()]
+def test_every_reason_stands_in_it_with_outcome_and_meaning_in_order_of_precedence() -> None:
+    described = re.findall(r"^\| `(\w+)` \| ([A-Z_]+) \| (.*?) \|", README, re.MULTILINE)
+    assert described == [(reason.value, outcome.value, MEANING[reason]) for reason, outcome in OUTCOME_OF.items()]
 
 
 def test_every_command_and_option_stands_in_it(payproc_on: Callable[..., Any]) -> None:
