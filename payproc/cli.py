@@ -9,6 +9,7 @@ SIGHUP; 141 the reader of stdout went away.
 """
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -78,9 +79,15 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors, and wha
 
 def main() -> None:
     """The console script."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123 - for as long as the process lives
+    if sys.stdin is None or sys.stdout is None:
+        # Going on would read from, or write into, whatever is opened next under the number of the closed one.
+        _say("standard input or output is closed; use /dev/null for one that is not needed")
+        raise SystemExit(WrongUsage.exit_code)
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets its escape, not a traceback.
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     app()
 
@@ -118,10 +125,17 @@ def ingest(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Give the same report and write nothing.")] = False,
     fail_on: Annotated[
         list[Outcome] | None,
-        typer.Option(metavar="OUTCOME", case_sensitive=False, help="Exit with 3 if this occurs; may be repeated."),
+        typer.Option(
+            metavar="OUTCOME",
+            case_sensitive=False,
+            help="Exit with 3 if APPLY, IGNORE, REJECT or MANUAL_REVIEW occurs; may be repeated.",
+        ),
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=1, max=MOST_WORKERS, help="Connections to work with; payments are split among them.")
+        int,
+        typer.Option(
+            metavar="N", min=1, max=MOST_WORKERS, help="Connections to work with; payments are split among them."
+        ),
     ] = 2,
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,
@@ -200,21 +214,11 @@ def show(
 
 
 @app.command()
-def init(quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
-    """Create payproc's schema; ingest does it by itself where it is missing and may be created."""
-    with _reporting_errors():
-        from payproc import db
-
-        with db.open_database(database_url, _noter(quiet)) as database:
-            created = db.ensure_schema(database)
-            if not quiet:
-                typer.echo("created the schema payproc" if created else "the schema payproc is already there")
-
-
-@app.command()
 def review(
     output_format: FormatOption = Format.TABLE,
-    reason: Annotated[Reason | None, typer.Option(metavar="REASON", help="Only events with this reason.")] = None,
+    reason: Annotated[
+        Reason | None, typer.Option(metavar="REASON", help="Only events with this reason, as predecessor_missing.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the N oldest.")] = None,
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,
@@ -248,7 +252,7 @@ def resolve(
         str | None, typer.Option(metavar="NAME", help="Who decides; your login name unless told.", show_default=False)
     ] = None,
     expect: Annotated[
-        State | None, typer.Option(metavar="STATE", help="Refuse if the payment's state is another.")
+        State | None, typer.Option(metavar="STATE", help="Refuse unless this is the payment's state.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where there is no terminal.")] = False,
     quiet: Quiet = False,
@@ -295,7 +299,7 @@ def resolve(
 
 @app.command()
 def verify(output_format: FormatOption = Format.TABLE, quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
-    """Fold every payment's history again and compare it with what is stored.
+    """Check every payment's history against what is stored.
 
     Exits with 3 if anything does not add up, or if a decision would come out differently by today's rules.
     """
@@ -365,6 +369,21 @@ def runs(
                     typer.echo(reports.to_json_line(run))
             else:
                 reports.print_runs(_console(), found)
+
+
+@app.command()
+def init(quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
+    """Create payproc's schema.
+
+    Ingest does that by itself where it is missing and may be created.
+    """
+    with _reporting_errors():
+        from payproc import db
+
+        with db.open_database(database_url, _noter(quiet)) as database:
+            created = db.ensure_schema(database)
+            if not quiet:
+                typer.echo("created the schema payproc" if created else "the schema payproc is already there")
 
 
 # ---- What the commands share ---------------------------------------------------------------------

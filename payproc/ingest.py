@@ -368,6 +368,11 @@ class Ingest:
             while self._in_flight:
                 self._report(self._in_flight.popleft())
             self._save_counts(finished=stop.signal is None)
+        except OSError:
+            # A report could not be written, or nobody reads it any more; the database is there, as far as is known.
+            with contextlib.suppress(CannotFinish):
+                self._save_counts(finished=False)
+            raise
         finally:
             for executor in self._executors:
                 executor.shutdown(cancel_futures=True)
@@ -404,10 +409,11 @@ class Ingest:
 
     def _add(self, raw: bytes | OversizedLine, source: int, line: int) -> None:
         forming = self._forming
+        # What an oversized line leaves on disk takes a file descriptor: few of them make a round, too.
+        forming.bytes += MAX_LINE_BYTES if isinstance(raw, OversizedLine) else len(raw)
         if isinstance(raw, OversizedLine) or len(raw) > MAX_LINE_BYTES:
             forming.entries.append(MalformedLine(raw, source, line, TOO_LONG))
         else:
-            forming.bytes += len(raw)
             parsed = parse_line(raw)
             if isinstance(parsed, Malformed):
                 forming.entries.append(MalformedLine(raw, source, line, parsed.error))

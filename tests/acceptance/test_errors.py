@@ -5,6 +5,8 @@ import gzip
 import json
 import os
 import pty
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from sqlalchemy import URL
 Payproc = Any
 WriteLines = Callable[[str, Sequence[bytes]], Path]
 Line = Callable[..., bytes]
+
+COMMAND = Path(sys.executable).with_name("payproc")
 
 needs_permissions = pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
 
@@ -162,6 +166,19 @@ def test_a_report_that_cannot_be_written_ends_the_run_with_one_line(payproc: Pay
     assert error(finished, 1) == "payproc: output could not be written: No space left on device"
     with Path("/dev/full").open("wb") as full:
         assert error(payproc("ingest", "good.jsonl", stdout=full), 1).endswith("No space left on device")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-"])
+def test_closed_standard_streams_are_refused(payproc: Payproc, good: Path, closed: str) -> None:
+    """Going on would read from, or write into, whatever is opened next under the number of the closed one."""
+    finished = subprocess.run(
+        ["bash", "-c", f'"$0" ingest good.jsonl {closed}', COMMAND], cwd=payproc.folder, env=payproc.environment,
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert finished.returncode == 2
+    assert finished.stderr == (
+        "payproc: standard input or output is closed; use /dev/null for one that is not needed\n"
+    )
 
 
 # ---- The database ---------------------------------------------------------------------------------
