@@ -176,6 +176,7 @@ def ingest(
                         _print_waiting(count_open(database), output_format, "-" in (decisions, malformed))
 
             try:
+                _raise_if_interrupted()
                 run.run(stop)
             except PayprocError:
                 if run.summary.lines:  # what is counted is recorded, also when the rest could not be
@@ -403,18 +404,19 @@ def _noter(quiet: bool) -> Callable[[str], None]:
 @contextlib.contextmanager
 def _reporting_errors() -> Iterator[None]:
     """Turn what went wrong into one line and an exit code. No traceback reaches a user."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, _exit_on_signal)
+            signal.signal(number, _interrupt)
     try:
         yield
         sys.stdout.flush()
+        _raise_if_interrupted()
     except PayprocError as error:
         _say(str(error))
         raise typer.Exit(error.exit_code) from None
-    except (KeyboardInterrupt, typer.Abort):  # the latter also for Ctrl-D at a question
+    except (KeyboardInterrupt, typer.Abort):  # the latter for Ctrl-C and Ctrl-D at a question
         _say("interrupted")
-        raise typer.Exit(128 + signal.SIGINT) from None
+        raise typer.Exit(128 + (_signals[-1] if _signals else signal.SIGINT)) from None
     except BrokenPipeError:
         _abandon_stdout()
         raise typer.Exit(BROKEN_PIPE) from None
@@ -431,8 +433,18 @@ def _reporting_errors() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def _exit_on_signal(number: int, _: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)  # so that what is open is closed, and the embedded server stopped
+_signals: list[int] = []
+
+
+def _interrupt(number: int, _: FrameType | None) -> NoReturn:
+    # Noted as well as raised: what is raised in a callback of the garbage collector, say, reaches nobody.
+    _signals.append(number)
+    raise KeyboardInterrupt
+
+
+def _raise_if_interrupted() -> None:
+    if _signals:
+        raise KeyboardInterrupt
 
 
 def _abandon_stdout() -> None:
