@@ -8,10 +8,16 @@ lines were malformed or an outcome named by --fail-on occurred; 130, 143 and 129
 SIGHUP; 141 the reader of stdout went away.
 """
 
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Ctrl-C while modules are still imported: an end without a traceback. The commands take over from here.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import contextlib
 import io
 import os
-import signal
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
@@ -152,7 +158,7 @@ def ingest(
         names = _sources(files)
         with contextlib.ExitStack() as stack, contextlib.ExitStack() as bar:
             outputs = _open_outputs(stack, names, decisions, malformed)
-            database = stack.enter_context(db.open_database(database_url, _noter(quiet)))
+            database = stack.enter_context(db.open_database(database_url, _noter(quiet), interruptible=False))
             if not dry_run:
                 db.ensure_schema(database)
             stop = stack.enter_context(StopRequest())
@@ -177,6 +183,7 @@ def ingest(
 
             try:
                 _raise_if_interrupted()
+                _empty(outputs)
                 run.run(stop)
             except PayprocError:
                 if run.summary.lines:  # what is counted is recorded, also when the rest could not be
@@ -412,11 +419,12 @@ def _reporting_errors() -> Iterator[None]:
         sys.stdout.flush()
         _raise_if_interrupted()
     except PayprocError as error:
+        if _signals:  # a wait that was cut short looks like an error of the database
+            _end_interrupted()
         _say(str(error))
         raise typer.Exit(error.exit_code) from None
     except (KeyboardInterrupt, typer.Abort):  # the latter for Ctrl-C and Ctrl-D at a question
-        _say("interrupted")
-        raise typer.Exit(128 + (_signals[-1] if _signals else signal.SIGINT)) from None
+        _end_interrupted()
     except BrokenPipeError:
         _abandon_stdout()
         raise typer.Exit(BROKEN_PIPE) from None
@@ -440,6 +448,11 @@ def _interrupt(number: int, _: FrameType | None) -> NoReturn:
     # Noted as well as raised: what is raised in a callback of the garbage collector, say, reaches nobody.
     _signals.append(number)
     raise KeyboardInterrupt
+
+
+def _end_interrupted() -> NoReturn:
+    _say("interrupted")
+    raise typer.Exit(128 + (_signals[-1] if _signals else signal.SIGINT)) from None
 
 
 def _raise_if_interrupted() -> None:
@@ -498,33 +511,48 @@ def _sources(files: list[str] | None) -> list[str]:
 def _open_outputs(
     stack: contextlib.ExitStack, names: Sequence[str], decisions: str | None, malformed: str | None
 ) -> tuple[IO[bytes] | None, IO[bytes] | None]:
-    """Open what is to be written, but never over an input or over each other."""
-    if decisions is not None and malformed is not None and _is_same(decisions, malformed):
-        raise WrongUsage(f"--decisions and --malformed both name {decisions}; name two files")
+    """Open what is to be written, but nothing that is also read, and not the same twice; empty nothing yet."""
+    inputs = {_identity(0 if name == "-" else name) for name in names} - {None}
+    seen: dict[object, str] = {}
+    files = []
     for option, name in (("--decisions", decisions), ("--malformed", malformed)):
-        if name is not None and name != "-" and any(_is_same(name, source) for source in names):
+        file = _open_output(stack, option, name) if name is not None else None
+        files.append(file)
+        if file is None or name is None:
+            continue
+        identity = _identity(file.fileno()) or name
+        if identity in inputs:
             raise WrongUsage(f"{option}: {name} is also an input, and would be overwritten; name another file")
-    return _open_output(stack, "--decisions", decisions), _open_output(stack, "--malformed", malformed)
+        if identity in seen:
+            raise WrongUsage(f"{seen[identity]} and {option} both name {name}; name two files")
+        seen[identity] = option
+    return files[0], files[1]
 
 
-def _is_same(one: str, other: str) -> bool:
-    if one == other:
-        return True
-    try:
-        return "-" not in (one, other) and Path(one).samefile(other) and Path(one).is_file()
-    except OSError:
-        return False
-
-
-def _open_output(stack: contextlib.ExitStack, option: str, name: str | None) -> IO[bytes] | None:
-    if name is None:
-        return None
+def _open_output(stack: contextlib.ExitStack, option: str, name: str) -> IO[bytes]:
     if name == "-":
         return sys.stdout.buffer
     try:
-        return stack.enter_context(Path(name).open("wb"))
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        return stack.enter_context(open(descriptor, "wb"))  # noqa: PTH123 - a descriptor, not a path
     except OSError as error:
         raise WrongUsage(f"{option}: {name} cannot be written: {error.strerror}") from error
+
+
+def _identity(file: int | str) -> tuple[int, int] | None:
+    """What makes two names the same regular file; None for pipes, terminals and what cannot be looked at."""
+    try:
+        status = os.stat(file)  # noqa: PTH116 - a descriptor or a path
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
+
+
+def _empty(outputs: Sequence[IO[bytes] | None]) -> None:
+    """Drop what was in the files that are to be written, once nothing stands in the way any more."""
+    for file in outputs:
+        if file is not None and file is not sys.stdout.buffer and _identity(file.fileno()):
+            file.truncate(0)
 
 
 @contextlib.contextmanager

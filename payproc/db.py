@@ -21,6 +21,7 @@ from typing import Any
 import psycopg2
 import psycopg2.errorcodes
 import psycopg2.extensions
+import psycopg2.extras
 from dotenv import dotenv_values
 
 from payproc.errors import CannotFinish, WrongUsage
@@ -48,9 +49,15 @@ _SCHEMA_LOCK = 0x70617970726F63  # "payproc": advisory locks share one number sp
 class Database:
     """A PostgreSQL server and database to work on. `where` names it in messages and never holds a secret."""
 
-    def __init__(self, parameters: Mapping[str, str], where: str) -> None:
-        """`parameters` are libpq's: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS"""
+    def __init__(self, parameters: Mapping[str, str], where: str, *, interruptible: bool = False) -> None:
+        """Name a database; nothing is opened yet.
+
+        `parameters` are libpq's: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
+        `interruptible` lets a signal end a wait for the server, which is the driver's own otherwise and deaf to
+        signals. It is a setting of the whole process, for commands with a single thread.
+        """
         self.where = where
+        self._interruptible = interruptible
         self._parameters: dict[str, Any] = {
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
             "fallback_application_name": "payproc",
@@ -60,10 +67,13 @@ class Database:
 
     def connect(self) -> psycopg2.extensions.connection:
         """Open a connection in autocommit, as CALLs that COMMIT need it. Raises CannotFinish if that fails."""
+        psycopg2.extensions.set_wait_callback(None)  # with one, connect_timeout would count for nothing
         try:
             connection: psycopg2.extensions.connection = psycopg2.connect(**self._parameters)
         except psycopg2.Error as error:
             raise self.explained(error) from error
+        if self._interruptible:
+            psycopg2.extensions.set_wait_callback(psycopg2.extras.wait_select)
         connection.autocommit = True
         return connection
 
@@ -71,7 +81,8 @@ class Database:
     def transaction(self) -> Iterator[psycopg2.extensions.cursor]:
         """One transaction on a connection of its own. Raises CannotFinish for any error of the database."""
         with closing(self.connect()) as connection:
-            connection.autocommit = False
+            # Every write here is compare and set or harmless to lose; a stricter default would only make it fail.
+            connection.set_session(isolation_level="READ COMMITTED", autocommit=False)
             try:
                 with connection, connection.cursor() as cursor:
                     yield cursor
@@ -85,9 +96,8 @@ class Database:
         Raises CannotFinish for any error of the database.
         """
         with closing(self.connect()) as connection:
-            connection.autocommit = False
+            connection.set_session(isolation_level="REPEATABLE READ", readonly=True, autocommit=False)
             try:
-                connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
                 yield connection
                 connection.rollback()
             except psycopg2.Error as error:
@@ -119,7 +129,7 @@ _ADVICE = {
         "SELECT, INSERT and UPDATE on its tables, and EXECUTE on its procedure"
     ),
     psycopg2.errorcodes.READ_ONLY_SQL_TRANSACTION: "connect to the primary, with a role that may write",
-    psycopg2.errorcodes.QUERY_CANCELED: "raise the statement_timeout of this role or database",
+    psycopg2.errorcodes.QUERY_CANCELED: "if it was a timeout, raise statement_timeout for this role",
     psycopg2.errorcodes.DISK_FULL: "free some space and run it again",
     psycopg2.errorcodes.TOO_MANY_CONNECTIONS: "use fewer --workers or raise max_connections",
     psycopg2.errorcodes.CLASS_OPERATOR_INTERVENTION: "run it again when the server is back",
@@ -140,7 +150,7 @@ def _one_line(error: psycopg2.Error, password: str | None) -> str:
 
 
 @contextmanager
-def open_database(option: str | None, note: Callable[[str], None]) -> Iterator[Database]:
+def open_database(option: str | None, note: Callable[[str], None], *, interruptible: bool = True) -> Iterator[Database]:
     """Find the database and use it: --database-url, else DATABASE_URL, else that of `.env`, else the embedded one.
 
     `note` gets one line that says which, and lines worth showing while a person waits for the embedded server.
@@ -148,7 +158,7 @@ def open_database(option: str | None, note: Callable[[str], None]) -> Iterator[D
     found = _chosen_url(option)
     if found is not None:
         parameters, origin = found
-        database = Database(parameters, _safe_name(parameters))
+        database = Database(parameters, _safe_name(parameters), interruptible=interruptible)
         note(f"database {database.where} ({origin})")
         yield database
         return
@@ -159,7 +169,7 @@ def open_database(option: str | None, note: Callable[[str], None]) -> Iterator[D
     home = embedded.default_home()
     with embedded.running_server(home, note=note) as server:
         note(f"database: the embedded PostgreSQL {server.version} in {home}")
-        yield Database(server.connect_args, f"in {home}")
+        yield Database(server.connect_args, f"in {home}", interruptible=interruptible)
 
 
 def _chosen_url(option: str | None) -> tuple[dict[str, str], str] | None:
@@ -198,10 +208,20 @@ def parse_url(given: str, origin: str) -> dict[str, str]:
     if not re.fullmatch(r"postgres(ql)?(\+\w+)?", scheme):
         kind = scheme if re.fullmatch(r"[\w+.-]+", scheme) else "another kind"
         raise WrongUsage(f"{expected}, found a URL of {kind}")
+    # An unescaped character in a password would move part of it into the host, port or database, which are shown.
+    authority, _, path = rest.partition("?")[0].partition("/")
     try:
-        return psycopg2.extensions.parse_dsn(f"postgresql://{rest}")
+        parameters: dict[str, str] = psycopg2.extensions.parse_dsn(f"postgresql://{rest}")
     except psycopg2.Error as error:
         raise WrongUsage(f"{expected}, found a URL that PostgreSQL's client library does not accept") from error
+    if (
+        authority.count("@") > 1
+        or "@" in path
+        or re.search("[:/@]", parameters.get("user", ""))
+        or not re.fullmatch("[0-9,]*", parameters.get("port", ""))
+    ):
+        raise WrongUsage(f"{expected}; in a user or password write @ : / ? # as %40 %3A %2F %3F %23")
+    return parameters
 
 
 def _safe_name(parameters: Mapping[str, str]) -> str:

@@ -27,7 +27,7 @@ FRUITLESS_ATTEMPTS = 8
 """How often a batch is tried again after errors that may pass, without one event of it getting recorded between."""
 
 FIRST_PAUSE_SECONDS = 0.05
-"""The pause before the second try; it doubles with each. All eight together wait for about 6 s."""
+"""The pause before the second try; it doubles with each. All eight together wait for 13 s."""
 
 _SEPARATOR = "\x1f"
 """Stands between the items of a list sent to the server. Neither an id nor a line of JSON can hold it."""
@@ -43,8 +43,8 @@ _PASSING_ERRORS = frozenset(
 )
 """The transaction is gone, but the same work may succeed a moment later."""
 
-_REFUSED_CONTENT = frozenset({"22", "54"})
-"""SQLSTATE classes (data exception, program limit exceeded) that mean: this content cannot be stored here."""
+_DATA_EXCEPTIONS = "22"
+"""The class of SQLSTATEs that mean, like statement_too_complex: this content cannot be stored here."""
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -131,26 +131,41 @@ def _decision(outcome: str, reason: str, state_before: str, state_after: str) ->
     return Decision(Outcome(outcome), Reason(reason), State(state_before), State(state_after))
 
 
-def decide(batch: Iterable[Received], known: Knowledge, run_id: int) -> list[Proposal]:
+def decide(batch: Sequence[Received], known: Knowledge, run_id: int) -> list[Proposal]:
     """Classify events in order, carrying what is on record and each payment's state forward in `known`."""
     recorded, payments = known
+    as_reported = _states_before_own_events(batch, known, run_id)
     proposals = []
     for received in batch:
         event = received.event
         origin = (run_id, received.source, received.line)
         on_record = recorded.get(event.event_id)
         state, version = payments.get(event.payment_id, _UNKNOWN_PAYMENT)
-        if on_record is not None and on_record.origin == origin:
-            # Recorded by an attempt that was cut off before it could tell: this run's own, not a duplicate.
-            proposals.append(Proposal(received, Verdict(on_record.decision), version, False))
-            continue
-        decision = classify(event, on_record, state)
         if on_record is None:
+            decision = classify(event, None, state)
             recorded[event.event_id] = OnRecord(event.payment_id, event.type, decision, origin)
             payments[event.payment_id] = (decision.state_after, version + 1)
-        is_new = decision.reason is not Reason.DUPLICATE_EVENT
-        proposals.append(Proposal(received, Verdict(decision, on_record), version, is_new))
+            proposals.append(Proposal(received, Verdict(decision), version, True))
+        elif on_record.origin == origin:
+            # Recorded by an attempt that was cut off before it could tell: this run's own, not a duplicate.
+            as_reported[event.payment_id] = on_record.decision.state_after
+            proposals.append(Proposal(received, Verdict(on_record.decision), version, False))
+        else:
+            decision = classify(event, on_record, as_reported.get(event.payment_id, state))
+            is_new = decision.reason is not Reason.DUPLICATE_EVENT
+            proposals.append(Proposal(received, Verdict(decision, on_record), version, is_new))
     return proposals
+
+
+def _states_before_own_events(batch: Sequence[Received], known: Knowledge, run_id: int) -> dict[str, State]:
+    """Where an attempt that was cut off has already moved payments: their states before that, as lines saw them."""
+    states: dict[str, State] = {}
+    if any(on_record.origin[0] == run_id for on_record in known.recorded.values()):
+        for received in batch:
+            on_record = known.recorded.get(received.event.event_id)
+            if on_record is not None and on_record.origin == (run_id, received.source, received.line):
+                states.setdefault(received.event.payment_id, on_record.decision.state_before)
+    return states
 
 
 class Recorder:
@@ -161,6 +176,7 @@ class Recorder:
         self._database = database
         self._run_id = run_id
         self._connection = database.connect()
+        self._may_go_on = True
 
     def close(self) -> None:
         """Close the connection."""
@@ -170,14 +186,23 @@ class Recorder:
         """Process events in order; give what became of each, in the same order. All of it is durable on return.
 
         Raises CannotFinish if the database cannot be worked with. Part of the batch may be recorded then; handling it
-        again, in this run or another, is safe.
+        again, in another run, is safe. After that, every further batch is refused: what waits behind the one that
+        failed holds later events of the same payments, and recording those first would turn their order around.
         """
+        if not self._may_go_on:
+            raise CannotFinish("an earlier batch was not recorded")
+        self._may_go_on = False
+        results = self._handle(batch)
+        self._may_go_on = True
+        return results
+
+    def _handle(self, batch: Sequence[Received]) -> list[Result]:
         try:
             return self._settle(batch)
         except psycopg2.Error as error:
             if not _refuses_content(error):
                 raise self._database.explained(error) from error
-            return _by_halves(self.handle, batch, error)
+            return _by_halves(self._handle, batch, error)
 
     def _settle(self, batch: Sequence[Received]) -> list[Result]:
         """Look up, classify, record; and again for what was contested, until nothing is."""
@@ -331,7 +356,8 @@ _NO_RUN = 0
 
 
 def _refuses_content(error: psycopg2.Error) -> bool:
-    return (error.pgcode or "")[:2] in _REFUSED_CONTENT
+    sqlstate = error.pgcode or ""
+    return sqlstate[:2] == _DATA_EXCEPTIONS or sqlstate == psycopg2.errorcodes.STATEMENT_TOO_COMPLEX
 
 
 def _by_halves(

@@ -34,7 +34,7 @@ from payproc.errors import CannotFinish, WrongUsage
 from payproc.handlers import Received, Recorder, Rehearsal, Result, Verdict
 from payproc.logic import OUTCOME_OF, Outcome, Reason
 from payproc.runs import open_run, save_counts
-from payproc.schemas import MAX_LINE_BYTES, TOO_LONG, Malformed, parse_line
+from payproc.schemas import MAX_LINE_BYTES, TOO_LONG, Malformed, PaymentEvent, parse_line
 
 ROUND_LINES = 4_000
 """Most lines in one round: enough to make round trips and flushes cheap, few enough to answer Ctrl-C at once."""
@@ -166,7 +166,10 @@ class LineReader:
         self._spool: IO[bytes] | None = None
         self._is_oversized = False
         try:
-            self._descriptor = 0 if name == "-" else os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+            self._descriptor = 0 if name == "-" else os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            if self._descriptor:
+                # Opening must not wait for a FIFO's writer, where no signal would be heard; `wait` does that.
+                os.set_blocking(self._descriptor, True)
         except OSError as error:
             raise CannotFinish(f"{self.name}: cannot be read: {error.strerror}") from error
         # Reading a regular file never has to wait for a writer.
@@ -180,23 +183,26 @@ class LineReader:
         return self._descriptor in ready
 
     def read(self) -> list[tuple[int, bytes | OversizedLine]]:
-        """Read once; give the lines that this completes. At the end of the source, `is_open` becomes false."""
+        """Read once; give the lines that this completes, without their newline.
+
+        At the end of the source, `is_open` becomes false.
+        """
         try:
             block = os.read(self._descriptor, READ_BYTES)
         except OSError as error:
             raise CannotFinish(f"{self.name}: reading failed: {error.strerror}") from error
         if self.bytes_read == 0:
-            refuse_compressed(self.name, block)
+            self._refuse_compressed(block)
         self.bytes_read += len(block)
         if not block:
-            self._close()
+            self.is_open = False
             block = b"\n"
         *complete, rest = block.split(b"\n")
         lines: list[tuple[int, bytes | OversizedLine]] = []
         for end in complete:
             self._number += 1
             line = self._completed(end)
-            if isinstance(line, OversizedLine) or (line and not line.isspace()):
+            if isinstance(line, OversizedLine) or line.strip(b" \t\r"):
                 lines.append((self._number, line))
         self._keep(rest)
         return lines
@@ -212,7 +218,7 @@ class LineReader:
             self._rest.clear()
         if self._number == 1:
             end = end.removeprefix(_BOM)
-        return end.removesuffix(b"\r")
+        return end
 
     def _keep(self, part: bytes) -> None:
         """Keep the beginning of a line, until it is too long to be one."""
@@ -225,10 +231,20 @@ class LineReader:
                 self._spool.write(self._rest)
             self._rest.clear()
 
-    def _close(self) -> None:
+    def _refuse_compressed(self, start: bytes) -> None:
+        try:
+            refuse_compressed(self.name, start)
+        except WrongUsage as error:
+            if self.index == 0:
+                raise
+            raise CannotFinish(str(error)) from error  # the sources before it may be recorded by now
+
+    def close(self) -> None:
+        """Close the source; standard input stays open."""
         self.is_open = False
-        if self._descriptor != 0:
+        if self._descriptor > 0:
             os.close(self._descriptor)
+            self._descriptor = -1
 
 
 # ---- Stopping ------------------------------------------------------------------------------------
@@ -363,10 +379,13 @@ class Ingest:
         try:
             self._open()
             for index, name in enumerate(self._names):
-                self._read(LineReader(name, index, self._options.malformed is not None), stop)
+                if stop.signal is None:
+                    with contextlib.closing(LineReader(name, index, self._options.malformed is not None)) as reader:
+                        self._read(reader, stop)
             self._submit()
             while self._in_flight:
                 self._report(self._in_flight.popleft())
+            self._close()  # before the last write, which may need the connection
             self._save_counts(finished=stop.signal is None)
         except OSError:
             # A report could not be written, or nobody reads it any more; the database is there, as far as is known.
@@ -374,10 +393,7 @@ class Ingest:
                 self._save_counts(finished=False)
             raise
         finally:
-            for executor in self._executors:
-                executor.shutdown(cancel_futures=True)
-            for handler in self._handlers:
-                handler.close()
+            self._close()
             self.summary.elapsed_seconds = round(time.monotonic() - self._began, 3)
 
     def _open(self) -> None:
@@ -388,6 +404,12 @@ class Ingest:
             for _ in range(self._workers):
                 self._handlers.append(Recorder(self._database, run_id))
         self._executors += [ThreadPoolExecutor(1, "payproc-worker") for _ in self._handlers]
+
+    def _close(self) -> None:
+        for executor in self._executors:
+            executor.shutdown(cancel_futures=True)
+        for handler in self._handlers:
+            handler.close()
 
     def _read(self, reader: LineReader, stop: StopRequest) -> None:
         while reader.is_open and stop.signal is None:
@@ -408,17 +430,13 @@ class Ingest:
                 self._report(self._in_flight.popleft())
 
     def _add(self, raw: bytes | OversizedLine, source: int, line: int) -> None:
-        forming = self._forming
         # What an oversized line leaves on disk takes a file descriptor: few of them make a round, too.
-        forming.bytes += MAX_LINE_BYTES if isinstance(raw, OversizedLine) else len(raw)
-        if isinstance(raw, OversizedLine) or len(raw) > MAX_LINE_BYTES:
-            forming.entries.append(MalformedLine(raw, source, line, TOO_LONG))
+        self._forming.bytes += MAX_LINE_BYTES if isinstance(raw, OversizedLine) else len(raw)
+        parsed = Malformed(TOO_LONG) if isinstance(raw, OversizedLine) else _parse(raw.removesuffix(b"\r"))
+        if isinstance(parsed, Malformed):
+            self._forming.entries.append(MalformedLine(raw, source, line, parsed.error))
         else:
-            parsed = parse_line(raw)
-            if isinstance(parsed, Malformed):
-                forming.entries.append(MalformedLine(raw, source, line, parsed.error))
-            else:
-                self._assign(Received(*parsed, source, line))
+            self._assign(Received(*parsed, source, line))
         if len(self._forming.entries) >= ROUND_LINES or self._forming.bytes >= ROUND_BYTES:
             self._submit()
 
@@ -448,8 +466,8 @@ class Ingest:
         malformed = 0
         for entry, result in finished.results():
             if isinstance(entry, Received):
-                self._worker_of.pop(entry.event.event_id, None)
                 if isinstance(result, Verdict):
+                    self._worker_of.pop(entry.event.event_id, None)  # on record from here on
                     self._reasons[result.decision.reason] += 1
                     if self._options.decisions is not None:
                         decisions += self._decision_line(entry, result)
@@ -507,6 +525,10 @@ class Ingest:
             return
         outcomes = list(summary.outcomes.values())
         save_counts(self._database, summary.run_id, summary.lines, summary.malformed, outcomes, finished=finished)
+
+
+def _parse(line: bytes) -> tuple[PaymentEvent, str] | Malformed:
+    return parse_line(line) if len(line) <= MAX_LINE_BYTES else Malformed(TOO_LONG)
 
 
 def _shown_name(name: str) -> str:

@@ -63,7 +63,7 @@ class _Number(str):
 _TYPES = frozenset(event_type.value for event_type in EventType)
 
 _BRACKETS = re.compile(rb"[\[\]{}]")
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"?')  # an unterminated one too, or every quote in it would be tried in turn
 
 _decode = msgspec.json.Decoder(PaymentEvent).decode
 _check_syntax = msgspec.json.Decoder(msgspec.Raw).decode

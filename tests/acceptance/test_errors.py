@@ -133,6 +133,8 @@ def test_wrong_usage_says_what_is_wrong_and_where_to_read_on(
          "--decisions: ./link.jsonl is also an input, and would be overwritten; name another file"),
         (["good.jsonl", "--decisions", "x", "--malformed", "x"],
          "--decisions and --malformed both name x; name two files"),
+        (["good.jsonl", "--decisions", "new", "--malformed", "./new"],
+         "--decisions and --malformed both name ./new; name two files"),
         (["good.jsonl", "--decisions", "-", "--malformed", "-"],
          "--decisions and --malformed both name -; name two files"),
         (["good.jsonl", "--decisions", "no/such/folder"],
@@ -148,6 +150,35 @@ def test_outputs_never_overwrite_an_input_or_each_other(
     assert error(payproc("ingest", *arguments), 2) == f"payproc: {said}"
     assert good.read_bytes() == before
     assert not any(stored().values())
+
+
+@pytest.mark.parametrize(
+    "command",
+    ['"$0" ingest --malformed good.jsonl < good.jsonl', '"$0" ingest good.jsonl --decisions - >> good.jsonl',
+     'cat good.jsonl | "$0" ingest - good.jsonl --decisions ./good.jsonl'],
+)  # fmt: skip
+def test_an_input_that_comes_by_redirection_is_not_overwritten_either(
+    payproc: Payproc, good: Path, stored: Callable[[], Any], command: str
+) -> None:
+    before = good.read_bytes()
+    finished = subprocess.run(
+        ["bash", "-c", command, COMMAND], cwd=payproc.folder, env=payproc.environment, check=False, capture_output=True
+    )
+    assert finished.returncode == 2
+    assert b"is also an input, and would be overwritten; name another file" in finished.stderr
+    assert good.read_bytes() == before
+    assert not any(stored().values())
+
+
+def test_what_an_output_held_is_kept_until_nothing_stands_in_the_way(payproc: Payproc, good: Path) -> None:
+    kept = payproc.folder / "kept"
+    kept.write_text("from yesterday")
+    nowhere = "postgresql://u@127.0.0.1:1/d"
+    assert payproc("ingest", "good.jsonl", "--decisions", "kept", "--database-url", nowhere).code == 1
+    assert payproc("ingest", "good.jsonl", "--decisions", "kept", "--malformed", "no/such/folder").code == 2
+    assert kept.read_text() == "from yesterday"
+    assert payproc("ingest", "good.jsonl", "--decisions", "kept").code == 0
+    assert kept.read_text().startswith('{"source":"good.jsonl"')
 
 
 def test_without_a_file_on_a_terminal_there_is_nothing_to_ingest(payproc: Payproc) -> None:
@@ -191,11 +222,17 @@ def test_closed_standard_streams_are_refused(payproc: Payproc, good: Path, close
         ("not a url s3cret", "found something else"),
         ("postgresql://u:s3cret@h/d?no_such=1", "found a URL that PostgreSQL's client library does not accept"),
         ("", "found something else"),
+        ("postgresql://u:p/s3cret@h/d", "in a user or password write @ : / ? # as %40 %3A %2F %3F %23"),
+        ("postgresql://u:p@s3cret@h/d", "in a user or password write @ : / ? # as %40 %3A %2F %3F %23"),
+        ("postgresql://u%3As3cret@h/d", "in a user or password write @ : / ? # as %40 %3A %2F %3F %23"),
+        ("postgresql://u:s3cret", "in a user or password write @ : / ? # as %40 %3A %2F %3F %23"),
     ],
 )
 def test_a_url_that_is_none_is_wrong_usage(payproc: Payproc, good: Path, given: str, said: str) -> None:
-    expected = "payproc: --database-url: expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE, "
-    assert error(payproc("ingest", "good.jsonl", "--database-url", given), 2) == expected + said
+    said_of_it = error(payproc("ingest", "good.jsonl", "--database-url", given), 2)
+    assert said_of_it.startswith("payproc: --database-url: expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+    assert said_of_it.endswith(said)
+    assert "s3cret" not in said_of_it
 
 
 @pytest.mark.parametrize(
@@ -294,7 +331,7 @@ def test_a_statement_timeout_is_one_line_and_a_rerun_completes(
     with sql.locked_payment("p1"):
         said = error(payproc("ingest", "more.jsonl", "--workers", "1"), 1)
     assert said.endswith(
-        "canceling statement due to statement timeout; raise the statement_timeout of this role or database"
+        "canceling statement due to statement timeout; if it was a timeout, raise statement_timeout for this role"
     )
     assert payproc.summary("more.jsonl")["events"] == 2
     books_are_right()

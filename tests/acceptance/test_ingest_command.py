@@ -113,7 +113,7 @@ def test_malformed_lines_are_kept_byte_for_byte_and_complete_the_job_once_mended
     summary = payproc.summary("-", "--malformed", "bad", stdin=content, code=3)
     assert (summary["lines"], summary["malformed"]) == (5, 3)
     kept = (payproc.folder / "bad").read_bytes()
-    assert kept == broken + b"\n\xf0\x9f\x92\xb8\n" + huge + b"\n"
+    assert kept == broken + b"\n\xf0\x9f\x92\xb8\r\n" + huge + b"\n"
     mended = payproc.summary("-", stdin=kept.replace(broken, good[1]).replace(huge, b""), code=3)
     assert mended["reasons"] == {"transition": 1}
     assert [(entry[2], entry[5]) for entry in stored()["events"]] == [

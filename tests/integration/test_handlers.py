@@ -144,6 +144,47 @@ def test_after_its_connection_is_lost_a_run_reports_its_own_events_with_the_outc
     books_are_right()
 
 
+def test_after_its_connection_is_lost_lines_are_reported_with_the_states_that_they_saw(
+    recorder: Recorder, other: Recorder, events: Events, sql: Any, background: ThreadPoolExecutor
+) -> None:
+    """The payment has moved on by then; a duplicate between its events must not show where it ended."""
+    other.handle(events(("e0", "slow", "authorize")))
+    batch = events(
+        ("e1", "p1", "authorize"), ("e1", "p1", "authorize"), ("e2", "p1", "capture"), ("e0", "p1", "fail"),
+        ("e3", "p1", "refund"), ("e4", "slow", "capture"), ("e5", "p1", "refund"), ("e5", "p1", "refund"), first_line=2,
+    )  # fmt: skip
+    with sql.locked_payment("slow"):
+        handling = background.submit(recorder.handle, batch)
+        sql.rows("SELECT pg_terminate_backend(%s)", sql.wait_for_blocked_call())
+    states = [
+        (result.decision.reason.value, result.decision.state_before.value, result.decision.state_after.value)
+        for result in handling.result()
+        if isinstance(result, Verdict) and result.decision
+    ]
+    assert states == [
+        ("transition", "created", "authorized"), ("duplicate_event", "authorized", "authorized"),
+        ("transition", "authorized", "captured"), ("event_id_conflict", "captured", "captured"),
+        ("transition", "captured", "refunded"), ("transition", "authorized", "captured"),
+        ("repeated_refund", "refunded", "refunded"), ("duplicate_event", "refunded", "refunded"),
+    ]  # fmt: skip
+
+
+def test_after_a_batch_that_failed_no_later_one_is_recorded(
+    recorder: Recorder, events: Events, sql: Any, background: ThreadPoolExecutor
+) -> None:
+    """It holds later events of the same payments: recorded first, they would be decided without the ones before."""
+    recorder.handle(events(("e0", "p1", "authorize")))
+    with sql.locked_payment("p1"):
+        first = background.submit(recorder.handle, events(("e1", "p1", "capture"), ("e2", "p2", "authorize")))
+        second = background.submit(recorder.handle, events(("e3", "p2", "capture"), first_line=3))
+        sql.rows("SELECT pg_cancel_backend(%s)", sql.wait_for_blocked_call())
+        with pytest.raises(CannotFinish, match="canceling statement due to user request"):
+            first.result()
+        with pytest.raises(CannotFinish, match="an earlier batch was not recorded"):
+            second.result()
+    assert sql.rows("SELECT event_id FROM payproc.events") == [("e0",)]
+
+
 def test_a_serialization_failure_is_tried_again(
     database: Database, url: URL, run_id: int, other: Recorder, events: Events, sql: Any,
     background: ThreadPoolExecutor, books_are_right: Callable[[], None],

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import URL
 
-from payproc import ingest
+from payproc import db, ingest
 from payproc.db import Database
 from payproc.ingest import Ingest, LineReader, Options, OversizedLine, StopRequest
 from payproc.schemas import MAX_LINE_BYTES
@@ -66,6 +66,28 @@ def test_the_first_line_of_an_event_id_wins_even_while_its_worker_is_held_up(
         decisions, _ = running.result()
     assert [decision["reason"] for decision in decisions] == ["transition", "event_id_conflict"]
     assert decisions[1]["recorded"] == {"payment_id": first, "type": "capture"}
+
+
+def test_the_first_line_that_can_be_stored_wins_when_an_earlier_one_was_refused(
+    server: Any, new_database: Callable[[str], URL], database_at: Callable[[URL, str], Database],
+    line: Callable[..., bytes], write_lines: WriteLines, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Line 1 cannot be stored in Latin-1; line 2, of the same id, is still in flight when line 1 is reported."""
+    name = new_database("template0").database
+    server.execute(f'DROP DATABASE "{name}"')
+    server.execute(f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'")
+    database = database_at(server.url.set(database=name), "a Latin-1 database")
+    db.ensure_schema(database)
+    monkeypatch.setattr(ingest, "ROUND_LINES", 1)
+    first, second = "p0", next(f"p{n}" for n in range(1, 100) if hash(f"p{n}") % 2 != hash("p0") % 2)
+    euro = json.dumps({"event_id": "e1", "payment_id": first, "type": "authorize", "x": "€"}, ensure_ascii=False)
+    for turn in range(20):
+        lines = [euro.replace("e1", f"e{turn}").encode(), line(f"e{turn}", first, "authorize"),
+                 line(f"e{turn}", second, "authorize")]  # fmt: skip
+        decisions, _ = run(database, write_lines("x.jsonl", lines))
+        assert "cannot store it" in decisions[0]["error"]
+        assert decisions[1]["reason"] != "event_id_conflict"
+        assert decisions[2]["reason"] == "event_id_conflict"
 
 
 def test_decisions_have_the_promised_form(
@@ -124,11 +146,12 @@ def read_all(path: Path, keep_oversized: bool = False) -> list[tuple[int, bytes 
         (b"\n\n \t\n\r\n", []),
         (b"a\nb\n", [(1, b"a"), (2, b"b")]),
         (b"a\nb", [(1, b"a"), (2, b"b")]),
-        (b"a\r\n\r\nb\r\n", [(1, b"a"), (3, b"b")]),
+        (b"a\r\n\r\nb\r\n", [(1, b"a\r"), (3, b"b\r")]),
         (b"\xef\xbb\xbfa\n\xef\xbb\xbfb\n", [(1, b"a"), (2, b"\xef\xbb\xbfb")]),
         (b"\xef\xbb\xbf", []),
         (b"a\0b\n \xff \n", [(1, b"a\0b"), (2, b" \xff ")]),
-        (b"a\rb\r\r\n", [(1, b"a\rb\r")]),
+        (b"a\rb\r\r\n", [(1, b"a\rb\r\r")]),
+        (b"\x0b\n\x0c\n\xc2\xa0\n", [(1, b"\x0b"), (2, b"\x0c"), (3, b"\xc2\xa0")]),
     ],
 )
 def test_lines_are_numbered_and_whole_however_they_arrive(
@@ -153,7 +176,7 @@ def test_an_oversized_line_is_one_malformed_line_and_its_neighbours_are_whole(
     )
     lines = read_all(path, keep_oversized=True)
     assert [number for number, _ in lines] == [1, 2, 3, 4, 6, 7]
-    assert lines[0][1] == longest
+    assert lines[0][1] == longest + b"\r"
     assert lines[2][1] == b"a"
     assert lines[4][1] == b"b"
     for place in (3, 5):

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from payproc.logic import EventType
-from payproc.schemas import Malformed, PaymentEvent, parse_line
+from payproc.schemas import MAX_LINE_BYTES, Malformed, PaymentEvent, parse_line
 
 # 52 bytes; the value of a field added behind it, `,"x":`, therefore stands at byte 56.
 GOOD = b'{"event_id":"e1","payment_id":"p1","type":"capture"}'
@@ -855,3 +855,10 @@ def test_an_event_written_as_json_comes_back_equal(
     text = json.dumps(dict(fields), ensure_ascii=ensure_ascii)
 
     assert parse_line(text.encode()) == (event, text)
+
+
+def test_a_line_made_to_be_slow_is_not() -> None:
+    # An unterminated string of a megabyte of escaped quotes behind many brackets: if every quote in it were tried as a
+    # beginning, this would take an hour.
+    line = b"[" * 101 + b'"' + b'\\"' * ((MAX_LINE_BYTES - 200) // 2)
+    assert parse_line(line) == Malformed("nested 101 deep, expected 100 at most")
