@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -69,25 +70,32 @@ def test_the_first_line_of_an_event_id_wins_even_while_its_worker_is_held_up(
 
 
 def test_the_first_line_that_can_be_stored_wins_when_an_earlier_one_was_refused(
-    server: Any, new_database: Callable[[str], URL], database_at: Callable[[URL, str], Database],
+    server: Any, sql: Any, new_database: Callable[[str], URL], database_at: Callable[[URL, str], Database],
     line: Callable[..., bytes], write_lines: WriteLines, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Line 1 cannot be stored in Latin-1; line 2, of the same id, is still in flight when line 1 is reported."""
-    name = new_database("template0").database
-    server.execute(f'DROP DATABASE "{name}"')
-    server.execute(f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'")
-    database = database_at(server.url.set(database=name), "a Latin-1 database")
+    """Line 1 cannot be stored in Latin-1. It is reported while line 2, of the same id, is held up at its worker."""
+    url = new_database("template0")
+    server.execute(f'DROP DATABASE "{url.database}"')
+    encoding = "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'"
+    server.execute(f'CREATE DATABASE "{url.database}" TEMPLATE template0 {encoding}')
+    database = database_at(url, "a Latin-1 database")
     db.ensure_schema(database)
-    monkeypatch.setattr(ingest, "ROUND_LINES", 1)
     first, second = "p0", next(f"p{n}" for n in range(1, 100) if hash(f"p{n}") % 2 != hash("p0") % 2)
-    euro = json.dumps({"event_id": "e1", "payment_id": first, "type": "authorize", "x": "€"}, ensure_ascii=False)
-    for turn in range(20):
-        lines = [euro.replace("e1", f"e{turn}").encode(), line(f"e{turn}", first, "authorize"),
-                 line(f"e{turn}", second, "authorize")]  # fmt: skip
-        decisions, _ = run(database, write_lines("x.jsonl", lines))
-        assert "cannot store it" in decisions[0]["error"]
-        assert decisions[1]["reason"] != "event_id_conflict"
-        assert decisions[2]["reason"] == "event_id_conflict"
+    run(database, write_lines("before.jsonl", [line("e0", first, "authorize")]))
+    refused = {"event_id": "e1", "payment_id": first, "type": "capture", "x": "€"}
+    monkeypatch.setattr(ingest, "ROUND_LINES", 1)
+    file = write_lines("x.jsonl", [
+        json.dumps(refused, ensure_ascii=False).encode(), line("e1", first, "capture"),
+        line("f1", "q1", "authorize"), line("f2", "q2", "authorize"), line("e1", second, "authorize"),
+    ])  # fmt: skip
+    with closing(type(sql)(url)) as latin, ThreadPoolExecutor(1) as background:
+        with latin.locked_payment(first):
+            running = background.submit(run, database, file)
+            latin.wait_for_blocked_call()
+            threading.Event().wait(0.2)  # the other worker, were it let loose, would have nothing to wait for
+        decisions, _ = running.result()
+    assert "cannot store it" in decisions[0]["error"]
+    assert [decisions[place]["reason"] for place in (1, 4)] == ["transition", "event_id_conflict"]
 
 
 def test_decisions_have_the_promised_form(
