@@ -28,7 +28,7 @@ from typing import IO, TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from payproc.errors import CannotFinish, PayprocError, WrongUsage
-from payproc.logic import Outcome, Reason, Resolution, State
+from payproc.logic import OUTCOME_OF, Outcome, Reason, Resolution, State
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,6 +43,9 @@ MALFORMED_SHOWN = 20
 
 MOST_WORKERS = 64
 """More connections than the server has cores hurt; far more are a typing error."""
+
+MOST_ROWS = 1_000_000_000
+"""Beyond any queue, and within what PostgreSQL takes for a limit."""
 
 app = typer.Typer(
     name="payproc",
@@ -91,11 +94,20 @@ def main() -> None:
         # Going on would read from, or write into, whatever is opened next under the number of the closed one.
         _say("standard input or output is closed; use /dev/null for one that is not needed")
         raise SystemExit(WrongUsage.exit_code)
+    if isinstance(sys.stdout, io.TextIOWrapper) and isinstance(sys.stdout.buffer, io.RawIOBase):
+        # PYTHONUNBUFFERED: what a short write leaves over would be lost without a word.
+        buffered = open(sys.stdout.fileno(), "wb", closefd=False)  # noqa: SIM115
+        sys.stdout = io.TextIOWrapper(buffered, sys.stdout.encoding, line_buffering=True)
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets its escape, not a traceback.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    app()
+    try:
+        app()
+    except OSError as error:  # of --help and --version, which no command is around
+        _abandon_stdout()
+        _say(f"output could not be written: {error.strerror}")
+        raise SystemExit(1) from None
 
 
 def _print_version(wanted: bool) -> None:
@@ -227,7 +239,7 @@ def review(
     reason: Annotated[
         Reason | None, typer.Option(metavar="REASON", help="Only events with this reason, as predecessor_missing.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the N oldest.")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, max=MOST_ROWS, help="Only the N oldest.")] = None,
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,
 ) -> None:
@@ -241,13 +253,16 @@ def review(
         from payproc import db, reports
         from payproc.review import open_reviews
 
+        if reason is not None and OUTCOME_OF[reason] is not Outcome.MANUAL_REVIEW:
+            waiting = ", ".join(each.value for each in Reason if OUTCOME_OF[each] is Outcome.MANUAL_REVIEW)
+            raise WrongUsage(f"--reason: {reason.value} never waits for a person, expected one of {waiting}")
         with db.open_database(database_url, _noter(quiet)) as database:
             reviews = open_reviews(database, reason, limit) if db.has_schema(database) else iter(())
             if output_format is Format.JSON:
                 for each in reviews:
                     typer.echo(reports.to_json_line(each))
             elif not reports.print_reviews(_console(), reviews, datetime.now(timezone.utc)):
-                typer.echo("nothing waits for a person")
+                typer.echo("nothing waits for a person" + (f" with the reason {reason.value}" if reason else ""))
 
 
 @app.command()
@@ -280,7 +295,7 @@ def resolve(
         verdict = Verdict(
             Resolution.APPLY if apply else Resolution.DISMISS,
             _text("--note", note),
-            _text("--by", by or _login()),
+            _text("--by", _login() if by is None else by),
             expect,
         )
         for name, value in (("EVENT_ID", event_id), ("--note", verdict.note), ("--by", verdict.by)):
@@ -358,7 +373,7 @@ def rules(
 @app.command()
 def runs(
     output_format: FormatOption = Format.TABLE,
-    limit: Annotated[int, typer.Option(metavar="N", min=1, help="Only the N newest.")] = 20,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=MOST_ROWS, help="Only the N newest.")] = 20,
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,
 ) -> None:
@@ -422,6 +437,10 @@ def _reporting_errors() -> Iterator[None]:
         if _signals:  # a wait that was cut short looks like an error of the database
             _end_interrupted()
         _say(str(error))
+        try:
+            sys.stdout.flush()
+        except OSError:  # which may be what the error is about
+            _abandon_stdout()
         raise typer.Exit(error.exit_code) from None
     except (KeyboardInterrupt, typer.Abort):  # the latter for Ctrl-C and Ctrl-D at a question
         _end_interrupted()
@@ -468,7 +487,13 @@ def _abandon_stdout() -> None:
 def _console(*, stderr: bool = False) -> "Console":
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=False)
+    class PipeConsole(Console):
+        """Leaves it to `_reporting_errors` what a broken pipe means."""
+
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return PipeConsole(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
 def _text(name: str, value: str) -> str:
@@ -492,7 +517,7 @@ def _refuse_undecodable(name: str, value: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise WrongUsage(f"{name}: is not UTF-8, so no event can hold it") from None
+        raise WrongUsage(f"{name}: is not UTF-8, expected UTF-8 text") from None
 
 
 # ---- Ingest: what comes from where and goes where ------------------------------------------------
@@ -582,7 +607,7 @@ class _MalformedList:
 
         self._count += 1
         if self._count <= MALFORMED_SHOWN:
-            typer.echo(plain(message), err=True)
+            print(plain(message), file=sys.stderr)  # not typer.echo: this way it stays clear of the progress bar
 
     def end(self, are_kept: bool) -> None:
         """Say how many more there were."""

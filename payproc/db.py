@@ -13,7 +13,7 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -108,10 +108,14 @@ class Database:
         connection: psycopg2.extensions.connection, query: str, arguments: Sequence[object] | None = None
     ) -> Iterator[tuple[Any, ...]]:
         """The rows of a query, fetched a few thousand at a time, so that memory stays flat. Inside a transaction."""
-        with connection.cursor(f"payproc_{next(_cursor_numbers)}") as cursor:
+        cursor = connection.cursor(f"payproc_{next(_cursor_numbers)}")
+        try:
             cursor.itersize = FETCH_ROWS
             cursor.execute(query, arguments)
             yield from cursor
+        finally:
+            with suppress(psycopg2.Error):  # who stops reading early may have left with the connection already
+                cursor.close()
 
     def explained(self, error: psycopg2.Error) -> CannotFinish:
         """Say in one line what a database error means to the user: what the server said, and advice by SQLSTATE."""

@@ -368,13 +368,14 @@ class Ingest:
         self._worker_of: dict[str, int] = {}
         self._reasons: Counter[Reason] = Counter()
         self._bytes_read = 0
+        self._has_unsaved_counts = False
         self._began = time.monotonic()
         self._progress_at = self._began
 
     def run(self, stop: StopRequest) -> None:
         """Process everything, or until `stop` is requested; `summary` tells how far it got, also after an exception.
 
-        Raises CannotFinish, WrongUsage for compressed input, OSError if a report cannot be written.
+        Raises CannotFinish, WrongUsage for compressed input, BrokenPipeError if nobody reads a report any more.
         """
         try:
             self._open()
@@ -387,13 +388,10 @@ class Ingest:
                 self._report(self._in_flight.popleft())
             self._close()  # before the last write, which may need the connection
             self._save_counts(finished=stop.signal is None)
-        except OSError:
-            # A report could not be written, or nobody reads it any more; the database is there, as far as is known.
-            with contextlib.suppress(CannotFinish):
-                self._save_counts(finished=False)
-            raise
+            self._has_unsaved_counts = False
         finally:
             self._close()
+            self._save_progress()
             self.summary.elapsed_seconds = round(time.monotonic() - self._began, 3)
 
     def _open(self) -> None:
@@ -419,6 +417,7 @@ class Ingest:
                 if self._in_flight:
                     self._report(self._in_flight.popleft())
                 else:
+                    self._save_progress()
                     reader.wait(stop.wake_up, None)
                     stop.drain()
                 continue
@@ -464,6 +463,7 @@ class Ingest:
         """Wait for a round; count and write what became of each of its lines."""
         decisions = bytearray()
         malformed = 0
+        malformed_lines: list[bytes | OversizedLine] = []
         for entry, result in finished.results():
             if isinstance(entry, Received):
                 if isinstance(result, Verdict):
@@ -476,17 +476,18 @@ class Ingest:
                     entry = MalformedLine(entry.payload.encode(), entry.source, entry.line, result.error)  # noqa: PLW2901
             if isinstance(entry, MalformedLine):
                 malformed += 1
+                malformed_lines.append(entry.raw)
                 decisions += self._report_malformed(entry)
-        if self._options.decisions is not None:
-            self._options.decisions.write(decisions)
-            self._options.decisions.flush()
         self._count(len(finished.entries), malformed)
+        self._has_unsaved_counts = True
+        if self._options.decisions is not None:
+            _write("--decisions", self._options.decisions, decisions)
+        if self._options.malformed is not None:
+            for raw in malformed_lines:
+                _write("--malformed", self._options.malformed, raw)
         self._on_progress(self._bytes_read)
         if time.monotonic() - self._progress_at > PROGRESS_SECONDS:
-            # Only for those who watch; the last one, at the end, has to work.
-            with contextlib.suppress(CannotFinish):
-                self._save_counts(finished=False)
-            self._progress_at = time.monotonic()
+            self._save_progress()
 
     def _decision_line(self, received: Received, verdict: Verdict) -> bytes:
         event, decision, on_record = received.event, verdict.decision, verdict.recorded
@@ -501,11 +502,9 @@ class Ingest:
         return msgspec.json.encode(line) + b"\n"
 
     def _report_malformed(self, malformed: MalformedLine) -> bytes:
-        """Pass a malformed line on; give its line for `--decisions`."""
+        """List a malformed line; give its line for `--decisions`."""
         source = self.summary.source[malformed.source]
         self._on_malformed(f"{source}:{malformed.line}: {malformed.error}")
-        if self._options.malformed is not None:
-            _write_line(self._options.malformed, malformed.raw)
         return msgspec.json.encode({"source": source, "line": malformed.line, "error": malformed.error}) + b"\n"
 
     def _count(self, lines: int, malformed: int) -> None:
@@ -517,6 +516,14 @@ class Ingest:
         summary.outcomes = dict.fromkeys(Outcome, 0)
         for reason, count in summary.reasons.items():
             summary.outcomes[OUTCOME_OF[reason]] += count
+
+    def _save_progress(self) -> None:
+        """Save the counts for those who watch. If that fails, so be it: the last time, at the end, has to work."""
+        if self._has_unsaved_counts:
+            with contextlib.suppress(CannotFinish):
+                self._save_counts(finished=False)
+        self._has_unsaved_counts = False
+        self._progress_at = time.monotonic()
 
     def _save_counts(self, *, finished: bool) -> None:
         """Write the counts to the run's row. A run that was interrupted keeps no finishing time."""
@@ -536,13 +543,23 @@ def _shown_name(name: str) -> str:
     return STDIN if name == "-" else os.fsencode(name).decode(errors="backslashreplace")
 
 
-def _write_line(file: IO[bytes], raw: bytes | OversizedLine) -> None:
-    """Write a malformed line as it came, byte for byte, so that it can be mended and ingested."""
-    if isinstance(raw, bytes):
-        file.write(raw)
-    elif raw.spool is not None:
-        raw.spool.seek(0)
-        shutil.copyfileobj(raw.spool, file)
-        raw.spool.close()
-    file.write(b"\n")
-    file.flush()
+def _write(option: str, file: IO[bytes], content: bytes | bytearray | OversizedLine) -> None:
+    """Write decisions, or a malformed line as it came, byte for byte, so that it can be mended and ingested."""
+    try:
+        if isinstance(content, OversizedLine):
+            if content.spool is not None:
+                content.spool.seek(0)
+                shutil.copyfileobj(content.spool, file)
+                content.spool.close()
+        else:
+            file.write(content)
+        if option == "--malformed":
+            file.write(b"\n")
+        file.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CannotFinish(
+            f"{option}: cannot be written: {error.strerror}; what was recorded stays recorded, and is reported as "
+            "duplicates when the same command is run again"
+        ) from error

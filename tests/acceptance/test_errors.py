@@ -191,10 +191,28 @@ def test_without_a_file_on_a_terminal_there_is_nothing_to_ingest(payproc: Paypro
     assert stderr == b"payproc: nothing to ingest: name a file, or pipe events in (- reads what you type)\n"
 
 
+def test_a_disk_that_fills_up_in_the_middle_of_a_report_is_not_passed_over(
+    payproc: Payproc, line: Line, write_lines: WriteLines, sql: Any
+) -> None:
+    """A write may take only part of what it is given, with or without Python's own buffer in between."""
+    write_lines("many.jsonl", [line(f"e{number}", f"p{number}", "authorize") for number in range(3000)])
+    command = 'ulimit -f 100; trap "" XFSZ; exec "$0" ingest many.jsonl --quiet --decisions - > small'
+    for more in ({}, {"PYTHONUNBUFFERED": "1"}):
+        finished = subprocess.run(
+            ["bash", "-c", command, COMMAND], cwd=payproc.folder, env={**payproc.environment, **more}, check=False,
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert finished.returncode == 1, finished
+        assert "--decisions: cannot be written: File too large" in finished.stderr
+    assert sql.value("SELECT count(*) FROM payproc.events") == 3000
+    assert sql.rows("SELECT lines, finished_at FROM payproc.runs ORDER BY run_id") == [(3000, None), (3000, None)]
+
+
 def test_a_report_that_cannot_be_written_ends_the_run_with_one_line(payproc: Payproc, good: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         finished = payproc("ingest", "good.jsonl", "--decisions", "-", stdout=full)
-    assert error(finished, 1) == "payproc: output could not be written: No space left on device"
+    assert "payproc: --decisions: cannot be written: No space left on device; what was recorded" in finished.stderr
+    assert finished.code == 1
     with Path("/dev/full").open("wb") as full:
         assert error(payproc("ingest", "good.jsonl", stdout=full), 1).endswith("No space left on device")
 

@@ -4,6 +4,7 @@ import gzip
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -173,13 +174,15 @@ def test_the_recipe_that_follows_a_file(recipe: Callable[[str], Any], payproc: A
     scripts = str(Path(sys.executable).parent)
     environment = {**payproc.environment, "PATH": f"{scripts}:{payproc.environment['PATH']}"}
     with subprocess.Popen(
-        ["setsid", "bash", "-c", command], cwd=payproc.folder, env=environment, stdout=subprocess.PIPE,
+        ["bash", "-c", command], cwd=payproc.folder, env=environment, stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL, start_new_session=True,
     ) as process:  # fmt: skip
         assert process.stdout is not None
-        assert b'"event_id":"e1"' in process.stdout.readline()
-        with (payproc.folder / "day.jsonl").open("ab") as day:
-            day.write(b'{"event_id":"e9","payment_id":"p9","type":"authorize"}\n')
-        while b'"event_id":"e9"' not in process.stdout.readline():
-            pass
-        os.killpg(process.pid, 2)
+        try:
+            assert b'"event_id":"e1"' in process.stdout.readline()
+            with (payproc.folder / "day.jsonl").open("ab") as day:
+                day.write(b'{"event_id":"e9","payment_id":"p9","type":"authorize"}\n')
+            while b'"event_id":"e9"' not in process.stdout.readline():
+                pass
+        finally:
+            os.killpg(process.pid, signal.SIGINT)

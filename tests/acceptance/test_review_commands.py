@@ -5,11 +5,15 @@ import os
 import pty
 import re
 import select
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+COMMAND = Path(sys.executable).with_name("payproc")
 
 Payproc = Any
 Line = Callable[..., bytes]
@@ -77,6 +81,32 @@ def test_an_empty_queue_says_so_to_a_person_and_nothing_to_a_script(
         assert payproc_on(each)("review", "--format", "json").stdout == ""
 
 
+def test_a_reason_that_nothing_can_wait_for_is_refused(payproc: Payproc, flagged: None) -> None:
+    assert payproc("review", "--reason", "capture_after_refund").stdout == (
+        "nothing waits for a person with the reason capture_after_refund\n"
+    )
+    refused = payproc("review", "--reason", "transition")
+    assert refused.code == 2
+    assert last(refused).startswith(
+        "payproc: --reason: transition never waits for a person, expected one of predecessor"
+    )
+
+
+@pytest.mark.parametrize(
+    "command", ["review", "review --format json", "runs", "runs --format json", "show p1", "rules", "verify"]
+)
+@pytest.mark.parametrize("reader", ["true", "head -c 1"])
+def test_a_reader_that_goes_away_ends_any_command_quietly(
+    payproc: Payproc, flagged: None, command: str, reader: str
+) -> None:
+    script = f'(sleep 0.05; "$0" {command} --quiet; echo $? >&2) | {reader}'.replace("rules --quiet", "rules")
+    finished = subprocess.run(
+        ["bash", "-c", script, COMMAND], cwd=payproc.folder, env=payproc.environment, check=False, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert finished.stderr in ({"141\n"} if reader == "true" else {"141\n", "0\n"})
+
+
 def test_resolve_without_a_terminal_needs_yes(payproc: Payproc, flagged: None, sql: Any) -> None:
     refused = payproc("resolve", "e1", "--apply", "--note", "paid")
     assert refused.code == 2
@@ -117,7 +147,7 @@ def test_show_tells_what_was_decided(payproc: Payproc, flagged: None) -> None:
         (["e1", "--note", "x", "--apply", "--dismiss"], "payproc: say what you decide: either --apply or --dismiss"),
         (["e1", "--apply"], "Error: Missing option '--note'."),
         (["e1", "--apply", "--note", " "], "payproc: --note: is empty, expected some text"),
-        (["e1", "--apply", "--note", "x", "--by", "\t"], "payproc: --by: is empty, expected some text"),
+        (["e1", "--apply", "--note", "x", "--by", ""], "payproc: --by: is empty, expected some text"),
         (["--apply", "--note", "x"], "Error: Missing argument 'EVENT_ID'."),
     ],
 )
