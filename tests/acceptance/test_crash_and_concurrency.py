@@ -54,7 +54,10 @@ def recorded_histories(sql: Any) -> dict[str, list[tuple[Any, ...]]]:
     return histories
 
 
-@pytest.mark.parametrize("kill_after", [1, 1500, 4500])
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize("kill_after", [pytest.param(1, marks=slow), 1500, pytest.param(4500, marks=slow)])
 def test_a_process_killed_in_mid_batch_leaves_whole_events_and_a_rerun_ends_as_if_nothing_had_happened(
     payproc: Payproc, sql: Any, messy: Messy, write_lines: WriteLines, wait: Wait, books_are_right: Callable[[], None],
     expected: Callable[[list[bytes]], list[dict[str, Any]]], kill_after: int,
@@ -83,7 +86,7 @@ def test_a_process_killed_in_mid_batch_leaves_whole_events_and_a_rerun_ends_as_i
     ]
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=slow)])
 def test_processes_side_by_side_record_every_event_once(
     payproc: Payproc, sql: Any, messy: Messy, write_lines: WriteLines, books_are_right: Callable[[], None], seed: int
 ) -> None:
@@ -179,8 +182,10 @@ def test_an_interrupt_while_nothing_comes_ends_at_once(payproc: Payproc, sql: An
     assert stdout.decode().splitlines()[-1].startswith("1 event · ")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("command", [["show", "p1"], ["review"], ["verify"]])
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [(["show", "p1"], signal.SIGINT), (["review"], signal.SIGTERM), (["verify"], signal.SIGINT)],
+)
 def test_a_signal_ends_a_command_that_waits_for_the_server(
     payproc: Payproc, sql: Any, wait: Wait, command: list[str], number: signal.Signals
 ) -> None:
@@ -248,7 +253,7 @@ def test_a_reader_that_goes_away_ends_it_quietly_and_a_rerun_completes_it(
     assert recorded_histories(sql) == entries(expected(lines))
 
 
-@pytest.mark.slow
+@slow
 def test_memory_stays_flat_however_long_the_input(
     payproc: Payproc, sql: Any, line: Callable[..., bytes], wait: Wait
 ) -> None:

@@ -92,10 +92,8 @@ def test_a_reason_that_nothing_can_wait_for_is_refused(payproc: Payproc, flagged
     )
 
 
-@pytest.mark.parametrize(
-    "command", ["review", "review --format json", "runs", "runs --format json", "show p1", "rules", "verify"]
-)
-@pytest.mark.parametrize("reader", ["true", "head -c 1"])
+@pytest.mark.parametrize("reader", ["true", pytest.param("head -c 1", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("command", ["review", "review --format json", "runs --format json", "show p1", "rules"])
 def test_a_reader_that_goes_away_ends_any_command_quietly(
     payproc: Payproc, flagged: None, command: str, reader: str
 ) -> None:
@@ -281,7 +279,7 @@ def test_runs_lists_past_ingests_finished_or_not(
     assert len(payproc("runs", "--limit", "1", "--format", "json").stdout.splitlines()) == 1
 
 
-@pytest.mark.parametrize("columns", ["80", "130", "160"])
+@pytest.mark.parametrize("columns", ["80", pytest.param("130", marks=pytest.mark.slow), "160"])
 def test_long_ids_and_notes_neither_break_a_table_nor_are_cut_in_json(
     payproc: Payproc, line: Line, columns: str
 ) -> None:

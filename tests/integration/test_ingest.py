@@ -31,7 +31,9 @@ def run(
     return [json.loads(line) for line in decisions.getvalue().splitlines()], job
 
 
-@pytest.mark.parametrize(("round_lines", "seed"), [(ingest.ROUND_LINES, 1), (50, 2), (7, 3)])
+@pytest.mark.parametrize(
+    ("round_lines", "seed"), [(ingest.ROUND_LINES, 1), pytest.param(50, 2, marks=pytest.mark.slow), (7, 3)]
+)
 def test_neither_worker_count_nor_round_size_changes_any_result(
     new_database: Callable[[str], URL], template: str, messy: Callable[[int, int], list[bytes]],
     write_lines: WriteLines, monkeypatch: pytest.MonkeyPatch, database_at: Callable[[URL, str], Database],
