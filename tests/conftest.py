@@ -70,6 +70,11 @@ def server() -> Iterator[Server]:
     home = Path(tempfile.mkdtemp(prefix="payproc-tests-"))
     try:
         version = int(os.environ.get("PAYPROC_TEST_POSTGRES", embedded.POSTGRES_VERSION))
+        with embedded.running_server(home, version=version):
+            pass
+        with (home / "data" / "postgresql.conf").open("a") as settings:
+            # Nobody pulls the plug on this server (who does has one of its own), and it makes a database a test.
+            settings.write("fsync = off\n")
         with embedded.running_server(home, version=version) as running:
             query = {"host": str(running.socket_folder)}
             yield Server(URL.create("postgresql+psycopg2", embedded.SUPERUSER, database="postgres", query=query))

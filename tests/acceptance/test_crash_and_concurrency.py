@@ -238,7 +238,7 @@ def test_a_reader_that_goes_away_ends_it_quietly_and_a_rerun_completes_it(
     payproc: Payproc, sql: Any, messy: Messy, write_lines: WriteLines, books_are_right: Callable[[], None],
     expected: Callable[[list[bytes]], list[dict[str, Any]]],
 ) -> None:  # fmt: skip
-    lines = messy(3, 20_000)
+    lines = messy(3, 10_000)
     write_lines("day.jsonl", lines)
     process = payproc.start("ingest", "day.jsonl", "--quiet", "--decisions", "-")
     assert process.stdout.readline().startswith(b'{"source":"day.jsonl","line":1,')

@@ -279,7 +279,7 @@ def test_runs_lists_past_ingests_finished_or_not(
     assert len(payproc("runs", "--limit", "1", "--format", "json").stdout.splitlines()) == 1
 
 
-@pytest.mark.parametrize("columns", ["80", pytest.param("130", marks=pytest.mark.slow), "160"])
+@pytest.mark.parametrize("columns", ["80", *(pytest.param(wide, marks=pytest.mark.slow) for wide in ("130", "160"))])
 def test_long_ids_and_notes_neither_break_a_table_nor_are_cut_in_json(
     payproc: Payproc, line: Line, columns: str
 ) -> None:

@@ -55,6 +55,7 @@ def test_a_sample_comes_out_as_told(payproc: Any, name: str) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_samples_do_not_get_in_each_others_way(payproc: Any) -> None:
     """A reader tries them one after another on the same database."""
     for name, story in STORIES.items():
