@@ -145,6 +145,7 @@ def decide(batch: Sequence[Received], known: Knowledge, run_id: int) -> list[Pro
             decision = classify(event, None, state)
             recorded[event.event_id] = OnRecord(event.payment_id, event.type, decision, origin)
             payments[event.payment_id] = (decision.state_after, version + 1)
+            as_reported.pop(event.payment_id, None)  # behind the run's own events, what is stored is what lines see
             proposals.append(Proposal(received, Verdict(decision), version, True))
         elif on_record.origin == origin:
             # Recorded by an attempt that was cut off before it could tell: this run's own, not a duplicate.

@@ -81,7 +81,7 @@ class Summary(msgspec.Struct):
 
 
 class Options(msgspec.Struct, frozen=True):
-    """How to ingest. The paths are files to write, already opened."""
+    """How to ingest. `decisions` and `malformed` are files to write, already opened."""
 
     workers: int
     dry_run: bool = False

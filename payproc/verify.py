@@ -115,10 +115,8 @@ def _counted(rows: Iterable[tuple[Any, ...]], totals: Totals, on_progress: Calla
 def check(payment_id: str, history: Iterable[Row]) -> Iterator[Finding]:
     """Fold one payment's history and compare the end with the payment's own row, which comes last."""
     state, version = State.CREATED.value, 0
-    has_payment = False
     for _, position, event_type, outcome, reason, before, after in history:
         if position is None:
-            has_payment = True
             if not version:
                 yield Finding(payment_id, Problem.NO_HISTORY, None, f"{after} and no history", "at least one entry")
                 return
@@ -138,8 +136,7 @@ def check(payment_id: str, history: Iterable[Row]) -> Iterator[Finding]:
             if problem is not None:
                 yield Finding(payment_id, problem, position, f"{outcome} {reason}, {before} to {after}", expected)
         state = after
-    if not has_payment:
-        yield Finding(payment_id, Problem.NO_PAYMENT, None, f"{version} entries and no payment", state)
+    yield Finding(payment_id, Problem.NO_PAYMENT, None, f"{version} entries and no payment", state)
 
 
 _DECIDED = {

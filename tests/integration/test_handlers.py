@@ -150,8 +150,8 @@ def test_after_its_connection_is_lost_lines_are_reported_with_the_states_that_th
     """The payment has moved on by then; a duplicate between its events must not show where it ended."""
     other.handle(events(("e0", "slow", "authorize")))
     batch = events(
-        ("e1", "p1", "authorize"), ("e1", "p1", "authorize"), ("e2", "p1", "capture"), ("e0", "p1", "fail"),
-        ("e3", "p1", "refund"), ("e4", "slow", "capture"), ("e5", "p1", "refund"), ("e5", "p1", "refund"), first_line=2,
+        ("e1", "p1", "authorize"), ("e1", "p1", "authorize"), ("e0", "p1", "fail"), ("e2", "p1", "capture"),
+        ("e4", "slow", "capture"), ("e3", "p1", "refund"), ("e1", "p1", "authorize"), first_line=2,
     )  # fmt: skip
     with sql.locked_payment("slow"):
         handling = background.submit(recorder.handle, batch)
@@ -163,9 +163,9 @@ def test_after_its_connection_is_lost_lines_are_reported_with_the_states_that_th
     ]
     assert states == [
         ("transition", "created", "authorized"), ("duplicate_event", "authorized", "authorized"),
-        ("transition", "authorized", "captured"), ("event_id_conflict", "captured", "captured"),
-        ("transition", "captured", "refunded"), ("transition", "authorized", "captured"),
-        ("repeated_refund", "refunded", "refunded"), ("duplicate_event", "refunded", "refunded"),
+        ("event_id_conflict", "authorized", "authorized"), ("transition", "authorized", "captured"),
+        ("transition", "authorized", "captured"), ("transition", "captured", "refunded"),
+        ("duplicate_event", "refunded", "refunded"),
     ]  # fmt: skip
 
 
