@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -33,6 +34,28 @@ SECONDS_TO_WAIT = 30
 """How long a test waits for something that should happen at once: long enough for a loaded machine."""
 
 COMMAND = Path(sys.executable).with_name("payproc")
+
+
+_FIGURES = pytest.StashKey[Counter[str]]()
+
+
+@pytest.fixture(scope="session")
+def count(pytestconfig: pytest.Config) -> Callable[[str, int], None]:
+    """Counts what was tried, such as crashes and lines; the totals are printed at the end of the run."""
+    figures = pytestconfig.stash.setdefault(_FIGURES, Counter())
+
+    def add(what: str, times: int = 1) -> None:
+        figures[what] += times
+
+    return add
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print what was tried: the figures in the README's "How it is tested" are these."""
+    if figures := config.stash.get(_FIGURES, None):
+        terminalreporter.section("tried")
+        for what, times in sorted(figures.items()):
+            terminalreporter.line(f"{times:>12,}  {what}")
 
 
 class Finished(NamedTuple):
