@@ -20,6 +20,7 @@ import signal
 import stat
 import tempfile
 import time
+import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -440,7 +441,7 @@ class Ingest:
             self._submit()
 
     def _assign(self, received: Received) -> None:
-        worker = hash(received.event.payment_id) % self._workers
+        worker = worker_of(received.event.payment_id, self._workers)
         if self._worker_of.setdefault(received.event.event_id, worker) != worker:
             # Another worker has this event_id under another payment. The first line must be recorded first.
             self._submit()
@@ -532,6 +533,11 @@ class Ingest:
             return
         outcomes = list(summary.outcomes.values())
         save_counts(self._database, summary.run_id, summary.lines, summary.malformed, outcomes, finished=finished)
+
+
+def worker_of(payment_id: str, workers: int) -> int:
+    """Which worker has a payment: the same in every run, so that what goes wrong in one can be repeated."""
+    return zlib.crc32(payment_id.encode()) % workers
 
 
 def _parse(line: bytes) -> tuple[PaymentEvent, str] | Malformed:

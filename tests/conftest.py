@@ -7,7 +7,6 @@ payproc's schema; `CREATE DATABASE … TEMPLATE` gives each test its own, commit
 
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import psycopg2
 import psycopg2.extensions
 import pytest
 from sqlalchemy import URL, make_url
+from workload import messy_day
 
 from payproc import db, embedded
 from payproc.handlers import Received
@@ -383,31 +383,7 @@ def books_are_right(sql: Sql) -> Callable[[], None]:
     return lambda: check_books(sql)
 
 
-def messy_lines(seed: int, count: int) -> list[bytes]:
-    """A day as it arrives: histories in and out of order, redeliveries, reused ids, contradictions, malformed lines."""
-    chance = random.Random(seed)
-    lines: list[bytes] = []
-    while len(lines) < count:
-        payment = f"pay_{chance.randrange(count // 3 + 1)}"
-        for event_type in chance.choice((HAPPY, HAPPY, HAPPY[:2], HAPPY[:1], ("fail",), ("authorize", "fail"))):
-            lines.append(event_line(f"evt_{seed}_{len(lines)}", payment, event_type, amount=chance.randrange(10_000)))
-    for _ in range(count // 10):
-        original = json.loads(chance.choice(lines))
-        change = chance.choice(({"attempt": 2}, {"attempt": 3}, {"payment_id": f"pay_{chance.randrange(count)}"}))
-        lines.append(json.dumps({**original, **change}).encode())
-    for start in range(0, len(lines), 20):  # out of order, but not by far
-        part = lines[start : start + 20]
-        chance.shuffle(part)
-        lines[start : start + 20] = part
-    for _ in range(count // 50):
-        lines.insert(chance.randrange(len(lines)), chance.choice((b"not json", b'{"event_id": 1}', b"", b"[]")))
-    return lines
-
-
-HAPPY = ("authorize", "capture", "refund")
-
-
 @pytest.fixture
 def messy() -> Callable[[int, int], list[bytes]]:
-    """Makes many lines, about `count`, from a seed."""
-    return messy_lines
+    """Makes the lines of a messy day, about `count`, from a seed."""
+    return lambda seed, count: [line.raw for line in messy_day(seed, count)]

@@ -15,7 +15,7 @@ from sqlalchemy import URL
 
 from payproc import db, ingest
 from payproc.db import Database
-from payproc.ingest import Ingest, LineReader, Options, OversizedLine, StopRequest
+from payproc.ingest import Ingest, LineReader, Options, OversizedLine, StopRequest, worker_of
 from payproc.schemas import MAX_LINE_BYTES
 
 WriteLines = Callable[[str, Sequence[bytes]], Path]
@@ -56,7 +56,7 @@ def test_the_first_line_of_an_event_id_wins_even_while_its_worker_is_held_up(
     database: Database, sql: Any, line: Callable[..., bytes], write_lines: WriteLines
 ) -> None:
     """The same event_id under two payments that belong to different workers, the first of them blocked."""
-    first, second = "p0", next(f"p{n}" for n in range(1, 100) if hash(f"p{n}") % 2 != hash("p0") % 2)
+    first, second = "p0", next(f"p{n}" for n in range(1, 100) if worker_of(f"p{n}", 2) != worker_of("p0", 2))
     run(database, write_lines("before.jsonl", [line("e0", first, "authorize")]))
     file = write_lines("both.jsonl", [line("e1", first, "capture"), line("e1", second, "authorize")])
     with ThreadPoolExecutor(1) as background:
@@ -82,7 +82,7 @@ def test_the_first_line_that_can_be_stored_wins_when_an_earlier_one_was_refused(
     server.execute(f'CREATE DATABASE "{url.database}" TEMPLATE template0 {encoding}')
     database = database_at(url, "a Latin-1 database")
     db.ensure_schema(database)
-    first, second = "p0", next(f"p{n}" for n in range(1, 100) if hash(f"p{n}") % 2 != hash("p0") % 2)
+    first, second = "p0", next(f"p{n}" for n in range(1, 100) if worker_of(f"p{n}", 2) != worker_of("p0", 2))
     run(database, write_lines("before.jsonl", [line("e0", first, "authorize")]))
     refused = {"event_id": "e1", "payment_id": first, "type": "capture", "x": "€"}
     monkeypatch.setattr(ingest, "ROUND_LINES", 1)
