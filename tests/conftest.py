@@ -11,27 +11,23 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psycopg2
 import psycopg2.extensions
 import pytest
+from postgres import Sql, check_books, contents, wait_for
 from sqlalchemy import URL, make_url
 from workload import messy_day
 
 from payproc import db, embedded
 from payproc.handlers import Received
-from payproc.logic import TABLE, EventType, Outcome, State
 from payproc.schemas import Malformed, parse_line
-
-SECONDS_TO_WAIT = 30
-"""How long a test waits for something that should happen at once: long enough for a loaded machine."""
 
 COMMAND = Path(sys.executable).with_name("payproc")
 
@@ -160,69 +156,11 @@ def database_at() -> Callable[[URL, str], db.Database]:
     return as_database
 
 
-class Sql:
-    """Plain SQL on a database, to look at what is stored and to get in the way of what is running."""
-
-    def __init__(self, url: URL) -> None:
-        self.url = url
-        self._dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
-        self._connection = self.connect()
-
-    def connect(self) -> psycopg2.extensions.connection:
-        """A connection of its own, in autocommit."""
-        connection = psycopg2.connect(self._dsn)
-        connection.autocommit = True
-        return connection
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def rows(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
-        """Run a query or a statement; give its rows, if it has any."""
-        with self._connection.cursor() as cursor:
-            cursor.execute(query, arguments or None)
-            return cursor.fetchall() if cursor.description else []
-
-    def value(self, query: str, *arguments: object) -> Any:
-        """The one value of a query that has one."""
-        ((value,),) = self.rows(query, *arguments)
-        return value
-
-    @contextmanager
-    def locked_payment(self, payment_id: str) -> Iterator[None]:
-        """Hold a payment's row, so that whoever wants to move it waits."""
-        with closing(self.connect()) as holder:
-            holder.autocommit = False
-            with holder.cursor() as cursor:
-                cursor.execute("SELECT 1 FROM payproc.payments WHERE payment_id = %s FOR UPDATE", (payment_id,))
-                assert cursor.fetchall(), f"no payment {payment_id}"
-            yield
-            holder.rollback()
-
-    def wait_for_blocked_call(self) -> int:
-        """Wait until a CALL of record_decisions waits for a lock; give its backend's process id."""
-        query = (
-            "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
-            " AND wait_event_type = 'Lock' AND query LIKE 'CALL payproc.record_decisions%'"
-        )
-        return int(wait_for(lambda: self.rows(query))[0][0])
-
-
 @pytest.fixture
 def sql(url: URL) -> Iterator[Sql]:
     """SQL on the test's own database."""
     with closing(Sql(url)) as connection:
         yield connection
-
-
-def wait_for(condition: Callable[[], Any]) -> Any:
-    """Poll until something is so; give what it is."""
-    deadline = time.monotonic() + SECONDS_TO_WAIT
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.005)
-    raise AssertionError("waited in vain")
 
 
 @pytest.fixture
@@ -332,43 +270,6 @@ def write_lines(tmp_path: Path) -> Callable[[str, Sequence[bytes]], Path]:
 
 
 # ---- What is stored -------------------------------------------------------------------------------
-
-
-def contents(sql: Sql) -> dict[str, list[tuple[Any, ...]]]:
-    """Everything that must be the same after two ways to the same end: all but run numbers and times."""
-    return {
-        "payments": sql.rows("SELECT payment_id, state, version FROM payproc.payments ORDER BY 1"),
-        "events": sql.rows(
-            "SELECT payment_id, position, event_id, type, outcome, reason, state_before, state_after, source, line,"
-            " payload::text FROM payproc.events ORDER BY 1, 2"
-        ),
-        "conflicts": sql.rows(
-            "SELECT event_id, payment_id, type, source, line, payload::text"
-            " FROM payproc.event_conflicts ORDER BY 1, 2, 3"
-        ),
-    }
-
-
-def check_books(sql: Sql) -> None:
-    """Fold every history again: it must be gapless, follow the table, and explain the stored state and version."""
-    folded: dict[str, tuple[str, int]] = {}
-    query = (
-        "SELECT payment_id, position, type, outcome, reason, state_before, state_after"
-        " FROM payproc.events ORDER BY payment_id, position"
-    )
-    for payment_id, position, event_type, outcome, reason, before, after in sql.rows(query):
-        state, version = folded.get(payment_id, ("created", 0))
-        assert position == version + 1, f"{payment_id}: a gap before {position}"
-        assert before == state, f"{payment_id}: entry {position} does not start where the one before ended"
-        decided = TABLE[State(before)][EventType(event_type)]
-        assert (outcome, reason, after) == (decided.outcome, decided.reason, decided.state_after)
-        assert after == before or outcome == Outcome.APPLY
-        folded[payment_id] = (after, position)
-    stored = {
-        payment_id: (state, version)
-        for payment_id, state, version in sql.rows("SELECT payment_id, state, version FROM payproc.payments")
-    }
-    assert stored == folded
 
 
 @pytest.fixture

@@ -1,0 +1,114 @@
+"""SQL on a test's database: to look at what is stored, to get in the way of what is running, to check the books."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+from sqlalchemy import URL
+
+from payproc.logic import TABLE, EventType, Outcome, State
+
+SECONDS_TO_WAIT = 30
+"""How long a test waits for something that should happen at once: long enough for a loaded machine."""
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    """Poll until something is so; give what it is."""
+    deadline = time.monotonic() + SECONDS_TO_WAIT
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.005)
+    raise AssertionError("waited in vain")
+
+
+class Sql:
+    """Plain SQL on a database, to look at what is stored and to get in the way of what is running."""
+
+    def __init__(self, url: URL) -> None:
+        self.url = url
+        self._dsn = url.set(drivername="postgresql").render_as_string(hide_password=False)
+        self._connection = self.connect()
+
+    def connect(self) -> psycopg2.extensions.connection:
+        """A connection of its own, in autocommit."""
+        connection = psycopg2.connect(self._dsn)
+        connection.autocommit = True
+        return connection
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def rows(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
+        """Run a query or a statement; give its rows, if it has any."""
+        with self._connection.cursor() as cursor:
+            cursor.execute(query, arguments or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def value(self, query: str, *arguments: object) -> Any:
+        """The one value of a query that has one."""
+        ((value,),) = self.rows(query, *arguments)
+        return value
+
+    @contextmanager
+    def locked_payment(self, payment_id: str) -> Iterator[None]:
+        """Hold a payment's row, so that whoever wants to move it waits."""
+        with closing(self.connect()) as holder:
+            holder.autocommit = False
+            with holder.cursor() as cursor:
+                cursor.execute("SELECT 1 FROM payproc.payments WHERE payment_id = %s FOR UPDATE", (payment_id,))
+                assert cursor.fetchall(), f"no payment {payment_id}"
+            yield
+            holder.rollback()
+
+    def wait_for_blocked_call(self) -> int:
+        """Wait until a CALL of record_decisions waits for a lock; give its backend's process id."""
+        query = (
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+            " AND wait_event_type = 'Lock' AND query LIKE 'CALL payproc.record_decisions%'"
+        )
+        return int(wait_for(lambda: self.rows(query))[0][0])
+
+
+Contents = dict[str, list[tuple[Any, ...]]]
+"""Rows by table."""
+
+
+def contents(sql: Sql) -> Contents:
+    """Everything that must be the same after two ways to the same end: all but run numbers and times."""
+    return {
+        "payments": sql.rows("SELECT payment_id, state, version FROM payproc.payments ORDER BY 1"),
+        "events": sql.rows(
+            "SELECT payment_id, position, event_id, type, outcome, reason, state_before, state_after, source, line,"
+            " payload::text FROM payproc.events ORDER BY 1, 2"
+        ),
+        "conflicts": sql.rows(
+            "SELECT event_id, payment_id, type, source, line, payload::text"
+            " FROM payproc.event_conflicts ORDER BY 1, 2, 3"
+        ),
+    }
+
+
+def check_books(sql: Sql) -> None:
+    """Fold every history again: it must be gapless, follow the table, and explain the stored state and version."""
+    folded: dict[str, tuple[str, int]] = {}
+    query = (
+        "SELECT payment_id, position, type, outcome, reason, state_before, state_after"
+        " FROM payproc.events ORDER BY payment_id, position"
+    )
+    for payment_id, position, event_type, outcome, reason, before, after in sql.rows(query):
+        state, version = folded.get(payment_id, ("created", 0))
+        assert position == version + 1, f"{payment_id}: a gap before {position}"
+        assert before == state, f"{payment_id}: entry {position} does not start where the one before ended"
+        decided = TABLE[State(before)][EventType(event_type)]
+        assert (outcome, reason, after) == (decided.outcome, decided.reason, decided.state_after)
+        assert after == before or outcome == Outcome.APPLY
+        folded[payment_id] = (after, position)
+    stored = {
+        payment_id: (state, version)
+        for payment_id, state, version in sql.rows("SELECT payment_id, state, version FROM payproc.payments")
+    }
+    assert stored == folded
