@@ -148,6 +148,12 @@ def resolve(
 
 def _find(cursor: psycopg2.extensions.cursor, event_id: str) -> Review:
     """An event that can be resolved. Raises CannotFinish with the reason why it cannot."""
+    cursor.execute(_COLUMNS + _ONE, (event_id,))
+    row = cursor.fetchone()
+    if row is None:
+        raise CannotFinish(f'event "{event_id}": is not on record')
+    # In this order: whoever resolves it between the two queries is seen by the second. The other way round, the
+    # payment would be read as the other decision has left it, and a second decision would seem to fit.
     cursor.execute(_RESOLVED, (event_id,))
     if resolved := cursor.fetchone():
         resolution, by, at, note = resolved
@@ -156,10 +162,6 @@ def _find(cursor: psycopg2.extensions.cursor, event_id: str) -> Review:
             f'event "{event_id}": was {done} by {by} on {in_utc(at):%Y-%m-%d at %H:%M:%S} UTC, with the note "{note}"; '
             "nothing was changed"
         )
-    cursor.execute(_COLUMNS + _ONE, (event_id,))
-    row = cursor.fetchone()
-    if row is None:
-        raise CannotFinish(f'event "{event_id}": is not on record')
     review, outcome = _review(row)
     if outcome is not Outcome.MANUAL_REVIEW:
         raise CannotFinish(

@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import random
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
@@ -84,48 +83,6 @@ def test_a_process_killed_in_mid_batch_leaves_whole_events_and_a_rerun_ends_as_i
         True,
         False,
     ]
-
-
-@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=slow)])
-def test_processes_side_by_side_record_every_event_once(
-    payproc: Payproc, sql: Any, messy: Messy, write_lines: WriteLines, books_are_right: Callable[[], None], seed: int
-) -> None:
-    """Two with the same file, one with half of it shuffled, one with other events of the same payments."""
-    chance = random.Random(seed)
-    lines = messy(seed, 3000)
-    shuffled = lines[len(lines) // 2 :]
-    chance.shuffle(shuffled)
-    write_lines("same.jsonl", lines)
-    write_lines("shuffled.jsonl", shuffled)
-    write_lines("other.jsonl", messy(seed + 100, 3000))
-    files = ("same.jsonl", "same.jsonl", "shuffled.jsonl", "other.jsonl")
-    processes = [payproc.start("ingest", file, "--decisions", f"{n}.decisions") for n, file in enumerate(files)]
-    for process in processes:
-        _, stderr = process.communicate()
-        assert process.returncode == 3, stderr.decode()
-    decisions = [
-        json.loads(row)
-        for number in range(len(files))
-        for row in (payproc.folder / f"{number}.decisions").read_text().splitlines()
-    ]
-    books_are_right()
-    in_files = {decision["event_id"] for decision in decisions if "event_id" in decision}
-    recorded = {event_id for (event_id,) in sql.rows("SELECT event_id FROM payproc.events")}
-    assert recorded == in_files
-    # Of all reports about an event_id, exactly one says that it was recorded; the others call it a duplicate of that,
-    # or a conflict with that.
-    first_reports = [
-        (decision["event_id"], decision["payment_id"], decision["outcome"])
-        for decision in decisions
-        if decision.get("reason", "duplicate_event") not in ("duplicate_event", "event_id_conflict")
-    ]
-    assert sorted(first_reports) == sql.rows(
-        "SELECT event_id, payment_id, outcome::text FROM payproc.events ORDER BY 1, 2, 3"
-    )
-    outcome_of = {event_id: outcome for event_id, _, outcome in first_reports}
-    duplicates = [decision for decision in decisions if decision.get("reason") == "duplicate_event"]
-    assert all(decision["original_outcome"] == outcome_of[decision["event_id"]] for decision in duplicates)
-    assert sql.value("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'payproc'") == 0
 
 
 def test_under_serializable_isolation_processes_side_by_side_end_right_too(

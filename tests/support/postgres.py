@@ -9,7 +9,7 @@ import psycopg2
 import psycopg2.extensions
 from sqlalchemy import URL
 
-from payproc.logic import TABLE, EventType, Outcome, State
+from payproc.logic import STATE_NAMED_BY, TABLE, EventType, Outcome, Resolution, State
 
 SECONDS_TO_WAIT = 30
 """How long a test waits for something that should happen at once: long enough for a loaded machine."""
@@ -93,19 +93,26 @@ def contents(sql: Sql) -> Contents:
 
 
 def check_books(sql: Sql) -> None:
-    """Fold every history again: it must be gapless, follow the table, and explain the stored state and version."""
+    """Fold every history again: it must be gapless, follow the rules, and explain the stored state and version."""
     folded: dict[str, tuple[str, int]] = {}
-    query = (
-        "SELECT payment_id, position, type, outcome, reason, state_before, state_after"
-        " FROM payproc.events ORDER BY payment_id, position"
-    )
+    query = """
+        SELECT payment_id, position, type, outcome::text, reason::text, state_before, state_after FROM payproc.events
+        UNION ALL
+        SELECT payment_id, resolutions.position, type, resolution::text, NULL,
+               resolutions.state_before, resolutions.state_after
+        FROM payproc.resolutions JOIN payproc.events USING (event_id, payment_id)
+        ORDER BY payment_id, position
+    """
     for payment_id, position, event_type, outcome, reason, before, after in sql.rows(query):
         state, version = folded.get(payment_id, ("created", 0))
         assert position == version + 1, f"{payment_id}: a gap before {position}"
         assert before == state, f"{payment_id}: entry {position} does not start where the one before ended"
-        decided = TABLE[State(before)][EventType(event_type)]
-        assert (outcome, reason, after) == (decided.outcome, decided.reason, decided.state_after)
-        assert after == before or outcome == Outcome.APPLY
+        if reason is None:
+            assert after == (STATE_NAMED_BY[EventType(event_type)] if outcome == Resolution.APPLY else before)
+        else:
+            decided = TABLE[State(before)][EventType(event_type)]
+            assert (outcome, reason, after) == (decided.outcome, decided.reason, decided.state_after)
+            assert after == before or outcome == Outcome.APPLY
         folded[payment_id] = (after, position)
     stored = {
         payment_id: (state, version)

@@ -1,0 +1,143 @@
+"""Many processes at once on the same payments, and people deciding in between: each event once, and nobody in the way.
+
+Each seed makes a messy day and hands it to 2 to 8 processes: the whole of it, an overlapping part or a part of their
+own, in order or shuffled, while two people work off the review queue, sometimes the same event of it. A failing seed is
+repeated by running its test again: `pytest "FILE::TEST[SEED]"`.
+"""
+
+import json
+import random
+import subprocess
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+from model import Line
+from postgres import Sql, check_books
+from workload import messy_day
+
+from payproc.db import Database
+from payproc.errors import CannotFinish
+from payproc.logic import Resolution
+from payproc.review import Verdict, open_reviews, resolve
+
+Payproc = Any
+
+NOT_RECORDED = ("duplicate_event", "event_id_conflict")
+
+
+class Person(threading.Thread):
+    """Somebody who decides about whatever waits, until told to stop; faster than a person can."""
+
+    def __init__(self, database: Database, name: str, seed: float) -> None:
+        super().__init__()
+        self.database, self.chance, self.by = database, random.Random(seed), name
+        self.is_enough = threading.Event()
+        self.decided: list[tuple[str, str]] = []
+        self.too_late = 0
+        self.unexpected: list[CannotFinish] = []
+
+    def run(self) -> None:
+        while not self.is_enough.is_set():
+            for review in list(open_reviews(self.database, limit=5)):
+                self._decide(review.event_id, self.chance.choice(list(Resolution)))
+
+    def _decide(self, event_id: str, resolution: Resolution) -> None:
+        try:
+            resolve(self.database, event_id, Verdict(resolution, "n", self.by), lambda *_: True)
+            self.decided.append((event_id, resolution.value))
+        except CannotFinish as error:
+            if f'event "{event_id}": was ' in str(error):
+                self.too_late += 1  # the other one was first, and is named
+            else:
+                self.unexpected.append(error)
+
+
+class Finished(NamedTuple):
+    """What a process reported."""
+
+    code: int
+    stderr: str
+    decisions: list[dict[str, Any]]
+
+
+def shares(lines: list[Line], chance: random.Random) -> list[list[Line]]:
+    """What each of 2 to 8 processes gets."""
+    number = chance.randrange(2, 9)
+    own = [lines[start::number] for start in range(number)]
+    parts = []
+    for start in range(number):
+        part = chance.choice((lines, chance.sample(lines, len(lines) // 2), own[start]))
+        parts.append(chance.sample(part, len(part)) if chance.random() < 0.5 else list(part))
+    return parts
+
+
+def ingest_at_once(payproc: Payproc, parts: list[list[Line]], chance: random.Random) -> list[Finished]:
+    """Run a process for each part, all at once."""
+    processes: list[subprocess.Popen[bytes]] = []
+    for number, part in enumerate(parts):
+        (payproc.folder / f"{number}.jsonl").write_bytes(b"\n".join(line.raw for line in part))
+        options = ("--decisions", f"{number}.decisions", "--workers", str(chance.choice((1, 2, 4))), "--quiet")
+        processes.append(payproc.start("ingest", f"{number}.jsonl", *options))
+    finished = []
+    for number, process in enumerate(processes):
+        _, stderr = process.communicate(timeout=120)
+        reported = (payproc.folder / f"{number}.decisions").read_text().splitlines()
+        finished.append(Finished(process.returncode, stderr.decode(), [json.loads(row) for row in reported]))
+    return finished
+
+
+@pytest.mark.parametrize("seed", [4, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(100, 112))])
+def test_processes_and_people_at_once_record_every_event_once(
+    payproc: Payproc, database: Database, sql: Sql, count: Callable[..., None], seed: int
+) -> None:
+    chance = random.Random(seed)
+    parts = shares(messy_day(seed, chance.choice((600, 1500))), chance)
+    people = [Person(database, name, chance.random()) for name in ("alice", "bob")]
+    for person in people:
+        person.start()
+    try:
+        finished = ingest_at_once(payproc, parts, chance)
+    finally:
+        for person in people:
+            person.is_enough.set()
+            person.join()
+
+    for number, (code, stderr, decisions) in enumerate(finished):
+        malformed = sum("error" in decision for decision in decisions)
+        assert code == (3 if malformed else 0), stderr
+        assert all(row.startswith((f"{number}.jsonl:", "… and ")) for row in stderr.splitlines()), stderr
+        assert len(decisions) == sum(not line.is_blank for line in parts[number])
+    check_reports([decision for each in finished for decision in each.decisions if "event_id" in decision], sql)
+    assert [person.unexpected for person in people] == [[], []]
+    decided = sorted(pair for person in people for pair in person.decided)
+    assert decided == sql.rows("SELECT event_id, resolution::text FROM payproc.resolutions ORDER BY 1")
+    check_books(sql)
+    verified = payproc("verify", "--quiet")
+    assert (verified.code, verified.stderr) == (0, "")
+    assert sql.value("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0
+    count("processes at once on the same payments", len(parts))
+    count("decisions by people in between", len(decided))
+    count("decisions that came too late, by people at once", sum(person.too_late for person in people))
+
+
+def check_reports(reports: list[dict[str, Any]], sql: Sql) -> None:
+    """None missing, none twice: of all reports about an event_id exactly one says that it was recorded, and as what.
+
+    The others call it a duplicate of that, or a conflict with that.
+    """
+    first = {report["event_id"]: report for report in reports if report["reason"] not in NOT_RECORDED}
+    assert len(first) == sum(report["reason"] not in NOT_RECORDED for report in reports)
+    assert first.keys() == {report["event_id"] for report in reports}
+    assert sorted(
+        (event_id, report["payment_id"], report["type"], report["outcome"], report["reason"])
+        for event_id, report in first.items()
+    ) == sql.rows("SELECT event_id, payment_id, type::text, outcome::text, reason::text FROM payproc.events ORDER BY 1")
+    for report in reports:
+        original = first[report["event_id"]]
+        if report["reason"] == "duplicate_event":
+            assert report["original_outcome"] == original["outcome"]
+            assert (report["payment_id"], report["type"]) == (original["payment_id"], original["type"])
+        elif report["reason"] == "event_id_conflict":
+            assert report["recorded"] == {"payment_id": original["payment_id"], "type": original["type"]}
