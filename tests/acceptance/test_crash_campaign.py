@@ -80,13 +80,18 @@ def _contents(model: Model) -> Contents:
     }
 
 
+def decisions_of(lines: str) -> list[dict[str, Any]]:
+    """Decision lines as the model gives them: of a malformed one it only says that there is an error."""
+    decisions = [{**json.loads(line), "source": FILE} for line in lines.splitlines()]
+    return [{**decision, "error": ...} if "error" in decision else decision for decision in decisions]
+
+
 @pytest.mark.parametrize("number", range(DAYS))
 def test_an_uninterrupted_run_is_the_models(payproc: Payproc, sql: Sql, number: int) -> None:
     day = day_of(number)
     (payproc.folder / FILE).write_bytes(b"\n".join(day.raw))
     finished = payproc("ingest", FILE, "--quiet", "--decisions", "-")
-    decisions = [json.loads(row) for row in finished.stdout.splitlines()]
-    assert [{**row, "error": ...} if "error" in row else row for row in decisions] == day.decisions
+    assert decisions_of(finished.stdout) == day.decisions
     assert contents(sql) == day.contents
 
 
@@ -268,6 +273,7 @@ def test_a_server_that_loses_power_at_any_moment(
         assert code == -signal.SIGKILL if dies_with_it else code in (1, 3), stderr
         assert "Traceback" not in stderr
         if code == 3:
+            assert decisions_of((payproc.folder / "reported.jsonl").read_text()) == day.decisions
             count("runs that went on after their server had come back")
         check_books(sql)
         count("events reported before a power cut or after it, all on record", check_reported(payproc, sql))

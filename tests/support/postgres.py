@@ -93,7 +93,10 @@ def contents(sql: Sql) -> Contents:
 
 
 def check_books(sql: Sql) -> None:
-    """Fold every history again: it must be gapless, follow the rules, and explain the stored state and version."""
+    """Fold every history again: it must be gapless, follow the rules, and explain the stored state and version.
+
+    What one run recorded of a payment must stand there in the order of its input.
+    """
     folded: dict[str, tuple[str, int]] = {}
     query = """
         SELECT payment_id, position, type, outcome::text, reason::text, state_before, state_after FROM payproc.events
@@ -119,3 +122,10 @@ def check_books(sql: Sql) -> None:
         for payment_id, state, version in sql.rows("SELECT payment_id, state, version FROM payproc.payments")
     }
     assert stored == folded
+    assert not sql.rows("""
+        SELECT payment_id, position FROM (
+            SELECT payment_id, position, source, line,
+                   lag((source, line)) OVER (PARTITION BY payment_id, run_id ORDER BY position) AS before
+            FROM payproc.events
+        ) AS entry WHERE (source, line) < before
+    """), "a run turned the order of its input around"
