@@ -49,14 +49,23 @@ _SCHEMA_LOCK = 0x70617970726F63  # "payproc": advisory locks share one number sp
 class Database:
     """A PostgreSQL server and database to work on. `where` names it in messages and never holds a secret."""
 
-    def __init__(self, parameters: Mapping[str, str], where: str, *, interruptible: bool = False) -> None:
+    def __init__(
+        self,
+        parameters: Mapping[str, str],
+        where: str,
+        *,
+        interruptible: bool = False,
+        why_gone: Callable[[], str | None] = lambda: None,
+    ) -> None:
         """Name a database; nothing is opened yet.
 
         `parameters` are libpq's: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
         `interruptible` lets a signal end a wait for the server, which is the driver's own otherwise and deaf to
         signals. It is a setting of the whole process, for commands with a single thread.
+        `why_gone` tells more than the driver can where nobody can connect, if the server is known to have ended.
         """
         self.where = where
+        self._why_gone = why_gone
         self._interruptible = interruptible
         self._parameters: dict[str, Any] = {
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
@@ -121,10 +130,18 @@ class Database:
         """Say in one line what a database error means to the user: what the server said, and advice by SQLSTATE."""
         said = _one_line(error, self._parameters.get("password"))
         sqlstate = error.pgcode or ""
-        if not sqlstate and isinstance(error, psycopg2.OperationalError):
-            return CannotFinish(f"cannot reach the database {self.where}: {said}")
+        if is_about_connection(error):
+            return CannotFinish(f"cannot reach the database {self.where}: {self._why_gone() or said}")
         advice = _ADVICE.get(sqlstate) or _ADVICE.get(sqlstate[:2]) or ""
         return CannotFinish(f"the database {self.where} refused: {said}{advice and '; '}{advice}")
+
+
+def is_about_connection(error: psycopg2.Error) -> bool:
+    """Whether the connection is lost or was never there, which the client library finds out itself: no SQLSTATE.
+
+    The driver may still take such a connection for open: where sending failed, while there is a last notice to read.
+    """
+    return not error.pgcode and type(error) in (psycopg2.OperationalError, psycopg2.DatabaseError)
 
 
 _ADVICE = {
@@ -136,6 +153,7 @@ _ADVICE = {
     psycopg2.errorcodes.QUERY_CANCELED: "if it was a timeout, raise statement_timeout for this role",
     psycopg2.errorcodes.DISK_FULL: "free some space and run it again",
     psycopg2.errorcodes.TOO_MANY_CONNECTIONS: "use fewer --workers or raise max_connections",
+    psycopg2.errorcodes.CLASS_TRANSACTION_ROLLBACK: "run it again",
     psycopg2.errorcodes.CLASS_OPERATOR_INTERVENTION: "run it again when the server is back",
 }
 """What a user can do, by SQLSTATE or its class."""
@@ -173,7 +191,7 @@ def open_database(option: str | None, note: Callable[[str], None], *, interrupti
     home = embedded.default_home()
     with embedded.running_server(home, note=note) as server:
         note(f"database: the embedded PostgreSQL {server.version} in {home}")
-        yield Database(server.connect_args, f"in {home}", interruptible=interruptible)
+        yield Database(server.connect_args, f"in {home}", interruptible=interruptible, why_gone=server.why_gone)
 
 
 def _chosen_url(option: str | None) -> tuple[dict[str, str], str] | None:

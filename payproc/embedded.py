@@ -68,6 +68,12 @@ _PLAIN_PATH = re.compile(r"[\w/.~+ -]+", re.ASCII)
 _SHELL_CHARACTERS = re.compile(r"[\"$`\\\n]")
 """What initdb's own path must not hold: it runs `postgres` through a shell, in double quotes."""
 
+_LOG_BYTES = 8 << 20
+"""How much of the log's end is searched for why a server ended: the statement behind an error may take 5 MB of it."""
+
+_LAST_WORDS = re.compile(r" (PANIC|FATAL): +(?!the database system is|terminating )")
+"""What a server says before it ends, rather than to clients that come too early or must go."""
+
 _BIG_MEMORY_BYTES = 4 << 30
 
 _SETTINGS = """
@@ -97,6 +103,20 @@ class EmbeddedServer:
     def connect_args(self) -> dict[str, str]:
         """libpq parameters: superuser over the private socket."""
         return {"host": str(self.socket_folder), "port": "5432", "user": SUPERUSER, "dbname": "postgres"}
+
+    def why_gone(self) -> str | None:
+        """Why nobody can connect to it any more, as its log tells; None while it answers."""
+        if _answers(self.socket_folder):
+            return None
+        log = self.home / "log"
+        try:
+            with log.open("rb") as file:
+                file.seek(max(0, log.stat().st_size - _LOG_BYTES))
+                lines = file.read().decode(errors="replace").splitlines()
+        except OSError:
+            lines = []
+        last_words = [line for line in lines if _LAST_WORDS.search(line)]
+        return f"its server has ended{f': {last_words[-1].strip()}' if last_words else ''} (all of it in {log})"
 
 
 def default_home() -> Path:
@@ -169,6 +189,8 @@ def _locks(descriptor: int) -> bool:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, shutil.Error):  # of a whole folder: (from, to, why) for each file, and the first will do
+        return str(error.args[0][0][2])
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
@@ -356,7 +378,8 @@ class _Cluster:
         if process.returncode != 0:
             shutil.rmtree(half_done, ignore_errors=True)
             said = output.decode(errors="replace").strip().splitlines() or ["it said nothing"]
-            error = next((line for line in said if "error" in line), said[-1])
+            # Its last words are about cleaning up; what went wrong it says itself, or the server that it runs does.
+            error = next((line for line in said if re.search("error|PANIC|FATAL", line)), said[-1])
             raise CannotFinish(f"the embedded database could not be created in {self.home}: {error.strip()}")
         with (half_done / "postgresql.conf").open("a") as config:
             config.write(_settings())
