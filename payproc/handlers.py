@@ -18,7 +18,7 @@ import psycopg2
 import psycopg2.errorcodes
 import psycopg2.extensions
 
-from payproc.db import Database
+from payproc.db import Database, is_about_connection
 from payproc.errors import CannotFinish
 from payproc.logic import Decision, EventType, Outcome, Reason, State, classify
 from payproc.schemas import Malformed, PaymentEvent
@@ -223,6 +223,8 @@ class Recorder:
                 attempts.begin([proposal for proposal in proposals if proposal.is_new])
                 contested = self._record(proposals)
             except (psycopg2.Error, CannotFinish) as error:
+                if isinstance(error, psycopg2.Error) and is_about_connection(error):
+                    self._connection.close()  # which the driver may not have noticed
                 attempts.failed(error, self._connection)
                 continue
             if not contested and not settled:
