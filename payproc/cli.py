@@ -559,9 +559,21 @@ def _open_output(stack: contextlib.ExitStack, option: str, name: str) -> IO[byte
         return sys.stdout.buffer
     try:
         descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        return stack.enter_context(open(descriptor, "wb"))  # noqa: PTH123 - a descriptor, not a path
+        return stack.enter_context(_closing(open(descriptor, "wb")))  # noqa: PTH123 - a descriptor, not a path
     except OSError as error:
         raise WrongUsage(f"{option}: {name} cannot be written: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _closing(file: IO[bytes]) -> Iterator[IO[bytes]]:
+    """Close a file in the end. What an error on the way has left unwritten fails once more then, and is not news."""
+    try:
+        yield file
+    except BaseException:
+        with contextlib.suppress(OSError):
+            file.close()
+        raise
+    file.close()
 
 
 def _identity(file: int | str) -> tuple[int, int] | None:

@@ -224,13 +224,21 @@ class LineReader:
     def _keep(self, part: bytes) -> None:
         """Keep the beginning of a line, until it is too long to be one."""
         self._rest += part
-        if len(self._rest) > MAX_LINE_BYTES + len(_BOM) + len(b"\r") and not self._is_oversized:
-            self._is_oversized = True
-            self._spool = tempfile.TemporaryFile() if self._keep_oversized else None  # noqa: SIM115 - outlives this
-        if self._is_oversized:
+        is_too_long = len(self._rest) > MAX_LINE_BYTES + len(_BOM) + len(b"\r")
+        if not (self._is_oversized or is_too_long):
+            return
+        try:
+            if not self._is_oversized:
+                self._is_oversized = True
+                self._spool = tempfile.TemporaryFile() if self._keep_oversized else None  # noqa: SIM115 - outlives this
             if self._spool is not None:
                 self._spool.write(self._rest)
-            self._rest.clear()
+        except OSError as error:
+            raise CannotFinish(
+                f"{self.name}: a line too long to be an event cannot be kept for --malformed in the folder for "
+                f"temporary files (TMPDIR): {error.strerror}"
+            ) from error
+        self._rest.clear()
 
     def _refuse_compressed(self, start: bytes) -> None:
         try:
