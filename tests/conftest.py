@@ -14,7 +14,7 @@ import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -164,6 +164,13 @@ def sql(url: URL) -> Iterator[Sql]:
 
 
 @pytest.fixture
+def sql_on() -> Iterator[Callable[[URL], Sql]]:
+    """Gives SQL on any database."""
+    with ExitStack() as opened:
+        yield lambda url: opened.enter_context(closing(Sql(url)))
+
+
+@pytest.fixture
 def wait() -> Callable[[Callable[[], Any]], Any]:
     """Polls until something is so."""
     return wait_for
@@ -276,6 +283,12 @@ def write_lines(tmp_path: Path) -> Callable[[str, Sequence[bytes]], Path]:
 def stored(sql: Sql) -> Callable[[], dict[str, list[tuple[Any, ...]]]]:
     """Gives everything that is stored, but run numbers and times."""
     return lambda: contents(sql)
+
+
+@pytest.fixture
+def stored_in() -> Callable[[Sql], dict[str, list[tuple[Any, ...]]]]:
+    """Gives everything that any database holds, but run numbers and times."""
+    return contents
 
 
 @pytest.fixture
