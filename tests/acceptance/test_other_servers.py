@@ -230,28 +230,42 @@ def test_where_serializable_is_the_default_a_failed_transaction_is_tried_again_a
     count("serialization failures, all tried again", 1)
 
 
-@pytest.mark.parametrize(("processes", "lines"), [(2, 300), pytest.param(4, 4000, marks=slow)])
+@slow
 def test_where_serializable_is_the_default_processes_side_by_side_report_every_event_as_new_exactly_once(
     own_server: OwnServers, payproc_on: Callable[..., Payproc], sql_on: Callable[[URL], Sql], messy: Messy,
-    write_lines: WriteLines, count: Count, processes: int, lines: int,
+    wait: Wait, count: Count,
 ) -> None:  # fmt: skip
     server = own_server(SERIALIZABLE)
     payproc, sql = payproc_on(server.url), sql_on(server.url)
-    write_lines("day.jsonl", messy(11, lines))
-    decisions = side_by_side(payproc, processes)
+    day = joined(messy(11, 4000))
+    processes = [start(payproc, "-", number, stdin=subprocess.PIPE) for number in range(4)]
+    sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'payproc'"
+    wait(lambda: sql.value(sessions) == 2 * len(processes))  # so that they work at the same time
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(day)
+    decisions = decisions_of(payproc, processes)
     assert sorted(new_in(decisions)) == sorted(recorded(sql))
     assert server.logged(COULD_NOT_SERIALIZE) > 0
     verifies(payproc)
     count("serialization failures, all tried again", server.logged(COULD_NOT_SERIALIZE))
 
 
-def side_by_side(payproc: Payproc, processes: int) -> list[dict[str, Any]]:
-    """Ingest day.jsonl with several processes at once; give all of their decisions."""
-    running = [payproc.start("ingest", "-q", "day.jsonl", "--decisions", f"{n}") for n in range(processes)]
-    for process in running:
+def start(payproc: Payproc, source: str, number: int, **options: Any) -> "subprocess.Popen[bytes]":
+    """Start an ingest that writes its decisions to a file with this number."""
+    process: subprocess.Popen[bytes] = payproc.start(
+        "ingest", "-q", source, "--decisions", f"{number}.decisions", **options
+    )
+    return process
+
+
+def decisions_of(payproc: Payproc, processes: Sequence["subprocess.Popen[bytes]"]) -> list[dict[str, Any]]:
+    """Wait for ingests that were started; give the decisions of them all."""
+    for process in processes:
         _, stderr = process.communicate()
         assert process.returncode == 3, stderr.decode()
-    return [each for n in range(processes) for each in decisions_in((payproc.folder / f"{n}").read_text())]
+    files = (payproc.folder / f"{number}.decisions" for number in range(len(processes)))
+    return [each for file in files for each in decisions_in(file.read_text())]
 
 
 # ---- Connections that are cut --------------------------------------------------------------------
@@ -547,7 +561,7 @@ def test_processes_side_by_side_share_a_pool_that_is_smaller_than_they_are_many(
     server, url = pooled(connections)
     payproc = payproc_on(url)
     write_lines("day.jsonl", messy(16, lines))
-    decisions = side_by_side(payproc, 3)
+    decisions = decisions_of(payproc, [start(payproc, "day.jsonl", number) for number in range(3)])
     assert sorted(new_in(decisions)) == sorted(recorded(sql_on(server.url)))
     verifies(payproc)
 
