@@ -91,7 +91,7 @@ class OwnServer:
             config.write("".join(f"{setting}\n" for setting in settings))
 
     def start(self) -> None:
-        self.run("pg_ctl", "start", "-w", "-t", "120", "-D", self.data, "-l", self.home / "log")
+        self.run("pg_ctl", "start", "-w", "-t", "120", "-D", self.data)
 
     def stop(self, mode: str = "fast") -> None:
         self.run("pg_ctl", "stop", "-w", "-t", "120", "-m", mode, "-D", self.data)
@@ -102,11 +102,12 @@ class OwnServer:
 
     def run(self, program: str, *arguments: str | Path) -> None:
         """Run one of PostgreSQL's programs as the server's user."""
-        subprocess.run(
-            [self.programs / program, *arguments], cwd=self.home, check=True, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
-            **as_owner_of(self.data),
-        )  # fmt: skip
+        with (self.home / "log").open("a") as log:  # not a pipe, which the server would hold open
+            done = subprocess.run(
+                [self.programs / program, *arguments], cwd=self.home, check=False, stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"}, **as_owner_of(self.data.parent),
+            )  # fmt: skip
+        assert done.returncode == 0, (self.home / "log").read_text(errors="replace")[-3000:]
 
     def logged(self, what: str) -> int:
         """How often something stands in its log."""
