@@ -16,19 +16,22 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
 
 import contextlib
 import io
+import itertools
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from types import FrameType
-from typing import IO, TYPE_CHECKING, Annotated, NoReturn
+from typing import IO, TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from payproc.errors import CannotFinish, PayprocError, WrongUsage
 from payproc.logic import OUTCOME_OF, Outcome, Reason, Resolution, State
+from payproc.text import exact, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -103,11 +106,29 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        code = app(standalone_mode=False)
+    except _UsageError as error:
+        _show_usage_error(error)
+        raise SystemExit(WrongUsage.exit_code) from None
     except OSError as error:  # of --help and --version, which no command is around
         _abandon_stdout()
         _say(f"output could not be written: {error.strerror}")
         raise SystemExit(1) from None
+    raise SystemExit(code)
+
+
+_UsageError: Any = typer.BadParameter.__bases__[0]
+"""Click's, or Typer's own, which has no public name."""
+
+
+def _show_usage_error(error: Any) -> None:
+    """What is wrong with the arguments, which may hold anything: a password or control characters, too."""
+    if "://" in error.message or _PASSWORD.search(error.message):
+        error.message = f"{_HIDDEN} is in the wrong place; a database is named with --database-url"
+    said = io.StringIO()
+    error.show(said)
+    for line in said.getvalue().splitlines():
+        typer.echo(plain(line), err=True)
 
 
 def _print_version(wanted: bool) -> None:
@@ -225,7 +246,7 @@ def show(
                     payment = payments.load_payment(cursor, payment_id)
             if payment is None:
                 raise CannotFinish(
-                    f'payment "{payment_id}": nothing is on record about it in the database {database.where}'
+                    f'payment "{exact(payment_id)}": nothing is on record about it in the database {database.where}'
                 )
         if output_format is Format.JSON:
             typer.echo(reports.to_json(payment))
@@ -311,13 +332,13 @@ def resolve(
 
         with db.open_database(database_url, _noter(quiet)) as database:
             if not db.has_schema(database):
-                raise CannotFinish(f'event "{event_id}": is not on record')
+                raise CannotFinish(f'event "{exact(event_id)}": is not on record')
             resolved = record(database, event_id, verdict, confirm)
             if resolved is None:
                 raise CannotFinish("nothing was changed")
             found, position = resolved
             effect = reports.describe_effect(found, verdict, done=True)
-            typer.echo(f"{effect} (entry {position}, by {reports.plain(verdict.by)})")
+            typer.echo(f"{effect} (entry {position}, by {exact(verdict.by)})")
 
 
 @app.command()
@@ -414,9 +435,21 @@ def init(quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
 
 def _say(message: str) -> None:
     """One line on stderr, whatever the message holds."""
-    from payproc.reports import plain
-
+    for before, argument in itertools.pairwise(sys.argv):
+        if before == "--database-url" or argument.startswith("--database-url="):
+            continue  # which db.py sees to
+        for given in (argument, argument.partition("=")[2]):
+            if _PASSWORD.search(given):  # a URL where something else is expected, such as a file
+                message = message.replace(given, _HIDDEN).replace(exact(given), _HIDDEN)
     typer.echo(f"payproc: {plain(message)}", err=True)
+
+
+_PASSWORD = re.compile(
+    r"postgres\w*(\+\w+)?://|://([^@]*(:|%3A).*(@|%40)|.*\?)|password\s*=", re.IGNORECASE | re.DOTALL
+)
+"""What may hold a password: a URL of a database, with one, or with parameters, or a list of parameters."""
+
+_HIDDEN = "an argument that may hold a password"
 
 
 def _noter(quiet: bool) -> Callable[[str], None]:
@@ -615,8 +648,6 @@ class _MalformedList:
 
     def add(self, message: str) -> None:
         """List a malformed line, unless enough are listed."""
-        from payproc.reports import plain
-
         self._count += 1
         if self._count <= MALFORMED_SHOWN:
             print(plain(message), file=sys.stderr)  # not typer.echo: this way it stays clear of the progress bar

@@ -128,7 +128,8 @@ class Database:
 
     def explained(self, error: psycopg2.Error) -> CannotFinish:
         """Say in one line what a database error means to the user: what the server said, and advice by SQLSTATE."""
-        said = _one_line(error, self._parameters.get("password"))
+        password = self._parameters.get("password") or os.environ.get("PGPASSWORD")
+        said = _one_line(error, password)
         sqlstate = error.pgcode or ""
         if is_about_connection(error):
             return CannotFinish(f"cannot reach the database {self.where}: {self._why_gone() or said}")
@@ -230,20 +231,28 @@ def parse_url(given: str, origin: str) -> dict[str, str]:
     if not re.fullmatch(r"postgres(ql)?(\+\w+)?", scheme):
         kind = scheme if re.fullmatch(r"[\w+.-]+", scheme) else "another kind"
         raise WrongUsage(f"{expected}, found a URL of {kind}")
-    # An unescaped character in a password would move part of it into the host, port or database, which are shown.
+    # A character of a password that is not escaped, or one around it that is, would move part of it into the user,
+    # host, port or database, which are shown.
     authority, _, path = rest.partition("?")[0].partition("/")
     try:
         parameters: dict[str, str] = psycopg2.extensions.parse_dsn(f"postgresql://{rest}")
-    except psycopg2.Error as error:
+    except (psycopg2.Error, ValueError) as error:  # the latter for what is not UTF-8, escaped or not, and for NUL
         raise WrongUsage(f"{expected}, found a URL that PostgreSQL's client library does not accept") from error
     if (
         authority.count("@") > 1
         or "@" in path
         or re.search("[:/@]", parameters.get("user", ""))
         or not re.fullmatch("[0-9,]*", parameters.get("port", ""))
+        or re.search(r"[^,]@|[=\s]", parameters.get("hostaddr", "") + _host_names(parameters))
+        or re.search(r":.*@|://|(password|passwd|pwd)\s*=", parameters.get("dbname", ""), re.IGNORECASE)
     ):
         raise WrongUsage(f"{expected}; in a user or password write @ : / ? # as %40 %3A %2F %3F %23")
     return parameters
+
+
+def _host_names(parameters: Mapping[str, str]) -> str:
+    """The hosts, without folders of sockets, whose names may hold anything."""
+    return ",".join(host for host in parameters.get("host", "").split(",") if not host.startswith("/"))
 
 
 def _safe_name(parameters: Mapping[str, str]) -> str:

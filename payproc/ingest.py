@@ -36,6 +36,7 @@ from payproc.handlers import Received, Recorder, Rehearsal, Result, Verdict
 from payproc.logic import OUTCOME_OF, Outcome, Reason
 from payproc.runs import open_run, save_counts
 from payproc.schemas import MAX_LINE_BYTES, TOO_LONG, Malformed, PaymentEvent, parse_line
+from payproc.text import plain_json
 
 ROUND_LINES = 4_000
 """Most lines in one round: enough to make round trips and flushes cheap, few enough to answer Ctrl-C at once."""
@@ -508,13 +509,13 @@ class Ingest:
             line.original_outcome = on_record.decision.outcome
         elif on_record is not None:
             line.recorded = {"payment_id": on_record.payment_id, "type": on_record.type}
-        return msgspec.json.encode(line) + b"\n"
+        return _json_line(line)
 
     def _report_malformed(self, malformed: MalformedLine) -> bytes:
         """List a malformed line; give its line for `--decisions`."""
         source = self.summary.source[malformed.source]
         self._on_malformed(f"{source}:{malformed.line}: {malformed.error}")
-        return msgspec.json.encode({"source": source, "line": malformed.line, "error": malformed.error}) + b"\n"
+        return _json_line({"source": source, "line": malformed.line, "error": malformed.error})
 
     def _count(self, lines: int, malformed: int) -> None:
         summary = self.summary
@@ -546,6 +547,13 @@ class Ingest:
 def worker_of(payment_id: str, workers: int) -> int:
     """Which worker has a payment: the same in every run, so that what goes wrong in one can be repeated."""
     return zlib.crc32(payment_id.encode()) % workers
+
+
+def _json_line(value: object) -> bytes:
+    """One object of `--decisions`, which may be read on a terminal."""
+    encoded = msgspec.json.encode(value)
+    is_plain = encoded.isascii() and b"\x7f" not in encoded
+    return (encoded if is_plain else plain_json(encoded.decode()).encode()) + b"\n"
 
 
 def _parse(line: bytes) -> tuple[PaymentEvent, str] | Malformed:

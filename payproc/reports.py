@@ -1,7 +1,7 @@
 """Tables and JSON for people and scripts.
 
-What belongs here: how results look. Text from events is data: it goes through `plain`, so that it can neither drive a
-terminal nor be read as markup, and into tables as `Text`, never as a string that Rich would interpret.
+What belongs here: how results look. Text from events is data: it goes through the functions
+of text.py, so that it cannot drive a terminal, and into tables as `Text`, never as a string that Rich would interpret.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from payproc.logic import OUTCOME_OF, TABLE, Decision, EventType, Outcome, Reason, Resolution, State
+from payproc.text import exact, plain_json, unbroken
 
 if TYPE_CHECKING:  # reports show these, and need nothing that they need
     from payproc.ingest import Summary
@@ -51,23 +52,14 @@ MEANING = {
 """Every reason in words that a person understands."""
 
 
-def plain(text: str) -> str:
-    """Text with everything that could move a cursor, change a colour or turn the reading order shown as an escape."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
-
-
 def to_json(value: Any) -> str:
     """One JSON document; indented, because people look at it too."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    return plain_json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
 def to_json_line(value: Any) -> str:
     """One JSON document on one line."""
-    return msgspec.json.encode(value).decode()
+    return plain_json(msgspec.json.encode(value).decode())
 
 
 def print_summary(console: Console, summary: "Summary") -> None:
@@ -101,15 +93,16 @@ def print_payment(console: Console, payment: "Payment") -> None:
     """A payment's state, its history and its conflicts."""
     console.print(
         Text.assemble(
-            "payment ", (plain(payment.payment_id), "bold"), " is ", (payment.state.value, "bold"),
+            "payment ", (exact(payment.payment_id), "bold"), " is ", (payment.state.value, "bold"),
             f" · {_counted(len(payment.history), 'entry', 'entries')}",
-        )
+        ),
+        soft_wrap=True,
     )  # fmt: skip
     if payment.history:
         console.print(_history_table(payment.history, console.width))
     if payment.open_reviews:
-        waiting = ", ".join(plain(entry.event_id) for entry in payment.open_reviews)
-        console.print(Text(f"waiting for a person: {waiting}", "yellow"))
+        waiting = ", ".join(exact(entry.event_id) for entry in payment.open_reviews)
+        console.print(Text(f"waiting for a person: {waiting}", "yellow"), soft_wrap=True)
     if payment.conflicts:
         console.print(Group(Text("\nconflicts: what came under an event_id that was already taken"), ""))
         console.print(_conflict_table(payment.conflicts))
@@ -137,10 +130,10 @@ def _entry_cells(entry: "HistoryEntry") -> tuple[Text, Text, Text, Text, Text]:
     """Event, type, outcome, reason and origin; for a person's decision: what, by whom and why."""
     from payproc.payments import ResolutionEntry
 
-    event = Text(plain(entry.event_id))
+    event = Text(unbroken(entry.event_id))
     if isinstance(entry, ResolutionEntry):
         decided = Text(_DONE[entry.resolution], "bold")
-        return event, Text("resolution"), decided, Text(f"by {plain(entry.resolved_by)}"), Text(plain(entry.note))
+        return event, Text("resolution"), decided, Text(f"by {exact(entry.resolved_by)}"), Text(exact(entry.note))
     outcome = Text(entry.outcome.value, _STYLES[entry.outcome])
     return event, Text(entry.type.value), outcome, Text(entry.reason.value), Text(_origin(entry))
 
@@ -179,7 +172,7 @@ def _review_table(reviews: "Sequence[Review]", width: int, now: datetime, *, sho
     for header, fixed in widths.items():
         table.add_column(header, overflow="fold", width=fixed or max((width - given) // len(flexible), 8))
     for review in reviews:
-        event, payment = Text(plain(review.event_id)), Text(plain(review.payment_id))
+        event, payment = Text(unbroken(review.event_id)), Text(unbroken(review.payment_id))
         kind, state = Text(review.type.value), Text(review.state.value, "bold")
         why, age, origin = MEANING[review.reason], Text(_age(now - review.recorded_at)), Text(_origin(review))
         if is_wide:
@@ -215,10 +208,10 @@ def describe_review(review: "Review") -> str:
     moved = "" if review.state is review.state_when_flagged else f", {review.state_when_flagged.value} when it came"
     return "\n".join(
         (
-            f"{review.type.value} of payment {plain(review.payment_id)}, event {plain(review.event_id)}",
+            f"{review.type.value} of payment {exact(review.payment_id)}, event {exact(review.event_id)}",
             f"waits because {MEANING[review.reason]} ({review.reason.value})",
             f"the payment is {review.state.value} now{moved}",
-            f"received: {plain(bytes(review.payload).decode())}",
+            f"received: {plain_json(bytes(review.payload).decode())}",
         )
     )
 
@@ -227,12 +220,12 @@ def describe_effect(review: "Review", verdict: "Verdict", *, done: bool) -> str:
     """What a decision does, or did, to the payment."""
     after = verdict.state_after(review)
     word = {True: _DONE, False: {Resolution.APPLY: "apply", Resolution.DISMISS: "dismiss"}}[done][verdict.resolution]
-    payment = plain(review.payment_id)
+    payment = exact(review.payment_id)
     if after is review.state:
         effect = f"{payment} stays {after.value}"
     else:
         effect = f"{payment} {'went' if done else 'goes'} from {review.state.value} to {after.value}"
-    return f"{word} {plain(review.event_id)}: {effect}"
+    return f"{word} {exact(review.event_id)}: {effect}"
 
 
 # ---- Runs -----------------------------------------------------------------------------------------
@@ -252,7 +245,7 @@ def print_runs(console: Console, runs: "Iterable[Run]") -> None:
             f"{_when(run.started_at)}\n{lasted}, {state}",
             f"{run.events:,}\n{run.malformed:,}",
             outcomes or "none",
-            Text("\n".join(plain(source) for source in run.source)),
+            Text("\n".join(exact(source) for source in run.source)),
         )
     console.print(table)
 
@@ -264,7 +257,7 @@ def finding_line(finding: "Finding") -> str:
     """One finding: where, what, found against expected."""
     entry = "" if finding.position is None else f" entry {finding.position}:"
     return (
-        f"payment {plain(finding.payment_id)}:{entry} {finding.problem.value}: "
+        f"payment {exact(finding.payment_id)}:{entry} {finding.problem.value}: "
         f"found {finding.found}, expected {finding.expected}"
     )
 
@@ -370,9 +363,9 @@ def _conflict_table(conflicts: "Iterable[Conflict]") -> Table:
     table = _table("Event", "Came as", "On record as", "Recorded (UTC)", "From")
     for conflict in conflicts:
         table.add_row(
-            Text(plain(conflict.event_id)),
-            Text(f"{conflict.type.value} of {plain(conflict.payment_id)}"),
-            Text(f"{conflict.recorded.type.value} of {plain(conflict.recorded.payment_id)}"),
+            Text(unbroken(conflict.event_id)),
+            Text(f"{conflict.type.value} of {unbroken(conflict.payment_id)}"),
+            Text(f"{conflict.recorded.type.value} of {unbroken(conflict.recorded.payment_id)}"),
             _when(conflict.recorded_at),
             Text(_origin(conflict)),
         )
@@ -398,7 +391,7 @@ def _when(moment: datetime) -> str:
 
 
 def _origin(entry: "EventEntry | Conflict | Review") -> str:
-    return f"run {entry.run_id}, {plain(entry.source)}:{entry.line}"
+    return f"run {entry.run_id}, {exact(entry.source)}:{entry.line}"
 
 
 def _counted(number: int, one: str, many: str | None = None) -> str:

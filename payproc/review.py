@@ -15,6 +15,7 @@ from payproc.db import Database
 from payproc.errors import CannotFinish
 from payproc.logic import STATE_NAMED_BY, EventType, Outcome, Reason, Resolution, State
 from payproc.payments import in_utc, source_name
+from payproc.text import exact
 
 ATTEMPTS = 100
 """How often to look again at a payment that keeps moving between the look and the decision."""
@@ -122,7 +123,7 @@ def resolve(
             review = _find(cursor, event_id)
         if verdict.expected is not None and review.state is not verdict.expected:
             raise CannotFinish(
-                f'payment "{review.payment_id}": is {review.state.value}, expected {verdict.expected.value}; '
+                f'payment "{exact(review.payment_id)}": is {review.state.value}, expected {verdict.expected.value}; '
                 "nothing was changed"
             )
         if not confirm(review, verdict.state_after(review)):
@@ -143,7 +144,7 @@ def resolve(
             )
             if written := cursor.fetchone():
                 return review, int(written[0])
-    raise CannotFinish(f'payment "{review.payment_id}": keeps moving; nothing was changed, try again')
+    raise CannotFinish(f'payment "{exact(review.payment_id)}": keeps moving; nothing was changed, try again')
 
 
 def _find(cursor: psycopg2.extensions.cursor, event_id: str) -> Review:
@@ -151,7 +152,7 @@ def _find(cursor: psycopg2.extensions.cursor, event_id: str) -> Review:
     cursor.execute(_COLUMNS + _ONE, (event_id,))
     row = cursor.fetchone()
     if row is None:
-        raise CannotFinish(f'event "{event_id}": is not on record')
+        raise CannotFinish(f'event "{exact(event_id)}": is not on record')
     # In this order: whoever resolves it between the two queries is seen by the second. The other way round, the
     # payment would be read as the other decision has left it, and a second decision would seem to fit.
     cursor.execute(_RESOLVED, (event_id,))
@@ -159,13 +160,14 @@ def _find(cursor: psycopg2.extensions.cursor, event_id: str) -> Review:
         resolution, by, at, note = resolved
         done = "applied" if resolution == Resolution.APPLY else "dismissed"
         raise CannotFinish(
-            f'event "{event_id}": was {done} by {by} on {in_utc(at):%Y-%m-%d at %H:%M:%S} UTC, with the note "{note}"; '
-            "nothing was changed"
+            f'event "{exact(event_id)}": was {done} by {exact(by)} on {in_utc(at):%Y-%m-%d at %H:%M:%S} UTC, '
+            f'with the note "{exact(note)}"; nothing was changed'
         )
     review, outcome = _review(row)
     if outcome is not Outcome.MANUAL_REVIEW:
         raise CannotFinish(
-            f'event "{event_id}": came out {outcome.value} ({review.reason.value}), so there is nothing to decide'
+            f'event "{exact(event_id)}": came out {outcome.value} ({review.reason.value}), '
+            "so there is nothing to decide"
         )
     return review
 
