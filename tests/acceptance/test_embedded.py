@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import psycopg2
@@ -24,6 +26,7 @@ import psycopg2.extensions
 import pytest
 
 from payproc import embedded
+from payproc.errors import CannotFinish
 
 PAYPROC = Path(sys.executable).parent / "payproc"
 IS_ROOT = os.geteuid() == 0
@@ -519,6 +522,45 @@ def test_the_server_listens_on_no_network_address_even_if_its_settings_say_so(ma
         connection.close()
 
 
+def server_processes(home: Path) -> list[int]:
+    """The server and all that it has started."""
+    server = server_process(home)
+    found = [server]
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            parent = int(status.read_text().partition("PPid:")[2].split()[0])
+        except (FileNotFoundError, ProcessLookupError):  # it ended just now
+            continue
+        if parent == server:
+            found.append(int(status.parent.name))
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells on Linux alone which sockets a process has")
+@pytest.mark.parametrize("settings", ["", pytest.param("listen_addresses = '*'\n", marks=pytest.mark.slow)])
+def test_the_kernel_knows_of_no_network_socket_of_any_process_of_the_server(made_home: Path, settings: str) -> None:
+    with (made_home / "data" / "postgresql.conf").open("a") as config:
+        config.write(settings)
+    with embedded.running_server(made_home) as server, socket.create_server(("127.0.0.1", 0)) as own:
+        connection = connect(server)
+        open_sockets = {
+            found[1]
+            for process in (*server_processes(made_home), os.getpid())
+            for descriptor in Path(f"/proc/{process}/fd").iterdir()
+            if descriptor.is_symlink() and (found := re.fullmatch(r"socket:\[(\d+)\]", str(descriptor.readlink())))
+        }
+        on_the_network = {
+            row.split()[9]
+            for table in ("tcp", "tcp6", "udp", "udp6", "raw", "raw6")
+            if Path(f"/proc/net/{table}").exists()
+            for row in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+        }
+        # That this test sees the one that it has opened itself shows that it would see another.
+        assert open_sockets & on_the_network == {str(os.fstat(own.fileno()).st_ino)}
+        assert len(open_sockets) > 2, "the server's own, and the connection's"
+        connection.close()
+
+
 @pytest.mark.slow
 def test_the_home_and_the_socket_are_closed_to_other_users(made_home: Path) -> None:
     with embedded.running_server(made_home) as server:
@@ -543,6 +585,43 @@ def test_another_user_can_neither_connect_nor_look_inside(which: str, request: p
         assert as_nobody(lambda: list(server.socket_folder.iterdir())) == "PermissionError"
         assert as_nobody(lambda: list(home.iterdir())) == "PermissionError"
         assert as_nobody((home / "log").read_bytes) == "PermissionError"
+        assert as_nobody(lambda: (server.socket_folder / "new").write_text("")) == "PermissionError"
+        # It is the folder that keeps others out: were it open, and the socket too, they could connect.
+        server.socket_folder.chmod(0o755)
+        assert as_nobody(lambda: client.connect(address)) == "PermissionError", "the socket is closed, too"
+        Path(address).chmod(0o777)
+        assert as_nobody(lambda: client.connect(address)) == "done"
+
+
+@only_root
+def test_what_payproc_does_for_another_user_is_refused_and_changes_nothing(made_home: Path) -> None:
+    for above in made_home.parents:
+        if above != Path("/tmp"):
+            above.chmod(mode(above) | stat.S_IXOTH)
+
+    def use_the_home() -> None:
+        with embedded.running_server(made_home):
+            pass
+
+    def connect_and_look() -> None:
+        connect(server).close()
+
+    with embedded.running_server(made_home) as server:
+        before = (mode(made_home), sorted(path.name for path in made_home.iterdir()))
+        for action in (use_the_home, connect_and_look):
+            connect_and_look()  # what the owner can do
+            assert as_nobody(partial(as_permission_error, action)) == "PermissionError"
+        assert (mode(made_home), sorted(path.name for path in made_home.iterdir())) == before
+
+
+def as_permission_error(action: Callable[[], None]) -> None:
+    """Do something; what payproc and libpq say of a lack of permission becomes the error of that name."""
+    try:
+        action()
+    except (CannotFinish, psycopg2.OperationalError) as error:
+        if re.search("Permission denied|Operation not permitted", str(error)):
+            raise PermissionError from error
+        raise OSError from error
 
 
 @pytest.mark.slow
