@@ -4,8 +4,11 @@ What belongs here: lines that nobody thought of. Those that somebody did are in 
 is part of a test's name: what fails is repeated by running that test again.
 """
 
+import fcntl
 import json
 import os
+import sys
+import termios
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any, NamedTuple
@@ -84,17 +87,20 @@ def lines_of(content: bytes) -> Iterator[Line]:
             yield Line(number, raw, event, event is not None and event.event_id.startswith("good "))
 
 
-def feed(payproc: Payproc, content: bytes, chance: Random, *arguments: str) -> tuple[int, str, str]:
+def feed(
+    payproc: Payproc, wait: Callable[[Callable[[], bool]], Any], content: bytes, chance: Random, *arguments: str
+) -> tuple[int, str, str]:
     """Ingest by a pipe in pieces of any size, so that reads end anywhere: in a line, in a character, in a CRLF."""
     results, complaints = payproc.folder / "stdout", payproc.folder / "stderr"
     with results.open("wb") as stdout, complaints.open("wb") as stderr:
         options = {"stdin": -1, "stdout": stdout, "stderr": stderr, "bufsize": 0}
         with payproc.start("ingest", "--format", "json", *arguments, "-", **options) as process:
-            place = 0
+            pipe, place = process.stdin.fileno(), 0
             while place < len(content):
-                place += os.write(
-                    process.stdin.fileno(), content[place : place + chance.choice((1, 100, 5_000, 60_000))]
-                )
+                place += os.write(pipe, content[place : place + chance.choice((1, 100, 5_000, 60_000))])
+                if chance.random() < 0.3 and process.poll() is None:
+                    # Whatever is written next then comes with another read.
+                    wait(lambda: not int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4), sys.byteorder))
             process.stdin.close()
             code = process.wait(timeout=300)
     return code, results.read_text(), complaints.read_text()
@@ -105,7 +111,14 @@ def feed(payproc: Payproc, content: bytes, chance: Random, *arguments: str) -> t
     [(100, 2, 1_000), *(pytest.param(100 + workers, workers, 20_000, marks=slow) for workers in (1, 2, 3))],
 )
 def test_every_damaged_line_is_an_event_or_reported_and_every_good_neighbour_is_recorded(
-    payproc: Payproc, sql: Any, books_are_right: Callable[[], None], count: Count, seed: int, workers: int, damaged: int
+    payproc: Payproc,
+    sql: Any,
+    books_are_right: Callable[[], None],
+    wait: Callable[[Callable[[], bool]], Any],
+    count: Count,
+    seed: int,
+    workers: int,
+    damaged: int,
 ) -> None:
     content = file_of_damaged_lines(seed, damaged)
     lines = list(lines_of(content))
@@ -116,7 +129,16 @@ def test_every_damaged_line_is_an_event_or_reported_and_every_good_neighbour_is_
     assert len(events) - len(neighbours) > damaged // 20
 
     code, stdout, stderr = feed(
-        payproc, content, Random(seed), "--workers", str(workers), "--decisions", "decisions", "--malformed", "bad"
+        payproc,
+        wait,
+        content,
+        Random(seed),
+        "--workers",
+        str(workers),
+        "--decisions",
+        "decisions",
+        "--malformed",
+        "bad",
     )
 
     assert "Traceback" not in stdout + stderr
