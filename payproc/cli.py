@@ -125,6 +125,8 @@ def _show_usage_error(error: Any) -> None:
     """What is wrong with the arguments, which may hold anything: a password or control characters, too."""
     if "://" in error.message or _PASSWORD.search(error.message):
         error.message = f"{_HIDDEN} is in the wrong place; a database is named with --database-url"
+    if sys.argv[1:]:  # without arguments the message is the help, which has many lines
+        error.message = plain(error.message)
     said = io.StringIO()
     error.show(said)
     for line in said.getvalue().splitlines():
