@@ -266,13 +266,14 @@ class _Cluster:
 
     def stop(self) -> None:
         """Stop the server: no command uses it any more, so this only writes a checkpoint."""
-        lines = self._pid_file()
         if self.process is not None and self.process.poll() is None:
             pid = self.process.pid
-        elif len(lines) > 4 and _answers(Path(lines[4])):
-            pid = int(lines[0])
         else:
-            return
+            with _closing(self.open("server.lock")) as lock:
+                # One that is still starting, too: Ctrl-C may come before its process is known here.
+                if self._running(lock) is None:
+                    return
+            pid = int(self._pid_file()[0])
         os.kill(pid, signal.SIGINT)  # what PostgreSQL calls a fast shutdown
         deadline = time.monotonic() + STOP_SECONDS
         with _closing(self.open("server.lock")) as lock:
