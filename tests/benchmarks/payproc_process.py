@@ -1,0 +1,81 @@
+"""payproc as a whole process, from start to exit, as a person runs it: `payproc ingest FILE` on the embedded server.
+
+Its time takes in starting Python, reading the file, and joining the server. In the contested row two such processes
+work on the same file at once.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ground import Day, Ground, Measured, Row, client_cpu
+from workload import write
+
+LABEL = "payproc ingest FILE, the whole process"
+
+COMMAND = str(Path(sys.executable).with_name("payproc"))
+
+
+def measure(ground: Ground, day: Day) -> Iterator[Measured]:
+    """Fresh events, the same file again, and two processes on a contested file."""
+    start_empty(ground)
+    with ground.timed(Row.FRESH, len(day.fresh)) as fresh:
+        (summary,) = _ingest(ground, day.fresh_file)
+    _expect(summary["outcomes"]["APPLY"], len(day.fresh))
+    yield from fresh
+
+    with ground.timed(Row.DUPLICATES, len(day.fresh)) as duplicates:
+        (summary,) = _ingest(ground, day.fresh_file)
+    _expect(summary["reasons"].get("duplicate_event"), len(day.fresh))
+    yield from duplicates
+
+    lines = day.contested(day.size)
+    file = day.folder / "contested.jsonl"
+    write(file, lines)
+    start_empty(ground)
+    with ground.timed(Row.CONTESTED, 2 * len(lines)) as contested:
+        summaries = _ingest(ground, file, processes=2)
+    _expect(sum(summary["events"] for summary in summaries), 2 * len(lines))
+    ground.main.check_books(len({line.event_id for line in lines}))
+    yield from contested
+
+
+def environment(ground: Ground) -> dict[str, str]:
+    """What a person has in the environment, with this benchmark's embedded server."""
+    others = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    return {**others, "PAYPROC_HOME": str(ground.server.home)}
+
+
+def cpu_seconds(ground: Ground, *arguments: str) -> float:
+    """User and system time of one command, its best of five."""
+    best = float("inf")
+    for _ in range(5):
+        before = client_cpu()
+        subprocess.run([COMMAND, *arguments], env=environment(ground), capture_output=True, check=False)
+        best = min(best, client_cpu() - before)
+    return best
+
+
+def start_empty(ground: Ground) -> None:
+    """Forget everything that payproc has recorded in the embedded database, and create its schema again."""
+    ground.main.execute("DROP SCHEMA IF EXISTS payproc CASCADE")
+    subprocess.run([COMMAND, "init", "--quiet"], env=environment(ground), check=True)
+
+
+def _ingest(ground: Ground, file: Path, processes: int = 1) -> list[dict[str, Any]]:
+    command = [COMMAND, "ingest", "--quiet", "--format", "json", str(file)]
+    running = [
+        subprocess.Popen(command, env=environment(ground), stdout=subprocess.PIPE, text=True) for _ in range(processes)
+    ]
+    summaries = [json.loads(process.communicate()[0]) for process in running]
+    _expect([process.returncode for process in running], [0] * processes)
+    return summaries
+
+
+def _expect(found: object, expected: object) -> None:
+    if found != expected:
+        raise SystemExit(f"payproc: expected {expected}, got {found}")

@@ -1,0 +1,161 @@
+"""How fast payproc is, side by side with other ways to do the same, in one run on one server.
+
+    python tests/benchmarks/run.py [--events 100000] [--rounds 3] [--only NAME ...] [--json FILE]
+
+Everybody works on the same embedded PostgreSQL, with payproc's own settings and with fsync and synchronous_commit on,
+each in a database of its own that is new in every round, after a checkpoint. Rounds are interleaved: each has every
+contender once, beginning with another one. Read the figures as ratios: machines differ.
+
+Slow contenders are timed over fewer events, since their rate does not depend on how many follow; the tables say over
+how many. Processor time is the contender's own plus the server's. What each does, and what it leaves out, stands at the
+top of its module. The libraries are in the extra `bench`; a contender whose library is not installed is left out, and a
+line says so.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import shutil
+import statistics
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import cast
+
+from ground import Contender, Day, Ground, Measured, Row
+from payproc import embedded
+from payproc_process import cpu_seconds
+
+CONTENDERS = {
+    "payproc": "payproc_process",
+    "orm": "orm_handler",
+    "psycopg2": "psycopg2_handler",
+    "eventsourcing": "eventsourcing_app",
+    "dbos": "dbos_workflow",
+    "pgbench": "pgbench_statement",
+    "copy": "copy_rows",
+}
+"""By the name that --only takes: the module of each."""
+
+COMPARED_WITH = ("orm", "pgbench", "copy")
+
+Runs = Mapping[Row, Mapping[str, Sequence[Measured]]]
+"""What was measured, by row and contender, round by round."""
+
+
+def main() -> None:
+    """Measure in interleaved rounds; print medians, spread and ratios."""
+    options = _arguments()
+    home = Path(tempfile.mkdtemp(prefix="payproc-benchmark-"))
+    folder = Path(tempfile.mkdtemp(prefix="payproc-benchmark-lines-"))
+    try:
+        with embedded.running_server(home) as server:
+            ground = Ground(server)
+            print(f"{ground.check_settings()}; {os.cpu_count()} cores, Python {platform.python_version()}", flush=True)
+            contenders = _load(options.only or list(CONTENDERS))
+            runs = _run(ground, contenders, options.events, options.rounds, folder)
+            commands = {command: cpu_seconds(ground, *command.split()) for command in ("--help", "show unknown")}
+    finally:
+        shutil.rmtree(home)
+        shutil.rmtree(folder)
+    labels = {name: module.LABEL for name, module in contenders.items()}
+    for row in runs:
+        _print_table(row, runs, labels)
+    print("\nCPU of a command: " + ", ".join(f"payproc {name} {used:.2f} s" for name, used in commands.items()))
+    if options.json:
+        found = {
+            row.name.lower(): {
+                name: [{**asdict(run), "rate": run.rate} for run in rounds] for name, rounds in by_name.items()
+            }
+            for row, by_name in runs.items()
+        }
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=int, default=100_000, help="events of a round (default 100000)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (default 3)")
+    parser.add_argument("--only", nargs="+", choices=CONTENDERS, metavar="NAME", help=", ".join(CONTENDERS))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure of every round")
+    return parser.parse_args()
+
+
+def _load(names: Sequence[str]) -> dict[str, Contender]:
+    """Import the contenders; say which cannot take part."""
+    contenders = {}
+    for name in names:
+        try:
+            contenders[name] = cast(Contender, importlib.import_module(CONTENDERS[name]))
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name in CONTENDERS.values():
+                raise
+            print(f"left out: {name}: {error.name} is not installed; it is in the extra: pip install '.[bench]'")
+    return contenders
+
+
+def _run(ground: Ground, contenders: Mapping[str, Contender], events: int, rounds: int, folder: Path) -> Runs:
+    runs: dict[Row, dict[str, list[Measured]]] = {row: defaultdict(list) for row in Row}
+    for turn in range(rounds):
+        day = Day(folder, events, seed=turn)
+        first = turn % len(contenders)
+        order = [*contenders][first:] + [*contenders][:first]
+        for name in order:
+            print(f"round {turn + 1} of {rounds}: {name} ...", end="", flush=True)
+            for measured in contenders[name].measure(ground, day):
+                runs[measured.row][name].append(measured)
+                print(f" {measured.rate:,.0f}/s", end="", flush=True)
+            print()
+    return runs
+
+
+def _print_table(row: Row, runs: Runs, labels: Mapping[str, str]) -> None:
+    """Print a line for each contender, the slowest first."""
+    by_name = runs[row]
+    medians = {name: _median(rounds) for name, rounds in by_name.items()}
+    compared = [name for name in COMPARED_WITH if name in medians]
+    heads = [f"x {name}" for name in compared] + (["x its fresh"] if row is not Row.FRESH else [])
+    print(f"\n{row.value}\n")
+    print(
+        f"{'':<50} {'events':>8} {'events/s':>9} {'min to max':>19}"
+        + "".join(f" {head:>11}" for head in heads)
+        + ("" if row is Row.CONTESTED else f" {'CPU us/event':>15}")
+    )
+    for name in sorted(medians, key=medians.__getitem__):
+        rounds = by_name[name]
+        rates = [run.rate for run in rounds]
+        ratios = [medians[name] / medians[other] for other in compared]
+        if row is not Row.FRESH:
+            ratios.append(medians[name] / _median(runs[Row.FRESH][name]))
+        print(
+            f"{labels[name]:<50} {min(run.events for run in rounds):>8,} {medians[name]:>9,.0f}"
+            f" {f'{min(rates):,.0f} to {max(rates):,.0f}':>19}"
+            + "".join(f" {ratio:>11.2f}" for ratio in ratios)
+            + ("" if row is Row.CONTESTED else f" {_cpu(rounds):>15}")  # there it would count starting processes
+            + _notes(rounds)
+        )
+
+
+def _median(rounds: Sequence[Measured]) -> float:
+    return statistics.median(run.rate for run in rounds)
+
+
+def _cpu(rounds: Sequence[Measured]) -> str:
+    """Microseconds of processor time an event: of the contender, and of the server."""
+    client = statistics.median(run.client_cpu / run.events for run in rounds)
+    servers = [run.server_cpu / run.events for run in rounds if run.server_cpu is not None]
+    server = f"{statistics.median(servers) * 1e6:,.0f}" if servers else "?"
+    return f"{client * 1e6:,.0f} + {server}"
+
+
+def _notes(rounds: Sequence[Measured]) -> str:
+    notes = dict.fromkeys(run.note for run in rounds if run.note)
+    return f"  best with {', '.join(notes)}" if notes else ""
+
+
+if __name__ == "__main__":
+    main()
