@@ -1,6 +1,6 @@
 """How fast payproc is, side by side with other ways to do the same, in one run on one server.
 
-    python tests/benchmarks/run.py [--events 100000] [--rounds 3] [--only NAME ...] [--json FILE]
+    python tests/benchmarks/run.py [--events 100000] [--rounds 3] [--only NAME ...] [--svg FILE] [--json FILE]
 
 Everybody works on the same embedded PostgreSQL, with payproc's own settings and with fsync and synchronous_commit on,
 each in a database of its own that is new in every round, after a checkpoint. Rounds are interleaved: each has every
@@ -26,6 +26,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
+import chart
 from ground import Contender, Day, Ground, Measured, Row
 from payproc import embedded
 from payproc_process import cpu_seconds
@@ -74,6 +75,8 @@ def main() -> None:
             for row, by_name in runs.items()
         }
         options.json.write_text(json.dumps(found, indent=2) + "\n")
+    if options.svg:
+        options.svg.write_text(_chart(runs, labels, options.events, options.rounds))
 
 
 def _arguments() -> argparse.Namespace:
@@ -81,6 +84,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--events", type=int, default=100_000, help="events of a round (default 100000)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (default 3)")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, metavar="NAME", help=", ".join(CONTENDERS))
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the fresh events as a chart")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure of every round")
     return parser.parse_args()
 
@@ -155,6 +159,24 @@ def _cpu(rounds: Sequence[Measured]) -> str:
 def _notes(rounds: Sequence[Measured]) -> str:
     notes = dict.fromkeys(run.note for run in rounds if run.note)
     return f"  best with {', '.join(notes)}" if notes else ""
+
+
+def _chart(runs: Runs, labels: Mapping[str, str], events: int, rounds: int) -> str:
+    medians = {name: _median(measured) for name, measured in runs[Row.FRESH].items()}
+    unit = medians.get("orm")
+    bars = [
+        chart.Bar(labels[name], medians[name], _ratio(medians[name] / unit) if unit else "", name == "payproc")
+        for name in sorted(medians, key=medians.__getitem__)
+    ]
+    subtitles = (
+        f"{events:,} fresh events, each in a transaction of its own (COPY: all in one), durable before it is reported",
+        f"one server for all, fsync on, {os.cpu_count()} cores, median of {rounds} rounds; x: against the ORM handler",
+    )
+    return chart.draw("Payment events recorded per second", subtitles, bars)
+
+
+def _ratio(ratio: float) -> str:
+    return f"{ratio:,.0f} x" if ratio >= 10 else f"{ratio:.1f} x"
 
 
 if __name__ == "__main__":
