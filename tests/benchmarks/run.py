@@ -1,6 +1,7 @@
 """How fast payproc is, side by side with other ways to do the same, in one run on one server.
 
     python tests/benchmarks/run.py [--events 100000] [--rounds 3] [--only NAME ...] [--svg FILE] [--json FILE]
+    python tests/benchmarks/run.py --growth 5000000
 
 Everybody works on the same embedded PostgreSQL, with payproc's own settings and with fsync and synchronous_commit on,
 each in a database of its own that is new in every round, after a checkpoint. Rounds are interleaved: each has every
@@ -28,6 +29,7 @@ from typing import cast
 
 import chart
 from ground import Contender, Day, Ground, Measured, Row
+from growth import measure_growth
 from payproc import embedded
 from payproc_process import cpu_seconds
 
@@ -57,6 +59,9 @@ def main() -> None:
         with embedded.running_server(home) as server:
             ground = Ground(server)
             print(f"{ground.check_settings()}; {os.cpu_count()} cores, Python {platform.python_version()}", flush=True)
+            if options.growth:
+                measure_growth(ground, folder, options.growth)
+                return
             contenders = _load(options.only or list(CONTENDERS))
             runs = _run(ground, contenders, options.events, options.rounds, folder)
             commands = {command: cpu_seconds(ground, *command.split()) for command in ("--help", "show unknown")}
@@ -86,6 +91,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, metavar="NAME", help=", ".join(CONTENDERS))
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the fresh events as a chart")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure of every round")
+    parser.add_argument("--growth", type=int, metavar="N", help="only one payproc run over N events, slice by slice")
     return parser.parse_args()
 
 

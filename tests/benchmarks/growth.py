@@ -1,0 +1,88 @@
+"""Whether speed and memory last: one `payproc ingest` over millions of fresh events, slice by slice.
+
+The lines are generated into a file first, so that the generator does not run beside what is measured. Speed is read
+from the row of the run, which payproc brings up to date once a second, and peak memory from the kernel; both disturb
+nothing.
+"""
+
+import subprocess
+import time
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+
+import psycopg2.extensions
+
+from ground import Ground
+from payproc_process import COMMAND, environment, start_empty
+from workload import fresh, write
+
+SLICE_LINES = 500_000
+
+POLL_SECONDS = 0.1
+
+
+def measure_growth(ground: Ground, folder: Path, events: int) -> None:
+    """Ingest so many events in one run; print the speed of each slice, first against last, and peak memory."""
+    file = folder / "growth.jsonl"
+    print(f"writing {events:,} fresh events to {file}", flush=True)
+    write(file, fresh(events, 0))
+    start_empty(ground)
+    ground.main.execute("CHECKPOINT")
+    points, peak = _watch(ground, file)
+    if points[-1][1] != events:
+        raise SystemExit(f"payproc ingested {points[-1][1]:,} of {events:,} events")
+    slice_lines = min(SLICE_LINES, max(1, events // 4))
+    rates = []
+    print(f"\n{'events so far':>14} {'events/s':>10}")
+    for end in range(slice_lines, events + 1, slice_lines):
+        rates.append(slice_lines / (_moment(points, end) - _moment(points, end - slice_lines)))
+        print(f"{end:>14,} {rates[-1]:>10,.0f}", flush=True)
+    seconds = points[-1][0]
+    print(f"\nwhole run: {events / seconds:,.0f} events/s in {seconds:,.1f} s")
+    print(f"last slice against first: {rates[-1] / rates[0]:.2f}")
+    print("peak memory of the process: " + (f"{peak / 1024:,.0f} MB" if peak else "unknown on this system"))
+
+
+def _watch(ground: Ground, file: Path) -> tuple[list[tuple[float, int]], int]:
+    """Run payproc; give when it had recorded how many lines, and its peak memory in KB."""
+    points: list[tuple[float, int]] = []
+    peak = 0
+    command = [COMMAND, "ingest", "--quiet", str(file)]
+    with closing(ground.main.connect()) as connection, connection.cursor() as cursor:
+        began = time.perf_counter()
+        with subprocess.Popen(command, env=environment(ground)) as process:
+            while process.poll() is None:
+                peak = max(peak, _peak_memory(process.pid))
+                _note(points, began, cursor)
+                time.sleep(POLL_SECONDS)
+        _note(points, began, cursor)
+    if process.returncode:
+        raise SystemExit(f"payproc exited with {process.returncode}")
+    return points, peak
+
+
+def _note(points: list[tuple[float, int]], began: float, cursor: psycopg2.extensions.cursor) -> None:
+    """Add how far the run is, if that has changed. The first slice begins with the run, not with starting Python."""
+    cursor.execute("SELECT lines FROM payproc.runs")
+    for (lines,) in cursor.fetchall():
+        if not points or lines > points[-1][1]:
+            points.append((time.perf_counter() - began, lines))
+
+
+def _moment(points: list[tuple[float, int]], line: int) -> float:
+    """When this line was recorded, as if it went evenly between what was seen."""
+    for (before, fewer), (after, more) in pairwise(points):
+        if fewer <= line <= more:
+            return before + (after - before) * (line - fewer) / (more - fewer)
+    raise ValueError(f"line {line} was never recorded")
+
+
+def _peak_memory(pid: int) -> int:
+    """In KB; 0 where the system does not tell, or the process has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    peaks = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")]
+    return peaks[0] if peaks else 0
