@@ -9,10 +9,10 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
+from days import Line
 from ground import Day, Ground, Measured, Row
 from one_by_one import Incoming
 from payproc.logic import State, classify
-from workload import Line
 
 LABEL = "COPY of finished rows, no checks, one transaction"
 

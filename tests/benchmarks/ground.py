@@ -19,9 +19,9 @@ import psycopg2
 import psycopg2.extensions
 from sqlalchemy import URL
 
+from days import Line, contested, fresh, write
 from payproc import db
 from payproc.embedded import EmbeddedServer
-from workload import Line, contested, fresh, write
 
 WARM_UP_EVENTS = 100
 """Events that a contender inside this process handles before it is timed: it is not asked to pay for first calls."""

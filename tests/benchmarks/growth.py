@@ -13,9 +13,9 @@ from pathlib import Path
 
 import psycopg2.extensions
 
+from days import fresh, write
 from ground import Ground
 from payproc_process import COMMAND, environment, start_empty
-from workload import fresh, write
 
 SLICE_LINES = 500_000
 

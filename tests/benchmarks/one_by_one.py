@@ -12,9 +12,9 @@ from dataclasses import replace
 from multiprocessing.synchronize import Barrier
 from typing import Protocol
 
+from days import Line
 from ground import BenchDatabase, Day, Ground, Measured, Row
 from payproc.logic import EventType, Reason
-from workload import Line
 
 PROCESSES = 2
 """How many handle the contested mix at once. Processes, so that neither waits for the other's interpreter."""

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from days import write
 from ground import Day, Ground, Measured, Row, client_cpu
-from workload import write
 
 LABEL = "payproc ingest FILE, the whole process"
 

@@ -21,9 +21,9 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+from days import Line
 from ground import BenchDatabase, Day, Ground, Measured, Row
 from payproc.logic import TABLE
-from workload import Line
 
 LABEL = "pgbench, one prepared statement per event"
 
