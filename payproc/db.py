@@ -151,6 +151,9 @@ _ADVICE = {
         "SELECT, INSERT and UPDATE on its tables, and EXECUTE on its procedure"
     ),
     psycopg2.errorcodes.READ_ONLY_SQL_TRANSACTION: "connect to the primary, with a role that may write",
+    psycopg2.errorcodes.UNIQUE_VIOLATION: (
+        "what is stored contradicts itself, so somebody has changed the tables by hand; `payproc verify` tells where"
+    ),
     psycopg2.errorcodes.QUERY_CANCELED: "if it was a timeout, raise statement_timeout for this role",
     psycopg2.errorcodes.DISK_FULL: "free some space and run it again",
     psycopg2.errorcodes.TOO_MANY_CONNECTIONS: "use fewer --workers or raise max_connections",

@@ -47,7 +47,7 @@ _DATA_EXCEPTIONS = "22"
 """The class of SQLSTATEs that mean, like statement_too_complex: this content cannot be stored here."""
 
 
-class Received(msgspec.Struct, frozen=True):
+class Received(msgspec.Struct, frozen=True, gc=False):
     """An event and where it came from: the index of its source in the run, and its line there, counted from 1."""
 
     event: PaymentEvent
@@ -56,7 +56,7 @@ class Received(msgspec.Struct, frozen=True):
     line: int
 
 
-class OnRecord(msgspec.Struct, frozen=True):
+class OnRecord(msgspec.Struct, frozen=True, gc=False):
     """What the database holds under an event_id."""
 
     payment_id: str
@@ -66,7 +66,7 @@ class OnRecord(msgspec.Struct, frozen=True):
     """Run, source and line that it was recorded from."""
 
 
-class Verdict(NamedTuple):
+class Verdict(msgspec.Struct, frozen=True, gc=False):
     """What became of an event. `recorded` is what its event_id already stood for, if anything."""
 
     decision: Decision
@@ -86,7 +86,7 @@ class Knowledge(NamedTuple):
     """State and version by payment_id; a payment nobody has heard of is not in it."""
 
 
-class Proposal(NamedTuple):
+class Proposal(msgspec.Struct, frozen=True, gc=False):
     """A decision, and the version of the payment that it was based on."""
 
     received: Received
@@ -266,7 +266,8 @@ def _to_look_at_again(
     event_ids = set()
     payment_ids = set()
     again = []
-    for received, _, _, _ in proposals:
+    for proposal in proposals:
+        received = proposal.received
         event = received.event
         if _place(received) in contested or event.event_id in event_ids or event.payment_id in payment_ids:
             event_ids.add(event.event_id)

@@ -200,17 +200,20 @@ class LineReader:
             self.is_open = False
             block = b"\n"
         *complete, rest = block.split(b"\n")
-        lines: list[tuple[int, bytes | OversizedLine]] = []
-        for end in complete:
-            self._number += 1
-            line = self._completed(end)
-            if isinstance(line, OversizedLine) or line.strip(b" \t\r"):
-                lines.append((self._number, line))
+        first = self._number + 1
+        self._number += len(complete)
+        lines: list[bytes | OversizedLine] = list(complete)
+        if lines:  # only the first may have begun before this block, which is far shorter than the longest line
+            lines[0] = self._completed(complete[0], first)
         self._keep(rest)
-        return lines
+        return [
+            (number, line)
+            for number, line in enumerate(lines, first)
+            if isinstance(line, OversizedLine) or line.strip(b" \t\r")
+        ]
 
-    def _completed(self, end: bytes) -> bytes | OversizedLine:
-        if self._rest or self._is_oversized or len(end) > MAX_LINE_BYTES:
+    def _completed(self, end: bytes, number: int) -> bytes | OversizedLine:
+        if self._rest or self._is_oversized:
             self._keep(end)
             if self._is_oversized:
                 oversized = OversizedLine(self._spool)
@@ -218,7 +221,7 @@ class LineReader:
                 return oversized
             end = bytes(self._rest)
             self._rest.clear()
-        if self._number == 1:
+        if number == 1:
             end = end.removeprefix(_BOM)
         return end
 
@@ -303,19 +306,25 @@ class _Round:
 
     def __init__(self, workers: int) -> None:
         self.entries: list[Entry] = []
-        self.parts: list[list[Received]] = [[] for _ in range(workers)]
         self.bytes = 0
+        self._parts: list[list[Received]] = [[] for _ in range(workers)]
+        self._owners: list[int] = []
+        """For each entry, which worker has it; of a malformed line, nobody."""
         self._futures: list[Future[list[Result]]] = []
 
     def add(self, received: Received, worker: int) -> None:
         self.entries.append(received)
-        self.parts[worker].append(received)
+        self._owners.append(worker)
+        self._parts[worker].append(received)
+
+    def add_malformed(self, malformed: MalformedLine) -> None:
+        self.entries.append(malformed)
+        self._owners.append(_NOBODY)
 
     def submit(self, executors: Sequence[ThreadPoolExecutor], handlers: Sequence[Handler]) -> None:
         self._futures = [
             executor.submit(handler.handle, part)
-            for executor, handler, part in zip(executors, handlers, self.parts, strict=True)
-            if part
+            for executor, handler, part in zip(executors, handlers, self._parts, strict=True)
         ]
 
     def is_done(self) -> bool:
@@ -323,12 +332,12 @@ class _Round:
 
     def results(self) -> Iterator[tuple[Entry, Result | None]]:
         """Wait for all parts; give each entry in input order with what became of it, None for a malformed line."""
-        found: dict[int, Result] = {}
-        parts = [part for part in self.parts if part]
-        for part, future in zip(parts, self._futures, strict=True):
-            found.update(zip(map(id, part), future.result(), strict=True))
-        for entry in self.entries:
-            yield entry, found.get(id(entry))
+        results = [iter(future.result()) for future in self._futures]
+        for entry, owner in zip(self.entries, self._owners, strict=True):
+            yield entry, None if owner == _NOBODY else next(results[owner])
+
+
+_NOBODY = -1
 
 
 class _DecisionLine(msgspec.Struct, omit_defaults=True):
@@ -443,7 +452,7 @@ class Ingest:
         self._forming.bytes += MAX_LINE_BYTES if isinstance(raw, OversizedLine) else len(raw)
         parsed = Malformed(TOO_LONG) if isinstance(raw, OversizedLine) else _parse(raw.removesuffix(b"\r"))
         if isinstance(parsed, Malformed):
-            self._forming.entries.append(MalformedLine(raw, source, line, parsed.error))
+            self._forming.add_malformed(MalformedLine(raw, source, line, parsed.error))
         else:
             self._assign(Received(*parsed, source, line))
         if len(self._forming.entries) >= ROUND_LINES or self._forming.bytes >= ROUND_BYTES:

@@ -12,8 +12,11 @@
 -- everything committed before it durable. So: when this CALL has returned, what it recorded is durable, and so is
 -- everything that was visible before it began.
 --
--- An UPDATE or INSERT of payments comes before the INSERT into events, always: whoever holds an event_id waits for
+-- The UPDATE or INSERT of payments comes before the INSERT into events, always: whoever holds an event_id waits for
 -- nothing more, so two calls cannot wait for each other.
+--
+-- What it costs is mostly setting up expressions and statements anew for each transaction, so there are few of them: the
+-- text is cast in the one query that the loop reads, and each ON CONFLICT names the only key that somebody else may hold.
 --
 -- Kept to what runs on distributed PostgreSQL too: no array subscript inside UPDATE ... SET, RETURNING ... INTO instead of
 -- FOUND, no assignment to array elements, a plain loop over scalars, variables named unlike columns.
@@ -48,16 +51,17 @@ DECLARE
     this_before payproc.state;
     this_after payproc.state;
     this_payload json;
-    recorded_at_position integer;
+    new_version integer;
     contested_places text[] := '{}';
     contested_payments text[] := '{}';
-    setting text;
 BEGIN
     FOR this_place, this_source, this_line, this_event, this_payment, this_type, this_version,
         this_outcome, this_reason, this_before, this_after, this_payload
     IN
-        SELECT batch.place, batch.source, batch.line, batch.event, batch.payment, batch.type, batch.version,
-               batch.outcome, batch.reason, batch.before, batch.after, batch.payload
+        SELECT batch.place, batch.source::integer, batch.line::bigint, batch.event, batch.payment,
+               batch.type::payproc.event_type, batch.version::integer,
+               batch.outcome::payproc.outcome, batch.reason::payproc.reason,
+               batch.before::payproc.state, batch.after::payproc.state, batch.payload::json
         FROM unnest(
             string_to_array(in_sources, separator),
             string_to_array(in_lines, separator),
@@ -74,7 +78,7 @@ BEGIN
             source, line, event, payment, type, version, outcome, reason, before, after, payload, place
         )
     LOOP
-        setting := set_config('synchronous_commit', 'off', true);
+        SET LOCAL synchronous_commit = off;
 
         -- Evidence of an event_id used for something else. True or not, it changes no payment; a repeat is a no-op.
         IF this_reason = 'event_id_conflict' THEN
@@ -90,42 +94,33 @@ BEGIN
             CONTINUE;
         END IF;
 
-        recorded_at_position := NULL;
+        new_version := NULL;
         IF this_payment = ANY (contested_payments) THEN
             NULL;
         ELSIF this_version = 0 THEN
-            WITH opened AS (
-                INSERT INTO payproc.payments (payment_id, state, version)
-                VALUES (this_payment, this_after, 1)
-                ON CONFLICT DO NOTHING
-                RETURNING payments.version
-            )
-            INSERT INTO payproc.events (event_id, payment_id, position, type, outcome, reason,
-                                        state_before, state_after, run_id, source, line, payload)
-            SELECT this_event, this_payment, opened.version, this_type, this_outcome, this_reason,
-                   this_before, this_after, in_run_id, this_source, this_line, this_payload
-            FROM opened
-            ON CONFLICT DO NOTHING
-            RETURNING events.position INTO recorded_at_position;
+            INSERT INTO payproc.payments (payment_id, state, version)
+            VALUES (this_payment, this_after, 1)
+            ON CONFLICT (payment_id) DO NOTHING
+            RETURNING payments.version INTO new_version;
         ELSE
-            WITH moved AS (
-                UPDATE payproc.payments
-                SET state = this_after, version = this_version + 1, updated_at = now()
-                WHERE payments.payment_id = this_payment
-                  AND payments.version = this_version
-                  AND payments.state = this_before
-                RETURNING payments.version
-            )
-            INSERT INTO payproc.events (event_id, payment_id, position, type, outcome, reason,
-                                        state_before, state_after, run_id, source, line, payload)
-            SELECT this_event, this_payment, moved.version, this_type, this_outcome, this_reason,
-                   this_before, this_after, in_run_id, this_source, this_line, this_payload
-            FROM moved
-            ON CONFLICT DO NOTHING
-            RETURNING events.position INTO recorded_at_position;
+            UPDATE payproc.payments
+            SET state = this_after, version = this_version + 1, updated_at = now()
+            WHERE payments.payment_id = this_payment
+              AND payments.version = this_version
+              AND payments.state = this_before
+            RETURNING payments.version INTO new_version;
         END IF;
 
-        IF recorded_at_position IS NULL THEN
+        IF new_version IS NOT NULL THEN
+            INSERT INTO payproc.events (event_id, payment_id, position, type, outcome, reason,
+                                        state_before, state_after, run_id, source, line, payload)
+            VALUES (this_event, this_payment, new_version, this_type, this_outcome, this_reason,
+                    this_before, this_after, in_run_id, this_source, this_line, this_payload)
+            ON CONFLICT (event_id) DO NOTHING
+            RETURNING events.position INTO new_version;
+        END IF;
+
+        IF new_version IS NULL THEN
             ROLLBACK;
             contested_places := contested_places || this_place::text;
             contested_payments := contested_payments || this_payment;

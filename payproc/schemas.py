@@ -38,7 +38,7 @@ _EXPECTED_LINE = "one JSON object a line"
 TOO_LONG = f"line too long: over {MAX_LINE_BYTES:,} bytes, expected {_EXPECTED_LINE} of at most 1 MiB"
 
 
-class PaymentEvent(msgspec.Struct, frozen=True):
+class PaymentEvent(msgspec.Struct, frozen=True, gc=False):
     """What payproc reads of an event. Everything else in the line is kept verbatim and never interpreted."""
 
     event_id: str

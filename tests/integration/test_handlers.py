@@ -246,6 +246,15 @@ def test_books_that_contradict_themselves_end_the_run_instead_of_trying_for_ever
         recorder.handle(events(("e2", "p1", "capture")))
 
 
+def test_a_history_that_is_longer_than_its_payments_version_ends_the_run_with_where_to_look(
+    recorder: Recorder, events: Events, sql: Any
+) -> None:
+    recorder.handle(events(("e1", "p1", "authorize"), ("e2", "p1", "capture")))
+    sql.rows("UPDATE payproc.payments SET version = 1 WHERE payment_id = 'p1'")
+    with pytest.raises(CannotFinish, match=r'"histories_have_one_entry_a_position"; .*`payproc verify` tells where'):
+        recorder.handle(events(("e3", "p1", "refund")))
+
+
 def test_a_rehearsal_gives_the_same_answers_and_writes_nothing(
     database: Database, recorder: Recorder, other: Recorder, events: Events, stored: Callable[[], Any]
 ) -> None:

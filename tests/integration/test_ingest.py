@@ -173,7 +173,7 @@ def test_lines_are_numbered_and_whole_however_they_arrive(
     assert read_all(path) == expected
 
 
-@pytest.mark.parametrize("read_bytes", [1000, 1 << 18, 1 << 24])
+@pytest.mark.parametrize("read_bytes", [1000, ingest.READ_BYTES])
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
 def test_an_oversized_line_is_one_malformed_line_and_its_neighbours_are_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_bytes: int, end: bytes
