@@ -39,7 +39,6 @@ LANGUAGE plpgsql
 AS $procedure$
 DECLARE
     separator CONSTANT text := chr(31);
-    this_place bigint;
     this_source integer;
     this_line bigint;
     this_event text;
@@ -52,13 +51,13 @@ DECLARE
     this_after payproc.state;
     this_payload json;
     new_version integer;
-    contested_places text[] := '{}';
+    contested_events text[] := '{}';
     contested_payments text[] := '{}';
 BEGIN
-    FOR this_place, this_source, this_line, this_event, this_payment, this_type, this_version,
+    FOR this_source, this_line, this_event, this_payment, this_type, this_version,
         this_outcome, this_reason, this_before, this_after, this_payload
     IN
-        SELECT batch.place, batch.source::integer, batch.line::bigint, batch.event, batch.payment,
+        SELECT batch.source::integer, batch.line::bigint, batch.event, batch.payment,
                batch.type::payproc.event_type, batch.version::integer,
                batch.outcome::payproc.outcome, batch.reason::payproc.reason,
                batch.before::payproc.state, batch.after::payproc.state, batch.payload::json
@@ -74,9 +73,7 @@ BEGIN
             string_to_array(in_befores, separator),
             string_to_array(in_afters, separator),
             string_to_array(in_payloads, separator)
-        ) WITH ORDINALITY AS batch(
-            source, line, event, payment, type, version, outcome, reason, before, after, payload, place
-        )
+        ) AS batch(source, line, event, payment, type, version, outcome, reason, before, after, payload)
     LOOP
         SET LOCAL synchronous_commit = off;
 
@@ -94,9 +91,8 @@ BEGIN
             CONTINUE;
         END IF;
 
-        new_version := NULL;
         IF this_payment = ANY (contested_payments) THEN
-            NULL;
+            new_version := NULL;
         ELSIF this_version = 0 THEN
             INSERT INTO payproc.payments (payment_id, state, version)
             VALUES (this_payment, this_after, 1)
@@ -122,7 +118,7 @@ BEGIN
 
         IF new_version IS NULL THEN
             ROLLBACK;
-            contested_places := contested_places || this_place::text;
+            contested_events := contested_events || this_event;
             contested_payments := contested_payments || this_payment;
         ELSE
             COMMIT;
@@ -130,6 +126,6 @@ BEGIN
     END LOOP;
 
     UPDATE payproc.runs SET active_at = now() WHERE runs.run_id = in_run_id;
-    contested := array_to_string(contested_places, ',');
+    contested := array_to_string(contested_events, separator);
 END
 $procedure$;
