@@ -1,4 +1,4 @@
-"""Whether speed and memory last: one `payproc ingest` over millions of fresh events, slice by slice.
+"""Whether speed and memory last: one `payproc ingest` over millions of fresh events, slice by slice; then looking back.
 
 The lines are generated into a file first, so that the generator does not run beside what is measured. Speed is read
 from the row of the run, which payproc brings up to date once a second, and peak memory from the kernel; both disturb
@@ -7,6 +7,7 @@ nothing.
 
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,7 @@ import psycopg2.extensions
 
 from days import fresh, write
 from ground import Ground
-from payproc_process import COMMAND, environment, start_empty
+from payproc_process import COMMAND, cpu_seconds, environment, start_empty
 
 SLICE_LINES = 500_000
 
@@ -41,25 +42,48 @@ def measure_growth(ground: Ground, folder: Path, events: int) -> None:
     seconds = points[-1][0]
     print(f"\nwhole run: {events / seconds:,.0f} events/s in {seconds:,.1f} s")
     print(f"last slice against first: {rates[-1] / rates[0]:.2f}")
-    print("peak memory of the process: " + (f"{peak / 1024:,.0f} MB" if peak else "unknown on this system"))
+    print(f"peak memory of the process: {_megabytes(peak)}")
+    _look_back(ground)
 
 
 def _watch(ground: Ground, file: Path) -> tuple[list[tuple[float, int]], int]:
     """Run payproc; give when it had recorded how many lines, and its peak memory in KB."""
     points: list[tuple[float, int]] = []
-    peak = 0
-    command = [COMMAND, "ingest", "--quiet", str(file)]
     with closing(ground.main.connect()) as connection, connection.cursor() as cursor:
         began = time.perf_counter()
-        with subprocess.Popen(command, env=environment(ground)) as process:
-            while process.poll() is None:
-                peak = max(peak, _peak_memory(process.pid))
-                _note(points, began, cursor)
-                time.sleep(POLL_SECONDS)
+        peak = _run(ground, ["ingest", "--quiet", str(file)], lambda: _note(points, began, cursor))
         _note(points, began, cursor)
+    return points, peak
+
+
+def _run(ground: Ground, arguments: list[str], meanwhile: Callable[[], None] = lambda: None) -> int:
+    """Run a command to its end; give its peak memory in KB."""
+    peak = 0
+    with subprocess.Popen([COMMAND, *arguments], env=environment(ground)) as process:
+        while process.poll() is None:
+            peak = max(peak, _peak_memory(process.pid))
+            meanwhile()
+            time.sleep(POLL_SECONDS)
     if process.returncode:
         raise SystemExit(f"payproc exited with {process.returncode}")
-    return points, peak
+    return peak
+
+
+def _look_back(ground: Ground) -> None:
+    """Measure `verify` and `show` on what is there now."""
+    print("\npayproc verify: ", end="", flush=True)
+    began = time.perf_counter()
+    peak = _run(ground, ["verify", "--quiet"])
+    print(f"in {time.perf_counter() - began:,.1f} s, peak memory {_megabytes(peak)}")
+    with closing(ground.main.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT payment_id FROM payproc.events WHERE position = 3 LIMIT 1")
+        ((payment_id,),) = cursor.fetchall()
+        scans = "SELECT sum(seq_scan) FROM pg_stat_user_tables WHERE relname IN ('payments', 'events')"
+        cursor.execute(scans)
+        before = cursor.fetchone()
+        used = cpu_seconds(ground, "show", payment_id)
+        cursor.execute(scans)
+        print(f"payproc show: {used:.2f} s of CPU, " + ("by index" if cursor.fetchone() == before else "NOT by index"))
 
 
 def _note(points: list[tuple[float, int]], began: float, cursor: psycopg2.extensions.cursor) -> None:
@@ -76,6 +100,10 @@ def _moment(points: list[tuple[float, int]], line: int) -> float:
         if fewer <= line <= more:
             return before + (after - before) * (line - fewer) / (more - fewer)
     raise ValueError(f"line {line} was never recorded")
+
+
+def _megabytes(kilobytes: int) -> str:
+    return f"{kilobytes / 1024:,.0f} MB" if kilobytes else "unknown on this system"
 
 
 def _peak_memory(pid: int) -> int:
