@@ -2,6 +2,8 @@
 
     python tests/benchmarks/run.py [--events 100000] [--rounds 3] [--only NAME ...] [--svg FILE] [--json FILE]
     python tests/benchmarks/run.py --growth 5000000
+    python tests/benchmarks/run.py --pipes 30
+    python tests/benchmarks/run.py --choices [--events 100000] [--rounds 3]
 
 Everybody works on the same embedded PostgreSQL, with payproc's own settings and with fsync and synchronous_commit on,
 each in a database of its own that is new in every round, after a checkpoint. Rounds are interleaved: each has every
@@ -25,9 +27,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from pipes import measure_pipes
 from typing import cast
 
 import chart
+from choices import measure_choices
 from ground import Contender, Day, Ground, Measured, Row
 from growth import measure_growth
 from payproc import embedded
@@ -62,6 +66,12 @@ def main() -> None:
             if options.growth:
                 measure_growth(ground, folder, options.growth)
                 return
+            if options.pipes:
+                measure_pipes(ground, folder, options.pipes)
+                return
+            if options.choices:
+                measure_choices(folder, options.events, options.rounds)
+                return
             contenders = _load(options.only or list(CONTENDERS))
             runs = _run(ground, contenders, options.events, options.rounds, folder)
             commands = {command: cpu_seconds(ground, *command.split()) for command in ("--help", "show unknown")}
@@ -92,6 +102,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the fresh events as a chart")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure of every round")
     parser.add_argument("--growth", type=int, metavar="N", help="only one payproc run over N events, slice by slice")
+    parser.add_argument("--pipes", type=int, metavar="N", help="only payproc on a pipe: N single lines, and a flood")
+    parser.add_argument("--choices", action="store_true", help="only payproc under other schemas and settings")
     return parser.parse_args()
 
 

@@ -1,0 +1,94 @@
+"""What each choice costs that the schema and the embedded server's settings have made, one at a time.
+
+Every round ingests the same events once for each choice, on a server of its own that differs in that choice alone, and
+once as payproc has it. What is printed is how much faster or slower the other choice is.
+"""
+
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from days import fresh, write
+from ground import BenchDatabase
+from payproc import embedded
+from payproc_process import COMMAND
+
+
+class Choice(NamedTuple):
+    """Another way to have it: SQL that changes the schema, or lines for postgresql.conf."""
+
+    name: str
+    schema: Sequence[str] = ()
+    settings: Sequence[str] = ()
+
+
+AS_IT_IS = Choice("as payproc has it")
+
+CHOICES = (
+    AS_IT_IS,
+    Choice(
+        "without the key (payment_id, position) of events",
+        ["ALTER TABLE payproc.events DROP CONSTRAINT histories_have_one_entry_a_position"],
+    ),
+    Choice("without the index of the review queue", ["DROP INDEX payproc.events_for_review"]),
+    Choice(
+        "with a foreign key from events to payments",
+        ["ALTER TABLE payproc.events ADD FOREIGN KEY (payment_id) REFERENCES payproc.payments"],
+    ),
+    Choice("payments with a fill factor of 80", ["ALTER TABLE payproc.payments SET (fillfactor = 80)"]),
+    Choice("jsonb instead of json", ["ALTER TABLE payproc.events ALTER payload TYPE jsonb"]),
+    Choice("shared_buffers 128MB", settings=["shared_buffers = 128MB"]),
+    Choice("shared_buffers 2GB", settings=["shared_buffers = 2GB"]),
+    Choice("max_wal_size 1GB, checkpoint_timeout 5min", settings=["max_wal_size = 1GB", "checkpoint_timeout = 5min"]),
+    Choice("max_wal_size 8GB", settings=["max_wal_size = 8GB"]),
+    Choice("wal_compression lz4", settings=["wal_compression = lz4"]),
+    Choice("wal_level replica", settings=["wal_level = replica", "max_wal_senders = 10"]),
+    Choice("jit on", settings=["jit = on"]),
+)
+
+
+def measure_choices(folder: Path, events: int, rounds: int) -> None:
+    """Ingest so many events under each choice, in interleaved rounds; print medians against payproc's own."""
+    file = folder / "choices.jsonl"
+    seconds: dict[str, list[float]] = {choice.name: [] for choice in CHOICES}
+    for turn in range(rounds):
+        write(file, fresh(events, turn))
+        first = turn * len(CHOICES) // rounds
+        for choice in CHOICES[first:] + CHOICES[:first]:
+            seconds[choice.name].append(_seconds(choice, file))
+            print(
+                f"round {turn + 1} of {rounds}: {choice.name}: {events / seconds[choice.name][-1]:,.0f}/s", flush=True
+            )
+    own = statistics.median(seconds[AS_IT_IS.name])
+    print(
+        f"\n{events:,} fresh events, {rounds} rounds\n\n{'':<52} {'events/s':>9} {'min to max':>17} {'x as it is':>11}"
+    )
+    for name, found in seconds.items():
+        spread = f"{events / max(found):,.0f} to {events / min(found):,.0f}"
+        middle = statistics.median(found)
+        print(f"{name:<52} {events / middle:>9,.0f} {spread:>17} {own / middle:>11.2f}")
+
+
+def _seconds(choice: Choice, file: Path) -> float:
+    """From start to exit of payproc, on a new server that has this choice."""
+    home = Path(tempfile.mkdtemp(prefix="payproc-benchmark-"))
+    environment = {**os.environ, "PAYPROC_HOME": str(home)}
+    environment.pop("DATABASE_URL", None)
+    try:
+        subprocess.run([COMMAND, "init", "--quiet"], env=environment, check=True)
+        with (home / "data" / "postgresql.conf").open("a") as settings:
+            settings.writelines(f"{line}\n" for line in choice.settings)
+        with embedded.running_server(home) as server:
+            database = BenchDatabase(server.connect_args)
+            database.execute(*choice.schema, "CHECKPOINT")
+            began = time.perf_counter()
+            subprocess.run([COMMAND, "ingest", "--quiet", file], env=environment, check=True)
+            return time.perf_counter() - began
+    finally:
+        shutil.rmtree(home)
