@@ -10,7 +10,6 @@ and one CALL for a batch) and one flush for many commits. What a handler returns
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
 from typing import NamedTuple
 
 import msgspec
@@ -56,14 +55,22 @@ class Received(msgspec.Struct, frozen=True, gc=False):
     line: int
 
 
+class Own(msgspec.Struct, frozen=True, gc=False):
+    """What else is known of an event that this run has recorded: from which line, and what was decided."""
+
+    source: int
+    line: int
+    decision: Decision
+
+
 class OnRecord(msgspec.Struct, frozen=True, gc=False):
-    """What the database holds under an event_id."""
+    """What stands under an event_id."""
 
     payment_id: str
     type: EventType
-    decision: Decision
-    origin: tuple[int, int, int]
-    """Run, source and line that it was recorded from."""
+    outcome: Outcome
+    own: Own | None = None
+    """None if another run has recorded it."""
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):
@@ -99,7 +106,8 @@ class Proposal(msgspec.Struct, frozen=True, gc=False):
 _UNKNOWN_PAYMENT = (State.CREATED, 0)
 
 _LOOK_UP_EVENTS = """
-    SELECT event_id, payment_id, type, outcome, reason, state_before, state_after, run_id, source, line
+    SELECT event_id, payment_id, type, outcome, CASE WHEN run_id = %s THEN
+           ARRAY[source::text, line::text, reason::text, state_before::text, state_after::text] END
     FROM payproc.events WHERE event_id = ANY (string_to_array(%s, chr(31)))
 """
 _LOOK_UP_PAYMENTS = """
@@ -109,48 +117,52 @@ _LOOK_UP_PAYMENTS = """
 _RECORD = "CALL payproc.record_decisions(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, NULL)"
 
 
+_TYPES = {each.value: each for each in EventType}
+_OUTCOMES = {each.value: each for each in Outcome}
+_STATES = {each.value: each for each in State}
+
+
 def look_up(
-    connection: psycopg2.extensions.connection, event_ids: Iterable[str], payment_ids: Iterable[str]
+    connection: psycopg2.extensions.connection, run_id: int, event_ids: Iterable[str], payment_ids: Iterable[str]
 ) -> Knowledge:
-    """Fetch what is on record under these event_ids, and the state and version of these payments."""
+    """Fetch what is on record under these event_ids, and the state and version of these payments, for a run."""
     with connection.cursor() as cursor:
         # Events first. An event recorded between the two queries then meets a payment that has moved on, or its
         # own event_id, when it is written, and is contested. The other way round it could pass for new.
-        cursor.execute(_LOOK_UP_EVENTS, (_SEPARATOR.join(event_ids),))
+        cursor.execute(_LOOK_UP_EVENTS, (run_id, _SEPARATOR.join(event_ids)))
         recorded = {
-            event_id: OnRecord(payment_id, EventType(event_type), _decision(*decision), (run_id, source, line))
-            for event_id, payment_id, event_type, *decision, run_id, source, line in cursor
+            event_id: OnRecord(payment_id, _TYPES[event_type], _OUTCOMES[outcome], own and _own(outcome, *own))
+            for event_id, payment_id, event_type, outcome, own in cursor
         }
         cursor.execute(_LOOK_UP_PAYMENTS, (_SEPARATOR.join(payment_ids),))
-        payments = {payment_id: (State(state), version) for payment_id, state, version in cursor}
+        payments = {payment_id: (_STATES[state], version) for payment_id, state, version in cursor}
     return Knowledge(recorded, payments)
 
 
-@cache
-def _decision(outcome: str, reason: str, state_before: str, state_after: str) -> Decision:
-    return Decision(Outcome(outcome), Reason(reason), State(state_before), State(state_after))
+def _own(outcome: str, source: str, line: str, reason: str, before: str, after: str) -> Own:
+    return Own(int(source), int(line), Decision(_OUTCOMES[outcome], Reason(reason), _STATES[before], _STATES[after]))
 
 
-def decide(batch: Sequence[Received], known: Knowledge, run_id: int) -> list[Proposal]:
+def decide(batch: Sequence[Received], known: Knowledge) -> list[Proposal]:
     """Classify events in order, carrying what is on record and each payment's state forward in `known`."""
     recorded, payments = known
-    as_reported = _states_before_own_events(batch, known, run_id)
+    as_reported = _states_before_own_events(batch, known)
     proposals = []
     for received in batch:
         event = received.event
-        origin = (run_id, received.source, received.line)
         on_record = recorded.get(event.event_id)
         state, version = payments.get(event.payment_id, _UNKNOWN_PAYMENT)
         if on_record is None:
             decision = classify(event, None, state)
-            recorded[event.event_id] = OnRecord(event.payment_id, event.type, decision, origin)
+            own = Own(received.source, received.line, decision)
+            recorded[event.event_id] = OnRecord(event.payment_id, event.type, decision.outcome, own)
             payments[event.payment_id] = (decision.state_after, version + 1)
             as_reported.pop(event.payment_id, None)  # behind the run's own events, what is stored is what lines see
             proposals.append(Proposal(received, Verdict(decision), version, True))
-        elif on_record.origin == origin:
-            # Recorded by an attempt that was cut off before it could tell: this run's own, not a duplicate.
-            as_reported[event.payment_id] = on_record.decision.state_after
-            proposals.append(Proposal(received, Verdict(on_record.decision), version, False))
+        elif (decided := _decided_before(received, on_record)) is not None:
+            # Recorded by an attempt that was cut off before it could tell: this very line, not a duplicate.
+            as_reported[event.payment_id] = decided.state_after
+            proposals.append(Proposal(received, Verdict(decided), version, False))
         else:
             decision = classify(event, on_record, as_reported.get(event.payment_id, state))
             is_new = decision.reason is not Reason.DUPLICATE_EVENT
@@ -158,15 +170,20 @@ def decide(batch: Sequence[Received], known: Knowledge, run_id: int) -> list[Pro
     return proposals
 
 
-def _states_before_own_events(batch: Sequence[Received], known: Knowledge, run_id: int) -> dict[str, State]:
+def _states_before_own_events(batch: Sequence[Received], known: Knowledge) -> dict[str, State]:
     """Where an attempt that was cut off has already moved payments: their states before that, as lines saw them."""
     states: dict[str, State] = {}
-    if any(on_record.origin[0] == run_id for on_record in known.recorded.values()):
-        for received in batch:
-            on_record = known.recorded.get(received.event.event_id)
-            if on_record is not None and on_record.origin == (run_id, received.source, received.line):
-                states.setdefault(received.event.payment_id, on_record.decision.state_before)
+    for received in batch if known.recorded else ():
+        on_record = known.recorded.get(received.event.event_id)
+        if on_record is not None and (decided := _decided_before(received, on_record)) is not None:
+            states.setdefault(received.event.payment_id, decided.state_before)
     return states
+
+
+def _decided_before(received: Received, on_record: OnRecord) -> Decision | None:
+    """What this run has decided, if this very line is what stands on record."""
+    own = on_record.own
+    return own.decision if own and (own.source, own.line) == (received.source, received.line) else None
 
 
 class Recorder:
@@ -216,10 +233,11 @@ class Recorder:
                     self._connection = self._database.connect()
                 known = look_up(
                     self._connection,
+                    self._run_id,
                     [received.event.event_id for received in pending],
                     {received.event.payment_id for received in pending},
                 )
-                proposals = decide(pending, known, self._run_id)
+                proposals = decide(pending, known)
                 attempts.begin([proposal for proposal in proposals if proposal.is_new])
                 contested = self._record(proposals)
             except (psycopg2.Error, CannotFinish) as error:
@@ -338,12 +356,13 @@ class Rehearsal:
                 if not _refuses_content(error):
                     raise self._database.explained(error) from error
                 return _by_halves(self.handle, batch, error)
-        return [proposal.verdict for proposal in decide(batch, self._known, _NO_RUN)]
+        return [proposal.verdict for proposal in decide(batch, self._known)]
 
     def _learn(self, connection: psycopg2.extensions.connection, batch: Sequence[Received]) -> None:
         recorded, payments = self._known
         found = look_up(
             connection,
+            _NO_RUN,
             {received.event.event_id for received in batch} - recorded.keys(),
             {received.event.payment_id for received in batch} - payments.keys(),
         )

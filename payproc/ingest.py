@@ -515,7 +515,7 @@ class Ingest:
             decision.outcome, decision.reason, decision.state_before, decision.state_after,
         )  # fmt: skip
         if on_record is not None and decision.reason is Reason.DUPLICATE_EVENT:
-            line.original_outcome = on_record.decision.outcome
+            line.original_outcome = on_record.outcome
         elif on_record is not None:
             line.recorded = {"payment_id": on_record.payment_id, "type": on_record.type}
         return _json_line(line)

@@ -76,7 +76,7 @@ def test_a_duplicate_names_the_first_outcome_and_a_conflict_what_is_on_record(
     duplicate, conflict = recorder.handle(events(("e1", "p1", "capture"), ("e1", "p2", "fail"), first_line=2))
     assert isinstance(duplicate, Verdict)
     assert duplicate.recorded is not None
-    assert duplicate.recorded.decision.outcome.value == "MANUAL_REVIEW"
+    assert duplicate.recorded.outcome.value == "MANUAL_REVIEW"
     assert isinstance(conflict, Verdict)
     assert conflict.recorded is not None
     assert (conflict.recorded.payment_id, conflict.recorded.type.value) == ("p1", "capture")
