@@ -47,7 +47,7 @@ CHOICES = (
     Choice("shared_buffers 2GB", settings=["shared_buffers = 2GB"]),
     Choice("max_wal_size 1GB, checkpoint_timeout 5min", settings=["max_wal_size = 1GB", "checkpoint_timeout = 5min"]),
     Choice("max_wal_size 8GB", settings=["max_wal_size = 8GB"]),
-    Choice("wal_compression lz4", settings=["wal_compression = lz4"]),
+    Choice("wal_compression pglz", settings=["wal_compression = pglz"]),
     Choice("wal_level replica", settings=["wal_level = replica", "max_wal_senders = 10"]),
     Choice("jit on", settings=["jit = on"]),
 )

@@ -15,12 +15,11 @@ from ground import Ground
 from payproc_process import COMMAND, environment, start_empty
 
 PAUSE_SECONDS = 1.0
-FLOOD_EVENTS = 100_000
 FLOOD_ROUNDS = 3
 
 
-def measure_pipes(ground: Ground, folder: Path, lines: int) -> None:
-    """Send so many lines, one a second, and then many at once; print what they take."""
+def measure_pipes(ground: Ground, folder: Path, lines: int, events: int) -> None:
+    """Send so many lines, one a second, and then so many events at once; print what they take."""
     start_empty(ground)
     waits = _trickle(ground, lines)
     print(
@@ -30,14 +29,14 @@ def measure_pipes(ground: Ground, folder: Path, lines: int) -> None:
     file = folder / "flood.jsonl"
     seconds: dict[str, list[float]] = {"file": [], "pipe": []}
     for turn in range(FLOOD_ROUNDS):
-        write(file, fresh(FLOOD_EVENTS, turn))
+        write(file, fresh(events, turn))
         for way in ("file", "pipe") if turn % 2 else ("pipe", "file"):
             start_empty(ground)
             ground.main.execute("CHECKPOINT")
             seconds[way].append(_flood(ground, file, piped=way == "pipe"))
-    file_rate, pipe_rate = (FLOOD_EVENTS / statistics.median(seconds[way]) for way in ("file", "pipe"))
+    file_rate, pipe_rate = (events / statistics.median(seconds[way]) for way in ("file", "pipe"))
     print(
-        f"{FLOOD_EVENTS:,} events at once, {FLOOD_ROUNDS} rounds: {file_rate:,.0f}/s from a file,"
+        f"{events:,} events at once, {FLOOD_ROUNDS} rounds: {file_rate:,.0f}/s from a file,"
         f" {pipe_rate:,.0f}/s through a pipe ({pipe_rate / file_rate:.2f})"
     )
 

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/run.py [--events 100000] [--rounds 3] [--only NAME ...] [--svg FILE] [--json FILE]
     python tests/benchmarks/run.py --growth 5000000
-    python tests/benchmarks/run.py --pipes 30
+    python tests/benchmarks/run.py --pipes 30 [--events 100000]
     python tests/benchmarks/run.py --choices [--events 100000] [--rounds 3]
 
 Everybody works on the same embedded PostgreSQL, with payproc's own settings and with fsync and synchronous_commit on,
@@ -67,7 +67,7 @@ def main() -> None:
                 measure_growth(ground, folder, options.growth)
                 return
             if options.pipes:
-                measure_pipes(ground, folder, options.pipes)
+                measure_pipes(ground, folder, options.pipes, options.events)
                 return
             if options.choices:
                 measure_choices(folder, options.events, options.rounds)
