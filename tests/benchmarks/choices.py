@@ -1,7 +1,7 @@
 """What each choice costs that the schema and the embedded server's settings have made, one at a time.
 
 Every round ingests the same events once for each choice, on a server of its own that differs in that choice alone, and
-once as payproc has it. What is printed is how much faster or slower the other choice is.
+once as payproc has it. On a noisy machine processor time tells more than speed, but not of waiting for the disk.
 """
 
 import os
@@ -9,13 +9,12 @@ import shutil
 import statistics
 import subprocess
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from days import fresh, write
-from ground import BenchDatabase
+from ground import Ground, Measured, Row
 from payproc import embedded
 from payproc_process import COMMAND
 
@@ -56,26 +55,30 @@ CHOICES = (
 def measure_choices(folder: Path, events: int, rounds: int) -> None:
     """Ingest so many events under each choice, in interleaved rounds; print medians against payproc's own."""
     file = folder / "choices.jsonl"
-    seconds: dict[str, list[float]] = {choice.name: [] for choice in CHOICES}
+    runs: dict[str, list[Measured]] = {choice.name: [] for choice in CHOICES}
     for turn in range(rounds):
         write(file, fresh(events, turn))
         first = turn * len(CHOICES) // rounds
         for choice in CHOICES[first:] + CHOICES[:first]:
-            seconds[choice.name].append(_seconds(choice, file))
-            print(
-                f"round {turn + 1} of {rounds}: {choice.name}: {events / seconds[choice.name][-1]:,.0f}/s", flush=True
-            )
-    own = statistics.median(seconds[AS_IT_IS.name])
-    print(
-        f"\n{events:,} fresh events, {rounds} rounds\n\n{'':<52} {'events/s':>9} {'min to max':>17} {'x as it is':>11}"
-    )
-    for name, found in seconds.items():
-        spread = f"{events / max(found):,.0f} to {events / min(found):,.0f}"
-        middle = statistics.median(found)
-        print(f"{name:<52} {events / middle:>9,.0f} {spread:>17} {own / middle:>11.2f}")
+            measured = _measure(choice, file, events)
+            runs[choice.name].append(measured)
+            print(f"round {turn + 1} of {rounds}: {choice.name}: {measured.rate:,.0f}/s", flush=True)
+    print(f"\n{events:,} fresh events, {rounds} rounds; x: against payproc as it is\n")
+    print(f"{'':<52} {'events/s':>9} {'min to max':>17} {'x':>5} {'CPU us/event':>13} {'x':>5}")
+    own_rate, own_cpu = _medians(runs[AS_IT_IS.name])
+    for name, found in runs.items():
+        rate, cpu = _medians(found)
+        spread = f"{min(run.rate for run in found):,.0f} to {max(run.rate for run in found):,.0f}"
+        print(f"{name:<52} {rate:>9,.0f} {spread:>17} {rate / own_rate:>5.2f} {cpu:>13.1f} {cpu / own_cpu:>5.2f}")
 
 
-def _seconds(choice: Choice, file: Path) -> float:
+def _medians(runs: Sequence[Measured]) -> tuple[float, float]:
+    """Events per second, and processor time for an event in microseconds, payproc's and the server's together."""
+    cpu = [(run.client_cpu + (run.server_cpu or 0)) / run.events * 1e6 for run in runs]
+    return statistics.median(run.rate for run in runs), statistics.median(cpu)
+
+
+def _measure(choice: Choice, file: Path, events: int) -> Measured:
     """From start to exit of payproc, on a new server that has this choice."""
     home = Path(tempfile.mkdtemp(prefix="payproc-benchmark-"))
     environment = {**os.environ, "PAYPROC_HOME": str(home)}
@@ -85,10 +88,10 @@ def _seconds(choice: Choice, file: Path) -> float:
         with (home / "data" / "postgresql.conf").open("a") as settings:
             settings.writelines(f"{line}\n" for line in choice.settings)
         with embedded.running_server(home) as server:
-            database = BenchDatabase(server.connect_args)
-            database.execute(*choice.schema, "CHECKPOINT")
-            began = time.perf_counter()
-            subprocess.run([COMMAND, "ingest", "--quiet", file], env=environment, check=True)
-            return time.perf_counter() - began
+            ground = Ground(server)
+            ground.main.execute(*choice.schema)
+            with ground.timed(Row.FRESH, events) as measured:
+                subprocess.run([COMMAND, "ingest", "--quiet", file], env=environment, check=True)
+            return measured[0]
     finally:
         shutil.rmtree(home)
