@@ -46,6 +46,9 @@ _DATA_EXCEPTIONS = "22"
 """The class of SQLSTATEs that mean, like statement_too_complex: this content cannot be stored here."""
 
 
+# The structs below are made for every event and cannot be part of a cycle: gc=False keeps the collector away from them.
+
+
 class Received(msgspec.Struct, frozen=True, gc=False):
     """An event and where it came from: the index of its source in the run, and its line there, counted from 1."""
 
@@ -115,7 +118,6 @@ _LOOK_UP_PAYMENTS = """
     FROM payproc.payments WHERE payment_id = ANY (string_to_array(%s, chr(31)))
 """
 _RECORD = "CALL payproc.record_decisions(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, NULL)"
-
 
 _TYPES = {each.value: each for each in EventType}
 _OUTCOMES = {each.value: each for each in Outcome}
