@@ -30,7 +30,7 @@ URL_VARIABLE = "DATABASE_URL"
 
 SCHEMA = "payproc"
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 1
 """Raised with every change to what models.py or record_decisions.sql creates; stands in a comment on the table runs."""
 
 CONNECT_TIMEOUT_SECONDS = "10"

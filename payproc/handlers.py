@@ -274,21 +274,25 @@ class Recorder:
         with self._connection.cursor() as cursor:
             # Even with nothing new: what a duplicate repeats may be visible but not yet durable.
             cursor.execute(_RECORD, (self._run_id, *(_SEPARATOR.join(column) for column in columns)))
-            (contested,) = cursor.fetchone() or ("",)
-        return _to_look_at_again(proposals, contested.split(_SEPARATOR)) if contested else []
+            (places,) = cursor.fetchone() or ("",)
+        return _to_look_at_again(proposals, new, [int(place) for place in places.split(",")]) if places else []
 
 
-def _to_look_at_again(proposals: Sequence[Proposal], contested: Iterable[str]) -> list[Received]:
+def _to_look_at_again(
+    proposals: Sequence[Proposal], new: Sequence[Proposal], contested_places: Sequence[int]
+) -> list[Received]:
     """What was contested, and all that was judged by it: whatever came later under its event_id or its payment."""
-    event_ids = set(contested)
-    payment_ids: set[str] = set()
+    contested = {_place(new[place - 1].received) for place in contested_places}
+    event_ids = set()
+    payment_ids = set()
     again = []
     for proposal in proposals:
-        event = proposal.received.event
-        if event.event_id in event_ids or event.payment_id in payment_ids:
+        received = proposal.received
+        event = received.event
+        if _place(received) in contested or event.event_id in event_ids or event.payment_id in payment_ids:
             event_ids.add(event.event_id)
             payment_ids.add(event.payment_id)
-            again.append(proposal.received)
+            again.append(received)
     return again
 
 

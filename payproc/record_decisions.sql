@@ -39,6 +39,7 @@ LANGUAGE plpgsql
 AS $procedure$
 DECLARE
     separator CONSTANT text := chr(31);
+    this_place bigint;
     this_source integer;
     this_line bigint;
     this_event text;
@@ -51,13 +52,13 @@ DECLARE
     this_after payproc.state;
     this_payload json;
     new_version integer;
-    contested_events text[] := '{}';
+    contested_places text[] := '{}';
     contested_payments text[] := '{}';
 BEGIN
-    FOR this_source, this_line, this_event, this_payment, this_type, this_version,
+    FOR this_place, this_source, this_line, this_event, this_payment, this_type, this_version,
         this_outcome, this_reason, this_before, this_after, this_payload
     IN
-        SELECT batch.source::integer, batch.line::bigint, batch.event, batch.payment,
+        SELECT batch.place, batch.source::integer, batch.line::bigint, batch.event, batch.payment,
                batch.type::payproc.event_type, batch.version::integer,
                batch.outcome::payproc.outcome, batch.reason::payproc.reason,
                batch.before::payproc.state, batch.after::payproc.state, batch.payload::json
@@ -73,7 +74,9 @@ BEGIN
             string_to_array(in_befores, separator),
             string_to_array(in_afters, separator),
             string_to_array(in_payloads, separator)
-        ) AS batch(source, line, event, payment, type, version, outcome, reason, before, after, payload)
+        ) WITH ORDINALITY AS batch(
+            source, line, event, payment, type, version, outcome, reason, before, after, payload, place
+        )
     LOOP
         SET LOCAL synchronous_commit = off;
 
@@ -91,8 +94,9 @@ BEGIN
             CONTINUE;
         END IF;
 
+        new_version := NULL;
         IF this_payment = ANY (contested_payments) THEN
-            new_version := NULL;
+            NULL;
         ELSIF this_version = 0 THEN
             INSERT INTO payproc.payments (payment_id, state, version)
             VALUES (this_payment, this_after, 1)
@@ -118,7 +122,7 @@ BEGIN
 
         IF new_version IS NULL THEN
             ROLLBACK;
-            contested_events := contested_events || this_event;
+            contested_places := contested_places || this_place::text;
             contested_payments := contested_payments || this_payment;
         ELSE
             COMMIT;
@@ -126,6 +130,6 @@ BEGIN
     END LOOP;
 
     UPDATE payproc.runs SET active_at = now() WHERE runs.run_id = in_run_id;
-    contested := array_to_string(contested_events, separator);
+    contested := array_to_string(contested_places, ',');
 END
 $procedure$;
