@@ -31,7 +31,8 @@ URL_VARIABLE = "DATABASE_URL"
 SCHEMA = "payproc"
 
 SCHEMA_VERSION = 1
-"""Raised with every change to what models.py or record_decisions.sql creates; stands in a comment on the table runs."""
+"""Raised with every change to what models.py or record_decisions.sql creates that another payproc could not work with;
+stands in a comment on the table runs."""
 
 CONNECT_TIMEOUT_SECONDS = "10"
 """How long to try one address, unless the URL says otherwise. Without it a dropped packet means two minutes."""
@@ -152,7 +153,8 @@ _ADVICE = {
     ),
     psycopg2.errorcodes.READ_ONLY_SQL_TRANSACTION: "connect to the primary, with a role that may write",
     psycopg2.errorcodes.UNIQUE_VIOLATION: (
-        "what is stored contradicts itself, so somebody has changed the tables by hand; `payproc verify` tells where"
+        "what is stored contradicts itself: somebody has changed the tables by hand, or restored a part of them; "
+        "see `payproc verify`"
     ),
     psycopg2.errorcodes.QUERY_CANCELED: "if it was a timeout, raise statement_timeout for this role",
     psycopg2.errorcodes.DISK_FULL: "free some space and run it again",

@@ -34,7 +34,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,8 +71,8 @@ _SHELL_CHARACTERS = re.compile(r"[\"$`\\\n]")
 _LOG_BYTES = 8 << 20
 """How much of the log's end is searched for why a server ended: the statement behind an error may take 5 MB of it."""
 
-_LAST_WORDS = re.compile(r" (PANIC|FATAL): +(?!the database system is|terminating )")
-"""What a server says before it ends, rather than to clients that come too early or must go."""
+_LAST_WORDS = re.compile(r" (PANIC|FATAL): +(?!the database system is|terminating |database |role |sorry, )")
+"""What a server says before it ends, rather than to clients that come too early, must go or are not let in."""
 
 _BIG_MEMORY_BYTES = 4 << 30
 
@@ -115,7 +115,8 @@ class EmbeddedServer:
                 lines = file.read().decode(errors="replace").splitlines()
         except OSError:
             lines = []
-        last_words = [line for line in lines if _LAST_WORDS.search(line)]
+        starts = [number for number, line in enumerate(lines) if "LOG:  starting PostgreSQL" in line]
+        last_words = [line for line in lines[starts[-1] if starts else 0 :] if _LAST_WORDS.search(line)]
         return f"its server has ended{f': {last_words[-1].strip()}' if last_words else ''} (all of it in {log})"
 
 
@@ -273,8 +274,12 @@ class _Cluster:
                 # One that is still starting, too: Ctrl-C may come before its process is known here.
                 if self._running(lock) is None:
                     return
-            pid = int(self._pid_file()[0])
-        os.kill(pid, signal.SIGINT)  # what PostgreSQL calls a fast shutdown
+            lines = self._pid_file()
+            if not lines:
+                return  # somebody else has stopped it since
+            pid = int(lines[0])
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGINT)  # what PostgreSQL calls a fast shutdown
         deadline = time.monotonic() + STOP_SECONDS
         with _closing(self.open("server.lock")) as lock:
             while not _locks(lock):

@@ -59,7 +59,7 @@ class Received(msgspec.Struct, frozen=True, gc=False):
 
 
 class Own(msgspec.Struct, frozen=True, gc=False):
-    """What else is known of an event that this run has recorded: from which line, and what was decided."""
+    """What else is known of an event that this run has recorded, or is about to: its line, and what was decided."""
 
     source: int
     line: int

@@ -48,7 +48,7 @@ ROUNDS_IN_FLIGHT = 3
 """Rounds handed out and not reported yet: one at the server, one behind it, one being collected."""
 
 READ_BYTES = 256 << 10
-"""Bytes asked for in one read. A pipe gives what is there."""
+"""Bytes asked for in one read; a pipe gives what is there. Fewer than a line may have, so none in it is too long."""
 
 PROGRESS_SECONDS = 1.0
 """How often the counts of a run are written to its row while it goes on."""
@@ -203,7 +203,7 @@ class LineReader:
         first = self._number + 1
         self._number += len(complete)
         lines: list[bytes | OversizedLine] = list(complete)
-        if lines:  # only the first may have begun before this block, which is far shorter than the longest line
+        if lines:  # only the first may have begun before this block, and so be too long
             lines[0] = self._completed(complete[0], first)
         self._keep(rest)
         return [
@@ -301,6 +301,9 @@ class StopRequest:
 # ---- Working -------------------------------------------------------------------------------------
 
 
+_NOBODY = -1
+
+
 class _Round:
     """Some lines in input order, and the parts of them that the workers have."""
 
@@ -332,12 +335,10 @@ class _Round:
 
     def results(self) -> Iterator[tuple[Entry, Result | None]]:
         """Wait for all parts; give each entry in input order with what became of it, None for a malformed line."""
-        results = [iter(future.result()) for future in self._futures]
+        pairs = zip(self._parts, self._futures, strict=True)
+        results = [zip(part, future.result(), strict=True) for part, future in pairs]
         for entry, owner in zip(self.entries, self._owners, strict=True):
-            yield entry, None if owner == _NOBODY else next(results[owner])
-
-
-_NOBODY = -1
+            yield entry, None if owner == _NOBODY else next(results[owner])[1]
 
 
 class _DecisionLine(msgspec.Struct, omit_defaults=True):

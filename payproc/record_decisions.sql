@@ -1,11 +1,13 @@
 -- Records what was decided about a batch of events, each in a transaction of its own. It decides nothing.
 --
 -- A decision is recorded only if its payment still has the version and state that it was based on, and only if nothing
--- is on record under its event_id: compare and set. Otherwise its transaction is rolled back and its event_id is reported
--- in `contested`, and so is that of every later event of the same payment in this batch, even where the version happens
--- to fit: it was decided on a state that never came to be.
+-- is on record under its event_id: compare and set. Otherwise its transaction is rolled back and its place in the batch,
+-- counted from 1, is reported in `contested`, and so is that of every later event of the same payment in this batch,
+-- even where the version happens to fit: it was decided on a state that never came to be.
 --
--- The lists come and go as text, separated by U+001F, which neither an id nor a line of JSON can hold.
+-- Places, not event_ids: text may come back from a database of another encoding unlike what was sent to it.
+--
+-- The lists arrive as text, separated by U+001F, which neither an id nor a line of JSON can hold.
 --
 -- The commits are asynchronous, each for itself (SET LOCAL; a setting for the session would leak through a connection
 -- pool). The update of `runs` at the end commits under the session's own setting and, as it writes WAL, makes
@@ -94,9 +96,8 @@ BEGIN
             CONTINUE;
         END IF;
 
-        new_version := NULL;
         IF this_payment = ANY (contested_payments) THEN
-            NULL;
+            new_version := NULL;
         ELSIF this_version = 0 THEN
             INSERT INTO payproc.payments (payment_id, state, version)
             VALUES (this_payment, this_after, 1)

@@ -237,6 +237,21 @@ def test_a_character_that_the_database_cannot_hold_makes_one_line_malformed(
     assert results[1].error.startswith("the database cannot store it: character with byte sequence 0xe2 0x86 0x92")
 
 
+def test_nothing_is_reported_as_recorded_where_a_database_gives_an_id_back_unlike_what_was_sent(
+    server: Any, new_database: Callable[[str], URL], database_at: Callable[[URL, str], Database], events: Events
+) -> None:
+    """In EUC_JP a broken bar comes back as a full-width one."""
+    name = new_database("template0").database
+    server.execute(f'DROP DATABASE "{name}"')
+    server.execute(f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING 'EUC_JP' LC_COLLATE 'C' LC_CTYPE 'C'")
+    database = database_at(server.url.set(database=name), "an EUC_JP database")
+    db.ensure_schema(database)
+    with closing(Recorder(database, 1)) as recorder:
+        assert reasons(recorder.handle(events(("e\u00a6", "p1", "authorize")))) == ["transition"]
+        with pytest.raises(CannotFinish, match="does not fit its stored history"):
+            recorder.handle(events(("e\u00a6", "p2", "fail"), first_line=2))
+
+
 def test_books_that_contradict_themselves_end_the_run_instead_of_trying_for_ever(
     recorder: Recorder, events: Events, sql: Any
 ) -> None:
@@ -251,7 +266,7 @@ def test_a_history_that_is_longer_than_its_payments_version_ends_the_run_with_wh
 ) -> None:
     recorder.handle(events(("e1", "p1", "authorize"), ("e2", "p1", "capture")))
     sql.rows("UPDATE payproc.payments SET version = 1 WHERE payment_id = 'p1'")
-    with pytest.raises(CannotFinish, match=r'"histories_have_one_entry_a_position"; .*`payproc verify` tells where'):
+    with pytest.raises(CannotFinish, match=r'"histories_have_one_entry_a_position"; .*; see `payproc verify`$'):
         recorder.handle(events(("e3", "p1", "refund")))
 
 
