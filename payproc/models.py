@@ -5,9 +5,8 @@ own, so that a database shared with other applications stays theirs. Every const
 prevents or serves, and above it stands why.
 
 The closed sets are ENUM types, not CHECKs: PostgreSQL sets a CHECK expression up anew for every statement, which halved
-the speed of a prototype. There is no foreign key from events to payments: it would cost a twentieth of the processor
-time (tests/benchmarks/run.py --choices), and the only write path (record_decisions.sql) inserts an event together with
-its payment's row or not at all.
+the speed of a prototype. There is no foreign key from events to payments: the only write path (record_decisions.sql)
+inserts an event together with its payment's row or not at all, and verify.py checks it.
 """
 
 from enum import Enum

@@ -18,7 +18,7 @@
 -- nothing more, so two calls cannot wait for each other.
 --
 -- What it costs is mostly setting up expressions and statements anew for each transaction, so there are few of them: the
--- text is cast in the one query that the loop reads, and each ON CONFLICT names the only key that somebody else may hold.
+-- text is cast in the one query that the loop reads, and for a payment or event ON CONFLICT names the one key to look at.
 --
 -- Kept to what runs on distributed PostgreSQL too: no array subscript inside UPDATE ... SET, RETURNING ... INTO instead of
 -- FOUND, no assignment to array elements, a plain loop over scalars, variables named unlike columns.

@@ -112,13 +112,14 @@ def template(server: Server) -> Iterator[str]:
 
 
 @pytest.fixture
-def new_database(server: Server) -> Iterator[Callable[[str], URL]]:
-    """Makes databases from a template, for as long as the test runs."""
+def new_database(server: Server) -> Iterator[Callable[..., URL]]:
+    """Makes databases from a template, with its encoding or another, for as long as the test runs."""
     made: list[str] = []
 
-    def make(template: str) -> URL:
+    def make(template: str, encoding: str | None = None) -> URL:
         name = f"payproc_test_{uuid.uuid4().hex[:12]}"
-        server.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        options = f" ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'" if encoding else ""
+        server.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"{options}')
         made.append(name)
         return server.url.set(database=name)
 

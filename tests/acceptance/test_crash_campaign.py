@@ -206,7 +206,7 @@ class Server:
     """A server of the campaign's own, whose plug can be pulled. It never flushes by itself what need not be durable."""
 
     def __init__(self, home: Path) -> None:
-        self._home = home
+        self.home = home
         self._use = ExitStack()
         with embedded.running_server(home) as running:
             db.ensure_schema(db.Database(running.connect_args, "the campaign's server"))
@@ -215,12 +215,12 @@ class Server:
 
     def start(self) -> Sql:
         """Start it, recovering from a crash if there was one."""
-        running = self._use.enter_context(embedded.running_server(self._home))
+        running = self._use.enter_context(embedded.running_server(self.home))
         return self._use.enter_context(closing(Sql(URL.create("postgresql+psycopg2", query=running.connect_args))))
 
     def pull_the_plug(self) -> None:
         """Stop it at once, in what PostgreSQL calls immediate mode: what is not on disk is gone."""
-        pid_file = self._home / "data" / "postmaster.pid"
+        pid_file = self.home / "data" / "postmaster.pid"
         os.kill(int(pid_file.read_text().split()[0]), signal.SIGQUIT)
         wait_for(lambda: not pid_file.exists())
         self._use.close()
@@ -242,7 +242,7 @@ def server_of_its_own() -> Iterator[Server]:
 def on_its_own_server(payproc_on: Callable[..., Payproc], server_of_its_own: Server) -> Payproc:
     """The command on the embedded server whose plug gets pulled."""
     payproc = payproc_on(None)
-    payproc.environment["PAYPROC_HOME"] = str(server_of_its_own._home)
+    payproc.environment["PAYPROC_HOME"] = str(server_of_its_own.home)
     return payproc
 
 

@@ -223,12 +223,9 @@ def test_what_the_database_refuses_to_store_takes_no_good_neighbour_with_it(
 
 
 def test_a_character_that_the_database_cannot_hold_makes_one_line_malformed(
-    server: Any, new_database: Callable[[str], URL], database_at: Callable[[URL, str], Database], events: Events
+    new_database: Callable[..., URL], database_at: Callable[[URL, str], Database], events: Events
 ) -> None:
-    name = new_database("template0").database
-    server.execute(f'DROP DATABASE "{name}"')
-    server.execute(f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'")
-    database = database_at(server.url.set(database=name), "a Latin-1 database")
+    database = database_at(new_database("template0", "LATIN1"), "a Latin-1 database")
     db.ensure_schema(database)
     with closing(Recorder(database, 1)) as recorder:
         results = recorder.handle(events(("é1", "p1", "authorize"), ("→2", "p2", "authorize"), ("é3", "p1", "capture")))
@@ -238,13 +235,10 @@ def test_a_character_that_the_database_cannot_hold_makes_one_line_malformed(
 
 
 def test_nothing_is_reported_as_recorded_where_a_database_gives_an_id_back_unlike_what_was_sent(
-    server: Any, new_database: Callable[[str], URL], database_at: Callable[[URL, str], Database], events: Events
+    new_database: Callable[..., URL], database_at: Callable[[URL, str], Database], events: Events
 ) -> None:
     """In EUC_JP a broken bar comes back as a full-width one."""
-    name = new_database("template0").database
-    server.execute(f'DROP DATABASE "{name}"')
-    server.execute(f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING 'EUC_JP' LC_COLLATE 'C' LC_CTYPE 'C'")
-    database = database_at(server.url.set(database=name), "an EUC_JP database")
+    database = database_at(new_database("template0", "EUC_JP"), "an EUC_JP database")
     db.ensure_schema(database)
     with closing(Recorder(database, 1)) as recorder:
         assert reasons(recorder.handle(events(("e\u00a6", "p1", "authorize")))) == ["transition"]

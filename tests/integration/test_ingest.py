@@ -72,14 +72,11 @@ def test_the_first_line_of_an_event_id_wins_even_while_its_worker_is_held_up(
 
 
 def test_the_first_line_that_can_be_stored_wins_when_an_earlier_one_was_refused(
-    server: Any, sql: Any, new_database: Callable[[str], URL], database_at: Callable[[URL, str], Database],
+    sql: Any, new_database: Callable[..., URL], database_at: Callable[[URL, str], Database],
     line: Callable[..., bytes], write_lines: WriteLines, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Line 1 cannot be stored in Latin-1. It is reported while line 2, of the same id, is held up at its worker."""
-    url = new_database("template0")
-    server.execute(f'DROP DATABASE "{url.database}"')
-    encoding = "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'"
-    server.execute(f'CREATE DATABASE "{url.database}" TEMPLATE template0 {encoding}')
+    url = new_database("template0", "LATIN1")
     database = database_at(url, "a Latin-1 database")
     db.ensure_schema(database)
     first, second = "p0", next(f"p{n}" for n in range(1, 100) if worker_of(f"p{n}", 2) != worker_of("p0", 2))
