@@ -86,7 +86,7 @@ def server() -> Iterator[Server]:
     if given := os.environ.get("PAYPROC_TEST_DATABASE_URL"):
         yield Server(make_url(given).set(drivername="postgresql+psycopg2"))
         return
-    home = Path(tempfile.mkdtemp(prefix="payproc-tests-"))
+    home = Path(tempfile.mkdtemp(prefix="payproc-tests-", dir=_memory()))
     try:
         version = int(os.environ.get("PAYPROC_TEST_POSTGRES", embedded.POSTGRES_VERSION))
         with embedded.running_server(home, version=version):
@@ -99,6 +99,12 @@ def server() -> Iterator[Server]:
             yield Server(URL.create("postgresql+psycopg2", embedded.SUPERUSER, database="postgres", query=query))
     finally:
         shutil.rmtree(home)
+
+
+def _memory() -> Path | None:
+    """A folder in memory with room for a server, if there is one: a database a test is some 300 files each."""
+    folder = Path("/dev/shm")
+    return folder if folder.is_dir() and shutil.disk_usage(folder).free > 4 << 30 else None
 
 
 @pytest.fixture(scope="session")
