@@ -89,6 +89,11 @@ FormatOption = Annotated[Format, typer.Option("--format", help="For a person or 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors, and what was asked for explicitly.")]
 
 
+def _examples(*commands: str) -> str:
+    """What stands at the end of a command's help, as it is: without \b it would be filled like a paragraph."""
+    return "\n".join(["\b", "Examples:" if commands[1:] else "Example:", *(f"  {command}" for command in commands)])
+
+
 def main() -> None:
     """The console script."""
     if sys.stderr is None:
@@ -141,7 +146,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(epilog=_examples("payproc ingest day.jsonl"))
 def _options(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
@@ -150,7 +155,13 @@ def _options(
     pass
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "payproc ingest day.jsonl",
+        "zcat dump.jsonl.gz | payproc ingest --malformed to_mend.jsonl -",
+        "payproc ingest day.jsonl --dry-run --fail-on REJECT",
+    )
+)
 def ingest(
     files: Annotated[
         list[str] | None, typer.Argument(metavar="FILE", help="JSON Lines, in this order; - or a pipe for stdin.")
@@ -229,9 +240,9 @@ def ingest(
     raise typer.Exit(code)
 
 
-@app.command()
+@app.command(epilog=_examples("payproc show pay_coat"))
 def show(
-    payment_id: Annotated[str, typer.Argument(metavar="PAYMENT_ID", show_default=False)],
+    payment_id: Annotated[str, typer.Argument(metavar="PAYMENT_ID", help="As the events have it.", show_default=False)],
     output_format: FormatOption = Format.TABLE,
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,
@@ -256,7 +267,7 @@ def show(
             reports.print_payment(_console(), payment)
 
 
-@app.command()
+@app.command(epilog=_examples("payproc review", "payproc review --reason repeated_refund --limit 10"))
 def review(
     output_format: FormatOption = Format.TABLE,
     reason: Annotated[
@@ -288,9 +299,14 @@ def review(
                 typer.echo("nothing waits for a person" + (f" with the reason {reason.value}" if reason else ""))
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        'payproc resolve evt_4004 --dismiss --note "never left the bank"',
+        'payproc resolve evt_4005 --apply --note "a sale" --expect refunded --yes',
+    )
+)
 def resolve(
-    event_id: Annotated[str, typer.Argument(metavar="EVENT_ID", show_default=False)],
+    event_id: Annotated[str, typer.Argument(metavar="EVENT_ID", help="As review lists it.", show_default=False)],
     note: Annotated[str, typer.Option(metavar="TEXT", help="Why; kept with the decision.", show_default=False)],
     apply: Annotated[bool, typer.Option("--apply", help="Move the payment to the state that the event names.")] = False,
     dismiss: Annotated[bool, typer.Option("--dismiss", help="Leave the payment as it is.")] = False,
@@ -343,7 +359,7 @@ def resolve(
             typer.echo(f"{effect} (entry {position}, by {exact(verdict.by)})")
 
 
-@app.command()
+@app.command(epilog=_examples("payproc verify"))
 def verify(output_format: FormatOption = Format.TABLE, quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
     """Check every payment's history against what is stored.
 
@@ -373,7 +389,7 @@ def verify(output_format: FormatOption = Format.TABLE, quiet: Quiet = False, dat
     raise typer.Exit(DONE_WITH_FINDINGS if any(totals.problems.values()) else 0)
 
 
-@app.command()
+@app.command(epilog=_examples("payproc rules", "payproc rules --format mermaid"))
 def rules(
     output_format: Annotated[
         RulesFormat, typer.Option("--format", help="For a person, a script or a page.")
@@ -393,7 +409,7 @@ def rules(
             typer.echo(reports.rules_mermaid())
 
 
-@app.command()
+@app.command(epilog=_examples("payproc runs --limit 5"))
 def runs(
     output_format: FormatOption = Format.TABLE,
     limit: Annotated[int, typer.Option(metavar="N", min=1, max=MOST_ROWS, help="Only the N newest.")] = 20,
@@ -417,7 +433,7 @@ def runs(
                 reports.print_runs(_console(), found)
 
 
-@app.command()
+@app.command(epilog=_examples("payproc init --database-url postgresql://alice@db.example/payments"))
 def init(quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
     """Create payproc's schema.
 
