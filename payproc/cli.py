@@ -219,10 +219,10 @@ def ingest(
                 on_progress=on_progress,
             )
 
-            def report() -> None:
+            def report(*, is_whole: bool) -> None:
                 bar.close()
                 listed.end(malformed is not None)
-                _print_summary(run.summary, output_format, "-" in (decisions, malformed), quiet)
+                _print_summary(run.summary, is_whole, output_format, "-" in (decisions, malformed), quiet)
                 if not (dry_run or quiet):
                     with contextlib.suppress(CannotFinish):  # if the database is gone, so be it: this is a courtesy
                         _print_waiting(count_open(database), output_format, "-" in (decisions, malformed))
@@ -233,9 +233,9 @@ def ingest(
                 run.run(stop)
             except PayprocError:
                 if run.summary.lines:  # what is counted is recorded, also when the rest could not be
-                    report()
+                    report(is_whole=False)
                 raise
-            report()
+            report(is_whole=stop.signal is None)
         code = _exit_code(run.summary, stop.signal, fail_on or [])
     raise typer.Exit(code)
 
@@ -253,13 +253,16 @@ def show(
 
         _refuse_undecodable("PAYMENT_ID", payment_id)
         with db.open_database(database_url, _noter(quiet)) as database:
-            payment = None
+            payment = its_event = None
             if db.has_schema(database):
                 with database.snapshot() as connection, connection.cursor() as cursor:
                     payment = payments.load_payment(cursor, payment_id)
+                    its_event = None if payment else payments.payment_of(cursor, payment_id)
             if payment is None:
+                hint = f'; it is an event_id of payment "{exact(its_event)}"' if its_event else ""
                 raise CannotFinish(
-                    f'payment "{exact(payment_id)}": nothing is on record about it in the database {database.where}'
+                    f'payment "{exact(payment_id)}": nothing is on record about it in the database '
+                    f"{database.where}{hint}"
                 )
         if output_format is Format.JSON:
             typer.echo(reports.to_json(payment))
@@ -271,7 +274,10 @@ def show(
 def review(
     output_format: FormatOption = Format.TABLE,
     reason: Annotated[
-        Reason | None, typer.Option(metavar="REASON", help="Only events with this reason, as predecessor_missing.")
+        Reason | None,
+        typer.Option(
+            metavar="REASON", case_sensitive=False, help="Only events with this reason, as predecessor_missing."
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, max=MOST_ROWS, help="Only the N oldest.")] = None,
     quiet: Quiet = False,
@@ -314,7 +320,8 @@ def resolve(
         str | None, typer.Option(metavar="NAME", help="Who decides; your login name unless told.", show_default=False)
     ] = None,
     expect: Annotated[
-        State | None, typer.Option(metavar="STATE", help="Refuse unless this is the payment's state.")
+        State | None,
+        typer.Option(metavar="STATE", case_sensitive=False, help="Refuse unless this is the payment's state."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where there is no terminal.")] = False,
     quiet: Quiet = False,
@@ -685,13 +692,15 @@ def _total_bytes(names: Sequence[str]) -> int | None:
     return sum(Path(name).stat().st_size for name in names)
 
 
-def _print_summary(summary: "Summary", output_format: Format, stdout_is_taken: bool, quiet: bool) -> None:
+def _print_summary(
+    summary: "Summary", is_whole: bool, output_format: Format, stdout_is_taken: bool, quiet: bool
+) -> None:
     from payproc import reports
 
     if output_format is Format.JSON:
         typer.echo(reports.to_json(summary), err=stdout_is_taken)
     elif not quiet:
-        reports.print_summary(_console(stderr=stdout_is_taken), summary)
+        reports.print_summary(_console(stderr=stdout_is_taken), summary, is_whole)
 
 
 def _print_waiting(count: int, output_format: Format, stdout_is_taken: bool) -> None:

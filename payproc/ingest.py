@@ -58,14 +58,16 @@ STDIN = "<stdin>"
 
 _BOM = b"\xef\xbb\xbf"
 
-_COMPRESSED = {
-    b"\x1f\x8b": ("gzip", "zcat"),
-    b"BZh": ("bzip2", "bzcat"),
-    b"\xfd7zXZ": ("xz", "xzcat"),
-    b"\x28\xb5\x2f\xfd": ("zstd", "zstdcat"),
-    b"PK\x03\x04": ("zip", "unzip -p"),
+_UNREADABLE = {
+    b"\x1f\x8b": ("compressed with gzip", "zcat"),
+    b"BZh": ("compressed with bzip2", "bzcat"),
+    b"\xfd7zXZ": ("compressed with xz", "xzcat"),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd", "zstdcat"),
+    b"PK\x03\x04": ("compressed with zip", "unzip -p"),
+    b"\xff\xfe{\0": ("UTF-16", "iconv -f UTF-16 -t UTF-8"),  # as Windows PowerShell writes with >
+    b"\xfe\xff\0{": ("UTF-16", "iconv -f UTF-16 -t UTF-8"),
 }
-"""First bytes of files that somebody forgot to unpack; JSON Lines cannot start like this."""
+"""First bytes of files that somebody forgot to convert; JSON Lines in UTF-8 cannot start like this."""
 
 
 class Summary(msgspec.Struct):
@@ -138,19 +140,17 @@ def check_sources(names: Sequence[str]) -> None:
                 )
             if stat.S_ISREG(kind):
                 with Path(name).open("rb") as file:
-                    refuse_compressed(name, file.read(8))
+                    refuse_unreadable(name, file.read(8))
         except OSError as error:
             raise WrongUsage(f"{name}: cannot be read: {error.strerror}") from error
 
 
-def refuse_compressed(name: str, start: bytes) -> None:
-    """Raise WrongUsage if these are the first bytes of a compressed file."""
-    for magic, (kind, tool) in _COMPRESSED.items():
+def refuse_unreadable(name: str, start: bytes) -> None:
+    """Raise WrongUsage if these are the first bytes of a file that has to be converted first."""
+    for magic, (kind, tool) in _UNREADABLE.items():
         if start.startswith(magic):
             file = "FILE" if name == STDIN else name
-            raise WrongUsage(
-                f"{name}: is compressed with {kind}, expected JSON Lines; use: {tool} {file} | payproc ingest -"
-            )
+            raise WrongUsage(f"{name}: is {kind}, expected JSON Lines in UTF-8; use: {tool} {file} | payproc ingest -")
 
 
 class LineReader:
@@ -194,7 +194,7 @@ class LineReader:
         except OSError as error:
             raise CannotFinish(f"{self.name}: reading failed: {error.strerror}") from error
         if self.bytes_read == 0:
-            self._refuse_compressed(block)
+            self._refuse_unreadable(block)
         self.bytes_read += len(block)
         if not block:
             self.is_open = False
@@ -244,9 +244,9 @@ class LineReader:
             ) from error
         self._rest.clear()
 
-    def _refuse_compressed(self, start: bytes) -> None:
+    def _refuse_unreadable(self, start: bytes) -> None:
         try:
-            refuse_compressed(self.name, start)
+            refuse_unreadable(self.name, start)
         except WrongUsage as error:
             if self.index == 0:
                 raise
@@ -395,7 +395,7 @@ class Ingest:
     def run(self, stop: StopRequest) -> None:
         """Process everything, or until `stop` is requested; `summary` tells how far it got, also after an exception.
 
-        Raises CannotFinish, WrongUsage for compressed input, BrokenPipeError if nobody reads a report any more.
+        Raises CannotFinish, WrongUsage for unreadable input, BrokenPipeError if nobody reads a report any more.
         """
         try:
             self._open()

@@ -150,6 +150,13 @@ def load_payment(cursor: psycopg2.extensions.cursor, payment_id: str) -> Payment
     return Payment(payment_id, State(state), version, history, open_reviews, conflicts)
 
 
+def payment_of(cursor: psycopg2.extensions.cursor, event_id: str) -> str | None:
+    """The payment that an event is of, for whoever looks for the one and has the other; None if it is not on record."""
+    cursor.execute("SELECT payment_id FROM payproc.events WHERE event_id = %s", (event_id,))
+    found = cursor.fetchone()
+    return found[0] if found else None
+
+
 def source_name(sources: list[str] | None, index: int) -> str:
     """What the index of a source stands for in its run; a run's row may be gone."""
     return sources[index] if sources and index < len(sources) else f"source {index}"

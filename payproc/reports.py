@@ -62,8 +62,8 @@ def to_json_line(value: Any) -> str:
     return plain_json(msgspec.json.encode(value).decode())
 
 
-def print_summary(console: Console, summary: "Summary") -> None:
-    """What an ingest did: the four outcomes, malformed lines, time."""
+def print_summary(console: Console, summary: "Summary", is_whole: bool) -> None:
+    """What an ingest did: the four outcomes, malformed lines, time, and whether that is all of its input."""
     table = _table("Outcome", "Events", "Share", "Reasons")
     table.columns[1].justify = table.columns[2].justify = "right"
     for outcome, count in summary.outcomes.items():
@@ -75,10 +75,10 @@ def print_summary(console: Console, summary: "Summary") -> None:
         )
         table.add_row(Text(outcome.value, _STYLES[outcome]), f"{count:,}", share, Text(reasons))
     console.print(table)
-    console.print(Text(_footer(summary)), soft_wrap=True)
+    console.print(Text(_footer(summary, is_whole)), soft_wrap=True)
 
 
-def _footer(summary: "Summary") -> str:
+def _footer(summary: "Summary", is_whole: bool) -> str:
     parts = [_counted(summary.events, "event")]
     if summary.malformed:
         parts.append(_counted(summary.malformed, "malformed line"))
@@ -86,6 +86,8 @@ def _footer(summary: "Summary") -> str:
     rate = f" ({summary.events / seconds:,.0f} events/s)" if seconds and summary.events else ""
     parts.append(f"{seconds:.2f} s{rate}")
     parts.append("dry run: nothing was written" if summary.dry_run else f"run {summary.run_id}")
+    if not is_whole:
+        parts.append("not finished")
     return " · ".join(parts)
 
 

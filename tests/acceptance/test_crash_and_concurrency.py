@@ -136,7 +136,9 @@ def test_an_interrupt_while_nothing_comes_ends_at_once(payproc: Payproc, sql: An
     process.send_signal(signal.SIGINT)
     stdout, _ = process.communicate()
     assert process.returncode == 130
-    assert stdout.decode().splitlines()[-1].startswith("1 event · ")
+    footer = stdout.decode().splitlines()[-1]
+    assert footer.startswith("1 event · ")
+    assert footer.endswith(" · run 1 · not finished")
 
 
 @pytest.mark.parametrize(

@@ -46,9 +46,13 @@ def error(finished: Any, code: int) -> str:
         ("folder", Path.mkdir,
          "folder: is a directory, expected a file of JSON Lines; name its files, as in folder/*"),
         ("day.gz", lambda path: path.write_bytes(gzip.compress(b"{}")),
-         "day.gz: is compressed with gzip, expected JSON Lines; use: zcat day.gz | payproc ingest -"),
+         "day.gz: is compressed with gzip, expected JSON Lines in UTF-8; use: zcat day.gz | payproc ingest -"),
         ("day.bz2", lambda path: path.write_bytes(bz2.compress(b"{}")),
-         "day.bz2: is compressed with bzip2, expected JSON Lines; use: bzcat day.bz2 | payproc ingest -"),
+         "day.bz2: is compressed with bzip2, expected JSON Lines in UTF-8; use: bzcat day.bz2 | payproc ingest -"),
+        ("le", lambda path: path.write_bytes('{"event_id":"e1"}'.encode("utf-16")),
+         "le: is UTF-16, expected JSON Lines in UTF-8; use: iconv -f UTF-16 -t UTF-8 le | payproc ingest -"),
+        ("be", lambda path: path.write_bytes('\ufeff{"event_id":"e1"}'.encode("utf-16-be")),
+         "be: is UTF-16, expected JSON Lines in UTF-8; use: iconv -f UTF-16 -t UTF-8 be | payproc ingest -"),
         ("a/b", lambda _: None, "a/b: cannot be read: No such file or directory"),
         ("good.jsonl/b", lambda _: None, "good.jsonl/b: cannot be read: Not a directory"),
     ],
@@ -69,7 +73,9 @@ def test_an_unreadable_file_is_refused(payproc: Payproc, good: Path) -> None:
 
 def test_compressed_standard_input_is_refused(payproc: Payproc) -> None:
     said = error(payproc("ingest", "-", stdin=gzip.compress(b"{}")), 2)
-    assert said == "payproc: <stdin>: is compressed with gzip, expected JSON Lines; use: zcat FILE | payproc ingest -"
+    assert said == (
+        "payproc: <stdin>: is compressed with gzip, expected JSON Lines in UTF-8; use: zcat FILE | payproc ingest -"
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n\r\n", b"\xef\xbb\xbf"], ids=["empty", "blank", "a BOM"])

@@ -111,7 +111,7 @@ def test_resolve_without_a_terminal_needs_yes(payproc: Payproc, flagged: None, s
     assert last(refused) == (
         "payproc: there is no terminal to ask on: add --yes, and --expect STATE to be on the safe side"
     )
-    done = payproc("resolve", "e1", "--apply", "--note", "paid", "--by", "alice", "--yes", "--expect", "authorized")
+    done = payproc("resolve", "e1", "--apply", "--note", "paid", "--by", "alice", "--yes", "--expect", "Authorized")
     assert (done.code, done.stdout) == (0, "applied e1: p1 went from authorized to captured (entry 3, by alice)\n")
     stays = payproc("resolve", "e6", "--dismiss", "--note", "never left the bank", "--yes")
     login = sql.value("SELECT resolved_by FROM payproc.resolutions WHERE event_id = 'e6'")

@@ -97,6 +97,13 @@ def test_an_unknown_payment_is_one_line_and_exit_1(
     assert said.startswith('payproc: payment "p9": nothing is on record about it in the database postgresql://')
 
 
+def test_an_event_id_where_a_payment_id_belongs_names_the_payment(payproc: Payproc, line: Callable[..., bytes]) -> None:
+    payproc("ingest", "-", stdin=line("e1", "p [red]1", "authorize"))
+    finished = payproc("show", "e1")
+    assert (finished.code, finished.stdout) == (1, "")
+    assert finished.stderr.splitlines()[-1].endswith('; it is an event_id of payment "p [red]1"')
+
+
 def test_text_from_events_is_data_and_cannot_drive_the_terminal(payproc: Payproc, line: Callable[..., bytes]) -> None:
     payment = "[bold red]p[/]\u202e\u2066evil"
     event = "[link=http://x]e\u200b:smile:"
