@@ -7,6 +7,7 @@ import select
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -69,6 +70,59 @@ def test_the_version_is_that_of_the_package(payproc_on: Callable[..., Payproc]) 
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert version
     assert payproc_on(None)("--version").stdout == f"payproc {version[1]}\n"
+
+
+# ---- The first ten minutes -----------------------------------------------------------------------
+
+
+@pytest.mark.slow  # it makes a virtual environment
+def test_the_first_ten_minutes_go_as_the_script_says(tmp_path: Path) -> None:
+    """In an empty folder, with what a fresh machine has, from a clone of what is in this folder."""
+    repository = tmp_path / "repository"
+    _snapshot(repository)
+    home = tempfile.mkdtemp(prefix="payproc-minutes-")
+    try:
+        finished = subprocess.run(
+            ["bash", "-e", Path(__file__).with_name("first_ten_minutes.sh"), repository],
+            cwd=tmp_path, env=_fresh_environment(home), check=False,
+            capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600,
+        )  # fmt: skip
+    finally:
+        shutil.rmtree(home)
+    assert finished.returncode == 0, finished
+    said = finished.stdout
+    for expected in [
+        "11 events · ", "dry run: nothing was written", "duplicate_event 11",
+        "6 malformed lines", "1 event waits for a person", "3 events wait for a person",
+        "payment pay_coat is refunded", "dismissed evt_4004", "dismissed evt_4005", "applied evt_7002",
+        "nothing waits for a person", "payment pay_map is failed", ": the books are right",
+    ]:  # fmt: skip
+        assert expected in said, (expected, finished)
+        said = said.partition(expected)[2]  # in this order
+
+
+def _snapshot(repository: Path) -> None:
+    """A repository of what is in this folder now, committed or not."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    ).stdout.split(b"\0")
+    for name in filter(None, map(os.fsdecode, listed)):
+        if (ROOT / name).is_file():
+            (repository / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, repository / name)
+    git = ["git", "-c", "user.name=payproc", "-c", "user.email=payproc@example.invalid", "-C", str(repository)]
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "Everything"]):
+        subprocess.run([*git, *arguments], check=True)
+
+
+def _fresh_environment(home: str) -> dict[str, str]:
+    """The person's own, without this program and its settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DATABASE", "PAYPROC", "PYTHON"))}
+    path = ":".join(each for each in os.environ["PATH"].split(":") if Path(each) != SCRIPTS)
+    return {**kept, "PATH": path, "PAYPROC_HOME": home, "COLUMNS": "80"}
 
 
 # ---- Completion ----------------------------------------------------------------------------------
