@@ -1,6 +1,7 @@
 """The README is true: its sessions are run, its recipes work, and nothing that the program has is missing from it."""
 
 import gzip
+import json
 import os
 import re
 import shutil
@@ -100,6 +101,27 @@ def test_every_exit_code_stands_in_it() -> None:
     table = README.partition("| exit code | meaning |")[2].partition("\n\n")[0]
     codes = re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE)
     assert codes == ["0", "1", "2", "3", "130, 143, 129", "141"]
+
+
+def test_the_fields_of_every_object_stand_in_it_in_their_order(
+    payproc: Any, line: Callable[..., bytes], sql: Any
+) -> None:
+    facts = [("e1", "p1", "capture"), ("e2", "p1", "authorize"), ("e1", "p1", "refund")]
+    objects = {"`ingest`": payproc.summary("-", stdin=b"\n".join(line(*fact) for fact in facts))}
+    objects["`review`"] = json.loads(payproc("review", "--format", "json").stdout)
+    payproc("resolve", "e1", "--dismiss", "--note", "x", "--yes")
+    objects["`show`"] = shown = json.loads(payproc("show", "p1", "--format", "json").stdout)
+    objects["an event in `history`"], _, objects["a person's decision in `history`"] = shown["history"]
+    (objects["one of `conflicts`"],) = shown["conflicts"]
+    objects["`runs`"] = json.loads(payproc("runs", "--format", "json").stdout)
+    sql.rows("UPDATE payproc.payments SET version = 9 RETURNING version")
+    objects["`verify`"] = found = json.loads(payproc("verify", "--format", "json").stdout)
+    (objects["one of `findings`"],) = found["findings"]
+    table = README.partition("| object | fields |")[2].partition("\n\n")[0]
+    described = {
+        name: re.findall(r"`(\w+)`", fields) for name, fields in re.findall(r"^\| (.+?) \| (.+) \|$", table, re.M)
+    }
+    assert described == {name: list(each) for name, each in objects.items()}
 
 
 def test_every_sample_stands_in_it_and_every_file_named_exists() -> None:
