@@ -115,14 +115,20 @@ class Database:
 
     @staticmethod
     def stream(
-        connection: psycopg2.extensions.connection, query: str, arguments: Sequence[object] | None = None
+        connection: psycopg2.extensions.connection,
+        query: str,
+        arguments: Sequence[object] | None = None,
+        *,
+        fetch_rows: int = FETCH_ROWS,
     ) -> Iterator[tuple[Any, ...]]:
-        """The rows of a query, fetched a few thousand at a time, so that memory stays flat. Inside a transaction."""
+        """The rows of a query, fetched some at a time, so that memory stays flat. Inside a transaction."""
         cursor = connection.cursor(f"payproc_{next(_cursor_numbers)}")
         try:
-            cursor.itersize = FETCH_ROWS
+            cursor.itersize = fetch_rows
             cursor.execute(query, arguments)
-            yield from cursor
+            # Not `yield from`: where reading ends early, that would close the cursor by itself, and raise its errors.
+            for row in cursor:  # noqa: UP028
+                yield row
         finally:
             with suppress(psycopg2.Error):  # who stops reading early may have left with the connection already
                 cursor.close()
