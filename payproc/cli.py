@@ -4,8 +4,8 @@ What belongs here: what the user may type, where output goes, and what the proce
 here. Everything that is slow to import is imported by the command that needs it, so that `--help` answers at once.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done; 1 could not finish; 2 wrong usage; 3 done, but some
-lines were malformed or an outcome named by --fail-on occurred; 130, 143 and 129 interrupted by SIGINT, SIGTERM and
-SIGHUP; 141 the reader of stdout went away.
+lines were malformed, an outcome named by --fail-on occurred, or what is on record does not add up; 130, 143 and 129
+interrupted by SIGINT, SIGTERM and SIGHUP; 141 the reader of stdout went away.
 """
 
 import signal
@@ -31,7 +31,7 @@ import typer
 
 from payproc.errors import CannotFinish, PayprocError, WrongUsage
 from payproc.logic import OUTCOME_OF, Outcome, Reason, Resolution, State
-from payproc.text import exact, plain
+from payproc.text import exact, plain, plain_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 DONE_WITH_FINDINGS = 3
 BROKEN_PIPE = 128 + signal.SIGPIPE
 
-MALFORMED_SHOWN = 20
-"""How many malformed lines are listed on stderr; the rest are counted."""
+FAULTS_SHOWN = 20
+"""How many malformed lines, or records left out of an export, are listed on stderr; the rest are counted."""
 
 MOST_WORKERS = 64
 """More connections than the server has cores hurt; far more are a typing error."""
@@ -208,7 +208,7 @@ def ingest(
             if not dry_run:
                 db.ensure_schema(database)
             stop = stack.enter_context(StopRequest())
-            listed = _MalformedList()
+            listed = _FaultList()
             show_progress = not quiet and sys.stderr.isatty() and decisions != "-"
             on_progress = bar.enter_context(_progress_bar(_total_bytes(names), "bytes", show_progress))
             run = Ingest(
@@ -221,7 +221,7 @@ def ingest(
 
             def report(*, is_whole: bool) -> None:
                 bar.close()
-                listed.end(malformed is not None)
+                listed.end("malformed line", "" if malformed is not None else "; --malformed FILE keeps them all")
                 _print_summary(run.summary, is_whole, output_format, "-" in (decisions, malformed), quiet)
                 if not (dry_run or quiet):
                     with contextlib.suppress(CannotFinish):  # if the database is gone, so be it: this is a courtesy
@@ -440,6 +440,47 @@ def runs(
                 reports.print_runs(_console(), found)
 
 
+@app.command(
+    epilog=_examples(
+        "payproc export > events.jsonl",
+        'payproc export | payproc ingest --database-url "$COPY_URL" -',
+    )
+)
+def export(quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
+    """Write every recorded event to stdout, one a line, as it was received.
+
+    An empty database that ingests the lines has the same payments and histories, and the same conflicts. What people
+    decided is left out: stderr says how much that is, and what a copy will lack.
+
+    Exits with 3 if a recorded line no longer says what is on record; such a line is left out and named.
+    """
+    with _reporting_errors():
+        from payproc import db, reports
+        from payproc.export import Totals, count_lines
+        from payproc.export import export as read
+
+        totals = Totals()
+        faults = _FaultList()
+        is_terminal = sys.stdout.isatty()
+        # In a pipe, whoever reads it may draw a bar of its own on the same terminal.
+        show_progress = not quiet and sys.stderr.isatty() and _identity(sys.stdout.fileno()) is not None
+        with db.open_database(database_url, _noter(quiet)) as database:
+            if not db.has_schema(database):
+                raise CannotFinish(
+                    f"nothing to export: there is no schema {db.SCHEMA} in the database {database.where}"
+                )
+            total = count_lines(database) if show_progress else None
+            blocks = read(database, totals, lambda left_out: faults.add(reports.left_out_line(left_out)))
+            with contextlib.closing(blocks), _progress_bar(total, "lines", show_progress) as on_progress:
+                for block in blocks:
+                    _write_whole(plain_json(block.decode()).encode() if is_terminal else block)
+                    on_progress(totals.lines)
+        faults.end("record")
+        for line in reports.export_lines(totals, quiet=quiet):
+            _say(line)
+    raise typer.Exit(DONE_WITH_FINDINGS if totals.left_out else 0)
+
+
 @app.command(epilog=_examples("payproc init --database-url postgresql://alice@db.example/payments"))
 def init(quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
     """Create payproc's schema.
@@ -535,6 +576,25 @@ def _end_interrupted() -> NoReturn:
 def _raise_if_interrupted() -> None:
     if _signals:
         raise KeyboardInterrupt
+
+
+def _write_whole(block: bytes) -> None:
+    """Write whole lines to stdout. A signal is put off until they are out; a second one ends the process at once."""
+    numbers = [each for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is _interrupt]
+
+    def put_off(number: int, _: FrameType | None) -> None:
+        _signals.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    try:
+        for number in numbers:
+            signal.signal(number, put_off)
+        sys.stdout.buffer.write(block)
+        sys.stdout.buffer.flush()
+    finally:
+        for number in numbers:
+            signal.signal(number, _interrupt)
+    _raise_if_interrupted()
 
 
 def _abandon_stdout() -> None:
@@ -665,24 +725,23 @@ def _progress_bar(total: int | None, unit: str, is_shown: bool) -> Iterator[Call
         yield lambda completed: progress.update(task, completed=completed)
 
 
-class _MalformedList:
-    """Lists malformed lines on stderr, the first of them; counts the rest."""
+class _FaultList:
+    """Lists what is wrong in what is read on stderr, the first of it; counts the rest."""
 
     def __init__(self) -> None:
         self._count = 0
 
     def add(self, message: str) -> None:
-        """List a malformed line, unless enough are listed."""
+        """List a fault, unless enough are listed."""
         self._count += 1
-        if self._count <= MALFORMED_SHOWN:
+        if self._count <= FAULTS_SHOWN:
             print(plain(message), file=sys.stderr)  # not typer.echo: this way it stays clear of the progress bar
 
-    def end(self, are_kept: bool) -> None:
-        """Say how many more there were."""
-        more = self._count - MALFORMED_SHOWN
+    def end(self, what: str, advice: str = "") -> None:
+        """Say how many more there were, and of what."""
+        more = self._count - FAULTS_SHOWN
         if more > 0:
-            advice = "" if are_kept else "; --malformed FILE keeps them all"
-            typer.echo(f"… and {more:,} more malformed line{'s' if more > 1 else ''}{advice}", err=True)
+            typer.echo(f"… and {more:,} more {what}{'s' if more > 1 else ''}{advice}", err=True)
 
 
 def _total_bytes(names: Sequence[str]) -> int | None:

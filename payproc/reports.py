@@ -19,6 +19,8 @@ from payproc.logic import OUTCOME_OF, TABLE, Decision, EventType, Outcome, Reaso
 from payproc.text import exact, plain_json, unbroken
 
 if TYPE_CHECKING:  # reports show these, and need nothing that they need
+    from payproc.export import LeftOut
+    from payproc.export import Totals as ExportTotals
     from payproc.ingest import Summary
     from payproc.payments import Conflict, EventEntry, HistoryEntry, Payment
     from payproc.review import Review, Verdict
@@ -287,6 +289,43 @@ def verify_json(findings: "Iterable[Finding]", totals: "Totals") -> "Iterator[st
     counts = {problem: count for problem, count in totals.problems.items() if count}
     rest = {"payments": totals.payments, "entries": totals.entries, "problems": counts, "wrong": totals.wrong}
     yield "],\n " + to_json_line(rest)[1:] + "\n"
+
+
+# ---- Export ---------------------------------------------------------------------------------------
+
+
+def left_out_line(left_out: "LeftOut") -> str:
+    """What an export leaves out: which, and why."""
+    return (
+        f'{left_out.kind} "{exact(left_out.event_id)}" of payment "{exact(left_out.payment_id)}": left out: '
+        f"{left_out.why}"
+    )
+
+
+def export_lines(totals: "ExportTotals", *, quiet: bool) -> list[str]:
+    """What an export comes to; with `quiet`, only what a copy will not have."""
+    lines = []
+    if not quiet:
+        lines.append(f"exported {_counted(totals.events, 'event')} and {_counted(totals.conflicts, 'conflict')}")
+    if totals.left_out:
+        lines.append(
+            f"left out {_counted(totals.left_out, 'record')}: ingested again, they would not be what is on record; "
+            "somebody has changed the tables by hand, or the database has another encoding than UTF8"
+        )
+    if resolutions := sum(totals.resolutions.values()):
+        counts = ", ".join(f"{count:,} {_DONE[resolution]}" for resolution, count in totals.resolutions.items())
+        waiting = "1 event waits" if totals.waiting == 1 else f"{totals.waiting:,} events wait"
+        lines.append(
+            f"left out {_counted(resolutions, 'resolution')} ({counts}): what people decided is not replayed; "
+            f"in a copy {waiting} for a person"
+        )
+    if totals.changed_events or totals.changed_payments:
+        events = f"{_counted(totals.changed_events, 'event')} come{'s' * (totals.changed_events == 1)} out differently"
+        payments = (
+            f"{_counted(totals.changed_payments, 'payment')} end{'s' * (totals.changed_payments == 1)} in another state"
+        )
+        lines.append(f"in a copy {events}, and {payments}")
+    return lines
 
 
 # ---- Rules ----------------------------------------------------------------------------------------

@@ -131,7 +131,7 @@ def check(payment_id: str, history: Iterable[Row]) -> Iterator[Finding]:
             version = position
         if before != state:
             yield Finding(payment_id, Problem.BROKEN_CHAIN, position, before, state)
-        if (outcome, reason, before, after) != _DECIDED.get((event_type, before)):
+        if (outcome, reason, before, after) != DECIDED.get((event_type, before)):
             problem, expected = _judge(event_type, outcome, reason, before, after)
             if problem is not None:
                 yield Finding(payment_id, problem, position, f"{outcome} {reason}, {before} to {after}", expected)
@@ -139,7 +139,7 @@ def check(payment_id: str, history: Iterable[Row]) -> Iterator[Finding]:
     yield Finding(payment_id, Problem.NO_PAYMENT, None, f"{version} entries and no payment", state)
 
 
-_DECIDED = {
+DECIDED = {
     (event_type.value, state.value): (
         decision.outcome.value, decision.reason.value, decision.state_before.value, decision.state_after.value,
     )
