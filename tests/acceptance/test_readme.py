@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import URL
 
 from payproc.logic import OUTCOME_OF
 from payproc.reports import MEANING
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-COMMANDS = ("ingest", "show", "review", "resolve", "verify", "rules", "runs", "init")
+COMMANDS = ("ingest", "show", "review", "resolve", "verify", "rules", "runs", "export", "init")
 
 
 def blocks(language: str) -> list[str]:
@@ -155,10 +156,10 @@ def recipe(
     write_lines("day.jsonl", day)
     (payproc.folder / "dump.jsonl.gz").write_bytes(gzip.compress(b"\n".join(day[::2])))
     scripts = str(Path(sys.executable).parent)
-    environment = {**payproc.environment, "PATH": f"{scripts}:{payproc.environment['PATH']}"}
 
     def run(title: str) -> subprocess.CompletedProcess[str]:
         (command,) = (command for name, command in RECIPES.items() if name.startswith(title))
+        environment = {**payproc.environment, "PATH": f"{scripts}:{payproc.environment['PATH']}"}
         return subprocess.run(
             ["bash", "-o", "pipefail", "-c", command], cwd=payproc.folder, env=environment, check=False,
             capture_output=True, text=True, timeout=60,
@@ -184,6 +185,15 @@ def test_the_recipe_that_gates_a_script(recipe: Callable[[str], Any], stored: Ca
 def test_the_recipe_that_mends_malformed_lines(recipe: Callable[[str], Any], stored: Callable[[], Any]) -> None:
     assert recipe("Mend").returncode == 0
     assert [entry[2] for entry in stored()["events"]] == ["e1", "e2", "e3"]
+
+
+def test_the_recipe_that_copies_what_is_recorded(
+    recipe: Callable[[str], Any], payproc: Any, bare_url: URL, payproc_on: Callable[..., Any]
+) -> None:
+    payproc("ingest", "day.jsonl")
+    payproc.environment["COPY_URL"] = bare_url.set(drivername="postgresql").render_as_string(hide_password=False)
+    assert recipe("Copy").returncode == 0
+    assert payproc_on(bare_url)("export").stdout == payproc("export").stdout != ""
 
 
 def test_the_recipe_that_follows_a_file(recipe: Callable[[str], Any], payproc: Any) -> None:
