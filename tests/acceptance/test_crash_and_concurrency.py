@@ -143,7 +143,12 @@ def test_an_interrupt_while_nothing_comes_ends_at_once(payproc: Payproc, sql: An
 
 @pytest.mark.parametrize(
     ("command", "number"),
-    [(["show", "p1"], signal.SIGINT), (["review"], signal.SIGTERM), (["verify"], signal.SIGINT)],
+    [
+        (["show", "p1"], signal.SIGINT),
+        (["review"], signal.SIGTERM),
+        (["verify"], signal.SIGINT),
+        (["export"], signal.SIGTERM),
+    ],
 )
 def test_a_signal_ends_a_command_that_waits_for_the_server(
     payproc: Payproc, sql: Any, wait: Wait, command: list[str], number: signal.Signals

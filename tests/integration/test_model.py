@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +12,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from model import Fact, Line, Model, Source
+from postgres import Sql, contents
+from sqlalchemy import URL
 
 from payproc import ingest
 from payproc.db import Database
+from payproc.export import Totals as ExportTotals
+from payproc.export import export
 from payproc.ingest import Ingest, Options, StopRequest
 from payproc.logic import Resolution
 from payproc.payments import load_payment
@@ -78,7 +83,7 @@ def _good_lines(draw: st.DrawFn, event_ids: list[str], payment_ids: list[str]) -
     if draw(st.booleans()):
         content.reverse()
     raw = json.dumps(dict(content), ensure_ascii=draw(st.booleans())).encode()
-    return Line(raw + draw(st.sampled_from((b"", b"", b"\r"))), fact)
+    return Line(raw + draw(st.sampled_from((b"", b"", b"\r", b" \r\r"))), fact)
 
 
 @st.composite
@@ -158,6 +163,48 @@ class Told:
         assert list(verify(self.database, totals)) == []
         assert (totals.payments, totals.entries) == (len(model.histories), sum(map(len, model.histories.values())))
 
+    def copy(self, database: Database, sql: Any) -> None:
+        """Export; compare every byte and count. Ingest that elsewhere; compare the tables, and export it again."""
+        lines = self.model.export()
+        exported, totals = _exported(self.database)
+        assert exported == b"".join(line.raw + b"\n" for line in lines)
+        copy = Model()
+        path = self.folder / "export.jsonl"
+        path.write_bytes(exported)
+        copy.ingest([Source(str(path), lines)])
+        Ingest(database, [str(path)], Options(1 + len(lines) % 3)).run(StopRequest())
+        assert contents(sql) == {
+            "payments": sorted((each, copy.state(each), len(history)) for each, history in copy.histories.items()),
+            "events": [
+                (each, *(entry[name] for name in _EVENT_COLUMNS[:-3]), 0, entry["line"], entry["payload"])
+                for each, history in sorted(copy.histories.items())
+                for entry in history
+            ],
+            "conflicts": [
+                (*fact, 0, copy.conflicts[fact]["line"], copy.conflicts[fact]["payload"])
+                for fact in (line.fact for line in lines[len(copy.recorded) :])
+                if fact is not None
+            ],
+        }
+        people = Counter(entry["resolution"] for entry in self.model.resolutions())
+        changed = [event_id for event_id, entry in copy.recorded.items() if _decision(entry) != self._decided(event_id)]
+        assert totals == ExportTotals(
+            events=len(copy.recorded),
+            conflicts=len(copy.conflicts),
+            resolutions={each: people[each.value] for each in Resolution},
+            waiting=len(copy.waiting()),
+            changed_events=len(changed),
+            changed_payments=sum(copy.state(each) != self.model.state(each) for each in copy.histories),
+        )
+        if not people:
+            assert (totals.changed_events, totals.changed_payments) == (0, 0)
+        again, totals_again = _exported(database)
+        assert again == exported
+        assert (totals_again.changed_events, totals_again.changed_payments) == (0, 0)
+
+    def _decided(self, event_id: str) -> Row:
+        return _decision(self.model.recorded[event_id])
+
     def _shown(self, payment_id: str) -> Row | None:
         """What `show --format json` prints, without times; conflicts sorted, as workers race for their times."""
         with self.database.transaction() as cursor:
@@ -178,6 +225,21 @@ class Told:
         return shown
 
 
+_EVENT_COLUMNS = (
+    "position", "event_id", "type", "outcome", "reason", "state_before", "state_after", "source", "line", "payload",
+)  # fmt: skip
+
+
+def _exported(database: Database) -> tuple[bytes, ExportTotals]:
+    totals = ExportTotals()
+    return b"".join(export(database, totals)), totals
+
+
+def _decision(entry: Row) -> Row:
+    """What became of an event, apart from its place in the history."""
+    return {name: entry[name] for name in ("outcome", "reason", "state_before", "state_after")}
+
+
 def _without_error(decision: Row) -> Row:
     """A decision line; of a malformed one, the model only says that there is an error."""
     return {**decision, "error": ...} if decision.get("error") else decision
@@ -193,15 +255,19 @@ def _but(row: Row, name: str) -> Row:
 
 @pytest.fixture
 def tell(
-    database: Database, sql: Any, tmp_path: Path, count: Callable[..., None]
-) -> Callable[[list[Run | Person]], None]:
+    database: Database, sql: Any, tmp_path: Path, count: Callable[..., None], new_database: Callable[[str], URL],
+    template: str, database_at: Callable[[URL, str], Database], sql_on: Callable[[URL], Sql],
+) -> Callable[[list[Run | Person]], None]:  # fmt: skip
     """Tells a story to an empty payproc and to the model, and compares."""
+    copy_url = new_database(template)
+    copy, sql_on_copy = database_at(copy_url, "the copy"), sql_on(copy_url)
 
     def tell(story: list[Run | Person]) -> None:
-        sql.rows(
-            "TRUNCATE payproc.payments, payproc.events, payproc.event_conflicts, payproc.resolutions, payproc.runs"
-            " RESTART IDENTITY"
-        )
+        for each in (sql, sql_on_copy):
+            each.rows(
+                "TRUNCATE payproc.payments, payproc.events, payproc.event_conflicts, payproc.resolutions, payproc.runs"
+                " RESTART IDENTITY"
+            )
         shutil.rmtree(tmp_path)
         tmp_path.mkdir()
         with pytest.MonkeyPatch.context() as monkeypatch:
@@ -211,8 +277,9 @@ def tell(
                     count("lines compared with the model", told.run(step))
                 else:
                     told.person(step)
-        if told.model.runs:
-            told.compare(sql)
+            if told.model.runs:
+                told.compare(sql)
+                told.copy(copy, sql_on_copy)
         count("stories compared with the model")
 
     return tell

@@ -5,7 +5,7 @@ payproc reports and stores with what the model says: decision lines, tables, `sh
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 # Read down: state; across: authorize, capture, refund, fail. A state is where the payment moves to.
@@ -147,7 +147,7 @@ class Model:
 
     def waiting(self) -> list[str]:
         """The event_ids that wait for a person, in no order."""
-        resolved = {entry["event_id"] for entry in self._entries() if entry["kind"] == "resolution"}
+        resolved = {entry["event_id"] for entry in self.resolutions()}
         return [
             event_id
             for event_id, entry in self.recorded.items()
@@ -195,12 +195,29 @@ class Model:
             "conflicts": conflicts,
         }
 
+    def export(self) -> list[Line]:
+        """The lines of an export, each with what a line end of one newline leaves of it."""
+        events = [
+            (Fact(entry["event_id"], entry["payment_id"], entry["type"]), entry["payload"])
+            for _, history in sorted(self.histories.items())
+            for entry in history
+            if entry["kind"] == "event"
+        ]
+        conflicts = [
+            (fact, self.conflicts[fact]["payload"])
+            for fact in sorted(self.conflicts, key=lambda fact: (*fact[:2], _TYPES.index(fact.type)))
+        ]
+        return [
+            Line(payload.encode() + b"\r" * payload.endswith("\r"), fact) for fact, payload in (*events, *conflicts)
+        ]
+
     def payment_ids(self) -> set[str]:
         """Every payment that anything is on record about."""
         return {*self.histories, *(fact.payment_id for fact in self.conflicts)}
 
-    def _entries(self) -> Iterable[Row]:
-        return (entry for history in self.histories.values() for entry in history)
+    def resolutions(self) -> list[Row]:
+        """What people decided."""
+        return [entry for history in self.histories.values() for entry in history if entry["kind"] == "resolution"]
 
 
 def _without(row: Row, *names: str) -> Row:
