@@ -22,6 +22,7 @@ import psycopg2
 import psycopg2.extensions
 import pytest
 from postgres import Sql, check_books, contents, wait_for
+from servers import OwnServers, Pristine, pristine_home, running
 from sqlalchemy import URL, make_url
 from workload import messy_day
 
@@ -181,6 +182,20 @@ def sql_on() -> Iterator[Callable[[URL], Sql]]:
 def wait() -> Callable[[Callable[[], Any]], Any]:
     """Polls until something is so."""
     return wait_for
+
+
+@pytest.fixture(scope="session")
+def pristine() -> Iterator[Pristine]:
+    """A server that was created once, for all tests that want one of their own."""
+    with pristine_home() as found:
+        yield found
+
+
+@pytest.fixture
+def own_server(pristine: Pristine) -> Iterator[OwnServers]:
+    """Starts servers with settings of their own, for as long as the test runs. They have payproc's schema."""
+    with ExitStack() as started:
+        yield lambda *settings, within="": started.enter_context(running(pristine, settings, within=within))
 
 
 # ---- The command as a process ---------------------------------------------------------------------

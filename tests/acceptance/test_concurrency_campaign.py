@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
+from at_once import check_reports, shares
 from model import Line
 from postgres import Sql, check_books
 from workload import messy_day
@@ -23,8 +24,6 @@ from payproc.logic import Resolution
 from payproc.review import Verdict, open_reviews, resolve
 
 Payproc = Any
-
-NOT_RECORDED = ("duplicate_event", "event_id_conflict")
 
 
 class Person(threading.Thread):
@@ -62,17 +61,6 @@ class Finished(NamedTuple):
     decisions: list[dict[str, Any]]
 
 
-def shares(lines: list[Line], chance: random.Random) -> list[list[Line]]:
-    """What each of 2 to 8 processes gets."""
-    number = chance.randrange(2, 9)
-    own = [lines[start::number] for start in range(number)]
-    parts = []
-    for start in range(number):
-        part = chance.choice((lines, chance.sample(lines, len(lines) // 2), own[start]))
-        parts.append(chance.sample(part, len(part)) if chance.random() < 0.5 else list(part))
-    return parts
-
-
 def ingest_at_once(payproc: Payproc, parts: list[list[Line]], chance: random.Random) -> list[Finished]:
     """Run a process for each part, all at once."""
     processes: list[subprocess.Popen[bytes]] = []
@@ -93,7 +81,7 @@ def test_processes_and_people_at_once_record_every_event_once(
     payproc: Payproc, database: Database, sql: Sql, count: Callable[..., None], seed: int
 ) -> None:
     chance = random.Random(seed)
-    parts = shares(messy_day(seed, chance.choice((600, 1500))), chance)
+    parts = shares(messy_day(seed, chance.choice((600, 1500))), chance, chance.randrange(2, 9))
     people = [Person(database, name, chance.random()) for name in ("alice", "bob")]
     for person in people:
         person.start()
@@ -120,24 +108,3 @@ def test_processes_and_people_at_once_record_every_event_once(
     count("processes at once on the same payments", len(parts))
     count("decisions by people in between", len(decided))
     count("decisions that came too late, by people at once", sum(person.too_late for person in people))
-
-
-def check_reports(reports: list[dict[str, Any]], sql: Sql) -> None:
-    """None missing, none twice: of all reports about an event_id exactly one says that it was recorded, and as what.
-
-    The others call it a duplicate of that, or a conflict with that.
-    """
-    first = {report["event_id"]: report for report in reports if report["reason"] not in NOT_RECORDED}
-    assert len(first) == sum(report["reason"] not in NOT_RECORDED for report in reports)
-    assert first.keys() == {report["event_id"] for report in reports}
-    assert sorted(
-        (event_id, report["payment_id"], report["type"], report["outcome"], report["reason"])
-        for event_id, report in first.items()
-    ) == sql.rows("SELECT event_id, payment_id, type::text, outcome::text, reason::text FROM payproc.events ORDER BY 1")
-    for report in reports:
-        original = first[report["event_id"]]
-        if report["reason"] == "duplicate_event":
-            assert report["original_outcome"] == original["outcome"]
-            assert (report["payment_id"], report["type"]) == (original["payment_id"], original["type"])
-        elif report["reason"] == "event_id_conflict":
-            assert report["recorded"] == {"payment_id": original["payment_id"], "type": original["type"]}

@@ -10,19 +10,19 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg2
 import psycopg2.extensions
 import pytest
+from servers import IS_ROOT, POSTGRES_VERSION, OwnServer, OwnServers, Pristine, as_owner_of, new_folder
 from sqlalchemy import URL
 
-from payproc import db, embedded
+from payproc import embedded
 
 Payproc = Any
 Sql = Any
@@ -35,108 +35,11 @@ Contents = dict[str, list[tuple[Any, ...]]]
 
 slow = pytest.mark.slow
 
-IS_ROOT = os.geteuid() == 0
-POSTGRES_VERSION = int(os.environ.get("PAYPROC_TEST_POSTGRES", embedded.POSTGRES_VERSION))
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
 MEGABYTE = 1 << 20
 
 NOT_RECORDED = ("duplicate_event", "event_id_conflict")
 """Reasons of events that are not new under their event_id."""
-
-
-# ---- Servers of a test's own ---------------------------------------------------------------------
-
-
-class Pristine(NamedTuple):
-    """An embedded server's home with payproc's schema and nothing in it, to be copied; and the server's programs."""
-
-    home: Path
-    programs: Path
-
-
-@pytest.fixture(scope="module")
-def pristine() -> Iterator[Pristine]:
-    """A server that was created once, for all tests here."""
-    home = new_folder()
-    with embedded.running_server(home, version=POSTGRES_VERSION) as server:
-        db.ensure_schema(db.Database(server.connect_args, "a new database"))
-        pid = (home / "data" / "postmaster.pid").read_text().splitlines()[0]
-        programs = Path(f"/proc/{pid}/exe").resolve().parent  # where the server's user can run them
-    yield Pristine(home, programs)
-    shutil.rmtree(home)
-
-
-def new_folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="payproc-other-"))
-
-
-def as_owner_of(path: Path) -> dict[str, Any]:
-    """What lets a process run as the owner of a file: servers and poolers refuse to run as root."""
-    status = path.stat()
-    return {"user": status.st_uid, "group": status.st_gid, "extra_groups": []} if IS_ROOT else {}
-
-
-class OwnServer:
-    """A server that the test is the administrator of."""
-
-    def __init__(self, home: Path, programs: Path) -> None:
-        self.home = home
-        self.data = home / "data"
-        self.url = URL.create("postgresql", embedded.SUPERUSER, database="postgres", query={"host": str(home)})
-        self.programs = programs
-
-    def configure(self, *settings: str) -> None:
-        """Add lines to its settings, for the next start."""
-        with (self.data / "postgresql.conf").open("a") as config:
-            config.write("".join(f"{setting}\n" for setting in settings))
-
-    def start(self) -> None:
-        self.run("pg_ctl", "start", "-w", "-t", "120", "-D", self.data)
-
-    def stop(self, mode: str = "fast") -> None:
-        self.run("pg_ctl", "stop", "-w", "-t", "120", "-m", mode, "-D", self.data)
-
-    def restart(self, mode: str) -> None:
-        self.stop(mode)
-        self.start()
-
-    def run(self, program: str, *arguments: str | Path) -> None:
-        """Run one of PostgreSQL's programs as the server's user."""
-        with (self.home / "log").open("a") as log:  # not a pipe, which the server would hold open
-            done = subprocess.run(
-                [self.programs / program, *arguments], cwd=self.home, check=False, stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"}, **as_owner_of(self.data.parent),
-            )  # fmt: skip
-        assert done.returncode == 0, (self.home / "log").read_text(errors="replace")[-3000:]
-
-    def logged(self, what: str) -> int:
-        """How often something stands in its log."""
-        return (self.home / "log").read_text(errors="replace").count(what)
-
-
-OwnServers = Callable[..., OwnServer]
-
-
-@pytest.fixture
-def own_server(pristine: Pristine) -> Iterator[OwnServers]:
-    """Starts servers with settings of their own, for as long as the test runs. They have payproc's schema."""
-    with ExitStack() as started:
-        yield lambda *settings: started.enter_context(running(pristine, settings))
-
-
-@contextmanager
-def running(pristine: Pristine, settings: Sequence[str]) -> Iterator[OwnServer]:
-    server = OwnServer(new_folder(), pristine.programs)
-    try:
-        subprocess.run(["cp", "-a", f"{pristine.home}/.", server.home], check=True)
-        # These servers crash, but never the machine below them, so nothing depends on fsync; it makes a test slow.
-        server.configure(f"unix_socket_directories = '{server.home}'", "fsync = off", *settings)
-        server.start()
-        yield server
-    finally:
-        if (server.data / "postmaster.pid").exists():
-            server.stop("immediate")
-        shutil.rmtree(server.home)
 
 
 @pytest.fixture
