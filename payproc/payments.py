@@ -79,11 +79,13 @@ class Payment(msgspec.Struct, frozen=True):
 
 _PAYMENT = "SELECT state, version FROM payproc.payments WHERE payment_id = %s"
 
+# Where Citus has distributed the tables, a step of its own for what is on other machines than `runs`: MATERIALIZED.
 _HISTORY = """
+    WITH entry AS MATERIALIZED (SELECT * FROM payproc.events WHERE payment_id = %s)
     SELECT position, event_id, type, outcome, reason, state_before, state_after, recorded_at,
-           run_id, runs.sources, events.source, line, payload::text
-    FROM payproc.events LEFT JOIN payproc.runs USING (run_id)
-    WHERE payment_id = %s ORDER BY position
+           run_id, runs.sources, entry.source, line, payload::text
+    FROM entry LEFT JOIN payproc.runs USING (run_id)
+    ORDER BY position
 """
 
 _RESOLUTIONS = """
@@ -93,18 +95,19 @@ _RESOLUTIONS = """
 
 # Conflicts that name the payment, and those under one of its own event_ids that name another.
 _CONFLICTS = """
-    WITH conflict AS (
-        SELECT event_conflicts.* FROM payproc.event_conflicts WHERE payment_id = %(payment_id)s
+    WITH conflict AS MATERIALIZED (
+        SELECT conflict.*, original.payment_id AS original_payment_id, original.type AS original_type
+        FROM payproc.event_conflicts AS conflict JOIN payproc.events AS original USING (event_id)
+        WHERE conflict.payment_id = %(payment_id)s
         UNION ALL
-        SELECT event_conflicts.* FROM payproc.event_conflicts JOIN payproc.events USING (event_id)
-        WHERE events.payment_id = %(payment_id)s AND event_conflicts.payment_id <> %(payment_id)s
+        SELECT conflict.*, original.payment_id, original.type
+        FROM payproc.event_conflicts AS conflict JOIN payproc.events AS original USING (event_id)
+        WHERE original.payment_id = %(payment_id)s AND conflict.payment_id <> %(payment_id)s
     )
-    SELECT conflict.event_id, conflict.payment_id, conflict.type, original.payment_id, original.type,
-           conflict.recorded_at, conflict.run_id, runs.sources, conflict.source, conflict.line, conflict.payload::text
-    FROM conflict
-    JOIN payproc.events AS original USING (event_id)
-    LEFT JOIN payproc.runs ON runs.run_id = conflict.run_id
-    ORDER BY conflict.recorded_at, conflict.event_id
+    SELECT event_id, payment_id, type, original_payment_id, original_type, recorded_at,
+           run_id, runs.sources, conflict.source, line, payload::text
+    FROM conflict LEFT JOIN payproc.runs USING (run_id)
+    ORDER BY recorded_at, event_id
 """
 
 

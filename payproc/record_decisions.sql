@@ -84,14 +84,14 @@ BEGIN
 
         -- Evidence of an event_id used for something else. True or not, it changes no payment; a repeat is a no-op.
         IF this_reason = 'event_id_conflict' THEN
-            INSERT INTO payproc.event_conflicts (event_id, payment_id, type, run_id, source, line, payload)
-            SELECT this_event, this_payment, this_type, in_run_id, this_source, this_line, this_payload
-            WHERE EXISTS (
-                SELECT 1 FROM payproc.events AS original
-                WHERE original.event_id = this_event
-                  AND (original.payment_id <> this_payment OR original.type <> this_type)
-            )
-            ON CONFLICT DO NOTHING;
+            SELECT original.position INTO new_version FROM payproc.events AS original
+            WHERE original.event_id = this_event
+              AND (original.payment_id <> this_payment OR original.type <> this_type);
+            IF new_version IS NOT NULL THEN
+                INSERT INTO payproc.event_conflicts (event_id, payment_id, type, run_id, source, line, payload)
+                VALUES (this_event, this_payment, this_type, in_run_id, this_source, this_line, this_payload)
+                ON CONFLICT DO NOTHING;
+            END IF;
             COMMIT;
             CONTINUE;
         END IF;

@@ -6,12 +6,13 @@ resolution takes a position of its own in the payment's history, under the same 
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 import msgspec
 import psycopg2.extensions
 
-from payproc.db import Database
+from payproc.db import FETCH_ROWS, Database
 from payproc.errors import CannotFinish
 from payproc.logic import STATE_NAMED_BY, EventType, Outcome, Reason, Resolution, State
 from payproc.payments import in_utc, source_name
@@ -20,42 +21,51 @@ from payproc.text import exact
 ATTEMPTS = 100
 """How often to look again at a payment that keeps moving between the look and the decision."""
 
-_COLUMNS = """
-    SELECT events.event_id, events.payment_id, payments.state, payments.version, events.type, events.outcome,
-           events.reason, events.state_before, events.recorded_at, events.run_id, runs.sources, events.source,
-           events.line, events.payload::text
-    FROM payproc.events
-    JOIN payproc.payments USING (payment_id)
-    LEFT JOIN payproc.runs USING (run_id)
+# Events, payments and runs may be on different machines, where Citus has distributed the tables. It joins what a step
+# of its own has found before, which MATERIALIZED makes of each WITH, to what is somewhere else.
+_REVIEWS = """
+    WITH event AS MATERIALIZED ({events}),
+    review AS MATERIALIZED (
+        SELECT event.*, payments.state, payments.version FROM event JOIN payproc.payments USING (payment_id)
+    )
+    SELECT event_id, payment_id, state, version, type, outcome, reason, state_before, recorded_at,
+           run_id, runs.sources, review.source, line, payload::text
+    FROM review LEFT JOIN payproc.runs USING (run_id)
+    ORDER BY recorded_at, event_id
 """
 
-_WAITING = """
-    WHERE events.outcome = 'MANUAL_REVIEW'
-      AND (%s::payproc.reason IS NULL OR events.reason = %s)
-      AND NOT EXISTS (SELECT 1 FROM payproc.resolutions WHERE resolutions.event_id = events.event_id)
-    ORDER BY events.recorded_at, events.event_id LIMIT %s
-"""
+_WAITING = _REVIEWS.format(
+    events="""
+        SELECT * FROM payproc.events
+        WHERE events.outcome = 'MANUAL_REVIEW'
+          AND (%s::payproc.reason IS NULL OR events.reason = %s)
+          AND NOT EXISTS (SELECT 1 FROM payproc.resolutions WHERE resolutions.event_id = events.event_id)
+          AND (events.recorded_at, events.event_id) > (%s, %s)
+        ORDER BY events.recorded_at, events.event_id LIMIT %s
+    """
+)
+
+_ONE = _REVIEWS.format(events="SELECT * FROM payproc.events WHERE event_id = %s")
 
 _COUNT = """
     SELECT (SELECT count(*) FROM payproc.events WHERE outcome = 'MANUAL_REVIEW')
          - (SELECT count(*) FROM payproc.resolutions)
 """
 
-_ONE = "WHERE events.event_id = %s"
-
 _RESOLVED = "SELECT resolution, resolved_by, resolved_at, note FROM payproc.resolutions WHERE event_id = %s"
 
-# Like record_decisions.sql: only if version and state are still what the person was shown.
+# Like record_decisions.sql: only if version and state are still what the person was shown, and nobody has decided.
+_MOVE = """
+    UPDATE payproc.payments SET state = %(after)s, version = %(version)s + 1, updated_at = now()
+    WHERE payment_id = %(payment_id)s AND version = %(version)s AND state = %(before)s
+    RETURNING version
+"""
+
 _RESOLVE = """
-    WITH moved AS (
-        UPDATE payproc.payments SET state = %(after)s, version = %(version)s + 1, updated_at = now()
-        WHERE payment_id = %(payment_id)s AND version = %(version)s AND state = %(before)s
-        RETURNING version
-    )
     INSERT INTO payproc.resolutions
         (event_id, payment_id, position, resolution, state_before, state_after, note, resolved_by)
-    SELECT %(event_id)s, %(payment_id)s, moved.version, %(resolution)s, %(before)s, %(after)s, %(note)s, %(by)s
-    FROM moved
+    VALUES (%(event_id)s, %(payment_id)s, %(position)s, %(resolution)s, %(before)s, %(after)s, %(note)s, %(by)s)
+    ON CONFLICT (event_id) DO NOTHING
     RETURNING position
 """
 
@@ -93,10 +103,22 @@ class Verdict(msgspec.Struct, frozen=True):
 
 def open_reviews(database: Database, reason: Reason | None = None, limit: int | None = None) -> Iterator[Review]:
     """Events that wait for a person, the oldest first; memory stays flat. Raises CannotFinish."""
-    with database.snapshot() as connection:
-        for row in Database.stream(connection, _COLUMNS + _WAITING, (reason, reason, limit)):
-            review, _ = _review(row)
-            yield review
+    return islice(_open_reviews(database, reason), limit)
+
+
+def _open_reviews(database: Database, reason: Reason | None) -> Iterator[Review]:
+    last: tuple[str | datetime, str] = ("-infinity", "")
+    with database.snapshot() as connection, connection.cursor() as cursor:
+        # By pages: as a whole, the queue would be there only once all of it is sorted.
+        while page := _page(cursor, reason, last):
+            yield from page
+            last = (page[-1].recorded_at, page[-1].event_id)
+
+
+def _page(cursor: psycopg2.extensions.cursor, reason: Reason | None, last: tuple[str | datetime, str]) -> list[Review]:
+    """What waits behind the last one seen."""
+    cursor.execute(_WAITING, (reason, reason, *last, FETCH_ROWS))
+    return [review for review, _ in map(_review, cursor)]
 
 
 def count_open(database: Database) -> int:
@@ -128,28 +150,38 @@ def resolve(
             )
         if not confirm(review, verdict.state_after(review)):
             return None
-        with database.transaction() as cursor:
-            cursor.execute(
-                _RESOLVE,
-                {
-                    "event_id": event_id,
-                    "payment_id": review.payment_id,
-                    "version": review.version,
-                    "before": review.state,
-                    "after": verdict.state_after(review),
-                    "resolution": verdict.resolution,
-                    "note": verdict.note,
-                    "by": verdict.by,
-                },
-            )
-            if written := cursor.fetchone():
-                return review, int(written[0])
+        if (position := _record(database, event_id, review, verdict)) is not None:
+            return review, position
     raise CannotFinish(f'payment "{exact(review.payment_id)}": keeps moving; nothing was changed, try again')
+
+
+def _record(database: Database, event_id: str, review: Review, verdict: Verdict) -> int | None:
+    """Move the payment and keep the decision, or neither; give the decision's position in the payment's history."""
+    values = {
+        "event_id": event_id,
+        "payment_id": review.payment_id,
+        "version": review.version,
+        "before": review.state,
+        "after": verdict.state_after(review),
+        "resolution": verdict.resolution,
+        "note": verdict.note,
+        "by": verdict.by,
+    }
+    with database.transaction() as cursor:
+        cursor.execute(_MOVE, values)
+        if moved := cursor.fetchone():
+            cursor.execute(_RESOLVE, {**values, "position": moved[0]})
+            if written := cursor.fetchone():
+                return int(written[0])
+            # Another decision about it has been written, but was not to be seen yet: over several machines, what a
+            # transaction writes is not seen everywhere at the same moment.
+            cursor.connection.rollback()
+    return None
 
 
 def _find(cursor: psycopg2.extensions.cursor, event_id: str) -> Review:
     """An event that can be resolved. Raises CannotFinish with the reason why it cannot."""
-    cursor.execute(_COLUMNS + _ONE, (event_id,))
+    cursor.execute(_ONE, (event_id,))
     row = cursor.fetchone()
     if row is None:
         raise CannotFinish(f'event "{exact(event_id)}": is not on record')

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from payproc import review as review_module
 from payproc.db import Database
 from payproc.errors import CannotFinish
 from payproc.handlers import Received, Recorder
@@ -89,6 +90,21 @@ def test_the_queue_is_oldest_first_and_shows_the_state_now(
     resolve(database, "e3", DISMISS, agree)
     assert [review.event_id for review in open_reviews(database)] == ["e1", "e4", "e5"]
     assert count_open(database) == 3
+
+
+def test_a_queue_of_many_pages_is_whole_and_in_order(
+    database: Database, recorder: Recorder, events: Events, sql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where events were recorded at the same moment, and where the first ones are of payments that are gone."""
+    facts = [(f"e{number}", f"p{number}", "capture") for number in range(9)]
+    recorder.handle(events(*facts))
+    sql.rows("UPDATE payproc.events SET recorded_at = '2026-01-01' WHERE event_id > 'e1'")
+    monkeypatch.setattr(review_module, "FETCH_ROWS", 3)
+    expected = [*(event_id for event_id, *_ in facts[2:]), "e0", "e1"]
+    assert [review.event_id for review in open_reviews(database)] == expected
+    assert [review.event_id for review in open_reviews(database, limit=5)] == expected[:5]
+    sql.rows("DELETE FROM payproc.payments WHERE payment_id IN ('p2', 'p3')")
+    assert [review.event_id for review in open_reviews(database, limit=5)] == expected[2:7]
 
 
 def test_what_comes_after_a_resolution_is_decided_on_the_state_that_it_left(
@@ -187,6 +203,27 @@ def test_a_payment_that_moves_between_look_and_decision_is_shown_again(
     assert asked == ["created", "authorized"]
     assert resolved[1] == 3
     verified()
+
+
+def test_a_decision_that_was_not_to_be_seen_yet_is_found_before_anything_is_changed(
+    database: Database, recorder: Recorder, events: Events, sql: Any
+) -> None:
+    """As over several machines: what another person's transaction did to the payment is seen, its decision not yet."""
+    recorder.handle(events(("e1", "p1", "capture")))
+
+    def meanwhile(review: Review, _: State) -> bool:
+        assert review.version == 2
+        sql.rows(
+            "INSERT INTO payproc.resolutions (event_id, payment_id, position, resolution, state_before, state_after,"
+            " note, resolved_by) VALUES ('e1', 'p1', 2, 'apply', 'created', 'captured', 'n', 'bob')"
+        )
+        return True
+
+    sql.rows("UPDATE payproc.payments SET state = 'captured', version = 2 WHERE payment_id = 'p1'")
+    with pytest.raises(CannotFinish, match=r'^event "e1": was applied by bob on '):
+        resolve(database, "e1", DISMISS, meanwhile)
+    assert sql.rows("SELECT version FROM payproc.payments") == [(2,)]
+    assert sql.rows("SELECT resolved_by FROM payproc.resolutions") == [("bob",)]
 
 
 def test_an_expected_state_is_checked_again_when_the_payment_moves(
