@@ -482,16 +482,22 @@ def export(quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
 
 
 @app.command(epilog=_examples("payproc init --database-url postgresql://alice@db.example/payments"))
-def init(quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
+def init(
+    citus: Annotated[
+        bool, typer.Option("--citus", help="Distribute its tables over the machines of a Citus cluster.")
+    ] = False,
+    quiet: Quiet = False,
+    database_url: DatabaseUrl = None,
+) -> None:
     """Create payproc's schema.
 
-    Ingest does that by itself where it is missing and may be created.
+    Ingest does that by itself, for one server, where it is missing and may be created.
     """
     with _reporting_errors():
         from payproc import db
 
         with db.open_database(database_url, _noter(quiet)) as database:
-            created = db.ensure_schema(database)
+            created = db.ensure_citus_schema(database) if citus else db.ensure_schema(database)
             if not quiet:
                 typer.echo("created the schema payproc" if created else "the schema payproc is already there")
 

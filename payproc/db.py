@@ -37,13 +37,26 @@ stands in a comment on the table runs."""
 CONNECT_TIMEOUT_SECONDS = "10"
 """How long to try one address, unless the URL says otherwise. Without it a dropped packet means two minutes."""
 
+ASYNCHRONOUS_COMMIT = "SET LOCAL synchronous_commit = off;"
+"""What record_decisions.sql says to have one flush for many commits."""
+
+LOST_AFTER_SECONDS = 60
+"""How long a server may not answer at all, not even that it is still there, until the connection counts as lost.
+Without that, a command whose network is cut while it waits for an answer waits for two hours, or for ever."""
+
 FETCH_ROWS = 2_000
 """Rows fetched at a time where a result may be long."""
 
+# A query that Citus answers in steps keeps what is between them on disk, at most 1 GB of it unless told.
+_LIFT_CITUS_LIMIT = """
+    SELECT set_config('citus.max_intermediate_result_size', '-1', true) FROM pg_extension WHERE extname = 'citus'
+"""
+
 _cursor_numbers = itertools.count(1)
 
-_MARK = f"payproc schema version {SCHEMA_VERSION}"
 _MARK_START = "payproc schema version "
+_MARK = f"{_MARK_START}{SCHEMA_VERSION}"
+_CITUS_MARK = f"{_MARK} for Citus"
 _SCHEMA_LOCK = 0x70617970726F63  # "payproc": advisory locks share one number space for a whole database
 
 
@@ -70,6 +83,11 @@ class Database:
         self._interruptible = interruptible
         self._parameters: dict[str, Any] = {
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            # The first two are for a wait in silence, the last for what was sent and is not acknowledged.
+            "keepalives_idle": str(LOST_AFTER_SECONDS // 2),
+            "keepalives_interval": str(LOST_AFTER_SECONDS // 6),
+            "keepalives_count": "3",
+            "tcp_user_timeout": str(LOST_AFTER_SECONDS * 1000),
             "fallback_application_name": "payproc",
             **parameters,
             "client_encoding": "utf8",
@@ -108,6 +126,8 @@ class Database:
         with closing(self.connect()) as connection:
             connection.set_session(isolation_level="REPEATABLE READ", readonly=True, autocommit=False)
             try:
+                with connection.cursor() as cursor:
+                    cursor.execute(_LIFT_CITUS_LIMIT)
                 yield connection
                 connection.rollback()
             except psycopg2.Error as error:
@@ -165,6 +185,7 @@ _ADVICE = {
     psycopg2.errorcodes.QUERY_CANCELED: "if it was a timeout, raise statement_timeout for this role",
     psycopg2.errorcodes.DISK_FULL: "free some space and run it again",
     psycopg2.errorcodes.TOO_MANY_CONNECTIONS: "use fewer --workers or raise max_connections",
+    psycopg2.errorcodes.CONNECTION_FAILURE: "run it again when the server reaches all its machines",
     psycopg2.errorcodes.CLASS_TRANSACTION_ROLLBACK: "run it again",
     psycopg2.errorcodes.CLASS_OPERATOR_INTERVENTION: "run it again when the server is back",
 }
@@ -276,18 +297,19 @@ def _safe_name(parameters: Mapping[str, str]) -> str:
 def has_schema(database: Database) -> bool:
     """Whether payproc's tables are there. Raises CannotFinish if they are somebody else's or of another version."""
     with database.transaction() as cursor:
-        return _has_schema(cursor, database.where)
+        return _mark(cursor, database.where) is not None
 
 
-def _has_schema(cursor: psycopg2.extensions.cursor, where: str) -> bool:
+def _mark(cursor: psycopg2.extensions.cursor, where: str) -> str | None:
+    """Which variant of payproc's tables is there, if any. Raises CannotFinish as has_schema does."""
     cursor.execute(
         "SELECT obj_description(to_regclass(%s), 'pg_class'),"
         " (SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace(%s))",
         (f"{SCHEMA}.runs", SCHEMA),
     )
     ((mark, relations),) = cursor.fetchall()
-    if mark == _MARK:
-        return True
+    if mark in (_MARK, _CITUS_MARK):
+        return str(mark)
     if mark is not None and mark.startswith(_MARK_START):
         raise CannotFinish(
             f"the schema {SCHEMA} of {where} has version {mark.removeprefix(_MARK_START)}, expected {SCHEMA_VERSION}; "
@@ -298,27 +320,86 @@ def _has_schema(cursor: psycopg2.extensions.cursor, where: str) -> bool:
             f"the schema {SCHEMA} of {where} is not payproc's: it holds {relations} tables and indexes of something "
             "else; name another database"
         )
-    return False
+    return None
 
 
 def ensure_schema(database: Database) -> bool:
     """Create payproc's tables and procedure where they are missing; tell whether they were missing.
 
-    In one transaction, and safe against another command that does the same at the same moment.
+    In one transaction, and safe against another command that does the same at the same moment. Tables that Citus has
+    distributed will do as well.
     """
     if has_schema(database):
         return False
-    from payproc.models import create_tables
-
     with database.transaction() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_SCHEMA_LOCK,))
-        if _has_schema(cursor, database.where):
+        if _mark(cursor, database.where) is not None:
             return False
-        cursor.execute("SELECT to_regnamespace(%s)", (SCHEMA,))
-        if cursor.fetchall() == [(None,)]:
-            cursor.execute(f"CREATE SCHEMA {SCHEMA}")
-        for statement in create_tables():
-            cursor.execute(statement)
-        cursor.execute(resources.files("payproc").joinpath("record_decisions.sql").read_text("utf-8"))
-        cursor.execute(f"COMMENT ON TABLE {SCHEMA}.runs IS '{_MARK}'")
+        create_schema(cursor)
     return True
+
+
+def ensure_citus_schema(database: Database) -> bool:
+    """The same, with the tables distributed by Citus over its machines; in one transaction and as safe.
+
+    Raises CannotFinish if the database does not have the extension, or has the tables for one server.
+    """
+    with database.transaction() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_SCHEMA_LOCK,))
+        mark = _mark(cursor, database.where)
+        if mark == _CITUS_MARK:
+            return False
+        if mark is not None:
+            raise CannotFinish(
+                f"the schema {SCHEMA} of {database.where} was made for one server and cannot be distributed any more; "
+                "name another database, or go on with this one as it is"
+            )
+        _check_citus(cursor, database.where)
+        # One connection to each machine: the types are created there by the same transaction as the tables.
+        cursor.execute("SET LOCAL citus.multi_shard_modify_mode TO 'sequential'")
+        # Where this is on, CREATE SCHEMA would put all tables of the schema on one machine.
+        cursor.execute("SET LOCAL citus.enable_schema_based_sharding TO off")
+        create_schema(cursor, for_citus=True)
+        from payproc.models import distribute_tables
+
+        for statement in distribute_tables():
+            cursor.execute(statement)
+    return True
+
+
+def _check_citus(cursor: psycopg2.extensions.cursor, where: str) -> None:
+    cursor.execute("SELECT installed_version FROM pg_available_extensions WHERE name = 'citus'")
+    available = cursor.fetchall()
+    if not available:
+        raise CannotFinish(
+            f"the server of {where} does not have the extension citus, which --citus needs; name a Citus coordinator, "
+            "or leave out --citus for one server"
+        )
+    if available == [(None,)]:
+        raise CannotFinish(
+            f"the database {where} does not have the extension citus, though its server does; run "
+            "`CREATE EXTENSION citus` in it, on each machine, and then this command again"
+        )
+
+
+def create_schema(cursor: psycopg2.extensions.cursor, *, for_citus: bool = False) -> None:
+    """Create the tables and the procedure, in the variant that is asked for. Nothing is distributed by that."""
+    from payproc.models import create_tables
+
+    cursor.execute("SELECT to_regnamespace(%s)", (SCHEMA,))
+    if cursor.fetchall() == [(None,)]:
+        cursor.execute(f"CREATE SCHEMA {SCHEMA}")
+    for statement in create_tables(for_citus=for_citus):
+        cursor.execute(statement)
+    cursor.execute(_procedure(for_citus=for_citus))
+    cursor.execute(f"COMMENT ON TABLE {SCHEMA}.runs IS '{_CITUS_MARK if for_citus else _MARK}'")
+
+
+def _procedure(*, for_citus: bool) -> str:
+    """record_decisions.sql; for Citus without its asynchronous commits.
+
+    There the coordinator's commit is the decision that the other machines follow. If it could be lost after one of
+    them has followed it, a payment would be left without its event, or an event without its payment.
+    """
+    procedure = resources.files("payproc").joinpath("record_decisions.sql").read_text("utf-8")
+    return procedure.replace(ASYNCHRONOUS_COMMIT, "") if for_citus else procedure

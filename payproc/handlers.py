@@ -38,6 +38,7 @@ _PASSING_ERRORS = frozenset(
         psycopg2.errorcodes.ADMIN_SHUTDOWN,
         psycopg2.errorcodes.CRASH_SHUTDOWN,
         psycopg2.errorcodes.CANNOT_CONNECT_NOW,
+        psycopg2.errorcodes.CONNECTION_FAILURE,  # of a Citus coordinator to another machine
     }
 )
 """The transaction is gone, but the same work may succeed a moment later."""

@@ -7,6 +7,10 @@ prevents or serves, and above it stands why.
 The closed sets are ENUM types, not CHECKs: PostgreSQL sets a CHECK expression up anew for every statement, which halved
 the speed of a prototype. There is no foreign key from events to payments: the only write path (record_decisions.sql)
 inserts an event together with its payment's row or not at all, and verify.py checks it.
+
+There are two variants of the same tables: for one server, and for Citus, which spreads them over many by the hash of a
+column. A unique key that Citus could not guard, because that column is not in it, is a plain index there. The write
+path needs none of those: every entry's position is the version that compare and set has given its payment.
 """
 
 from enum import Enum
@@ -34,6 +38,18 @@ from payproc.db import SCHEMA
 from payproc.logic import EventType, Outcome, Reason, Resolution, State
 
 metadata = MetaData(schema=SCHEMA)
+
+DISTRIBUTED_BY = {
+    "payments": "payment_id",
+    "events": "event_id",
+    "event_conflicts": "event_id",
+    "resolutions": "event_id",
+}
+"""The column that tells on which machine a row lives, where there are many. Those with the same one are kept together.
+
+`runs` is not here: it stays on the machine that the command talks to, the coordinator. The UPDATE of it that closes a
+CALL of record_decisions must flush that machine's log, which holds the decision to commit of every transaction.
+"""
 
 
 def _values(members: type[Enum]) -> list[str]:
@@ -156,7 +172,7 @@ resolutions = Table(
 )
 
 
-def create_tables() -> list[str]:
+def create_tables(*, for_citus: bool = False) -> list[str]:
     """The statements that create the types, tables and indexes, in the schema, which is there already."""
     statements: list[str] = []
 
@@ -164,5 +180,31 @@ def create_tables() -> list[str]:
         statements.append(str(statement.compile(dialect=engine.dialect)))
 
     engine = create_mock_engine("postgresql+psycopg2://", collect)
-    metadata.create_all(engine, checkfirst=False)
+    (_for_citus() if for_citus else metadata).create_all(engine, checkfirst=False)
     return statements
+
+
+def distribute_tables() -> list[str]:
+    """The statements that have Citus spread the tables of its variant over its machines."""
+    statements = []
+    first: dict[str, str] = {}
+    for table, column in DISTRIBUTED_BY.items():
+        # `none`: beside nothing, in particular not beside some other application's tables.
+        beside = f"{SCHEMA}.{first[column]}" if column in first else "none"
+        first.setdefault(column, table)
+        statements.append(
+            f"SELECT create_distributed_table('{SCHEMA}.{table}', '{column}', colocate_with => '{beside}')"
+        )
+    return statements
+
+
+def _for_citus() -> MetaData:
+    """The same tables, with an index in place of each unique key that Citus could not guard."""
+    variant = MetaData(schema=SCHEMA)
+    for table in metadata.tables.values():
+        copy = table.to_metadata(variant)
+        for key in [each for each in copy.constraints if isinstance(each, UniqueConstraint)]:
+            if copy.name in DISTRIBUTED_BY and DISTRIBUTED_BY[copy.name] not in key.columns:
+                copy.constraints.remove(key)
+                Index(str(key.name), *key.columns)
+    return variant

@@ -3,6 +3,9 @@
 The server is the embedded one, in a home that is thrown away; PAYPROC_TEST_POSTGRES=16 takes the wheel's other version,
 and PAYPROC_TEST_DATABASE_URL another server, as a role that may create databases. One template database a session has
 payproc's schema; `CREATE DATABASE … TEMPLATE` gives each test its own, committed and real.
+
+PAYPROC_TEST_SCHEMA=citus makes the template as `payproc init --citus` does, on the same plain PostgreSQL: the tables,
+keys and procedure that Citus would get, and nothing distributed.
 """
 
 import json
@@ -31,6 +34,8 @@ from payproc.handlers import Received
 from payproc.schemas import Malformed, parse_line
 
 COMMAND = Path(sys.executable).with_name("payproc")
+
+IS_FOR_CITUS = os.environ.get("PAYPROC_TEST_SCHEMA") == "citus"
 
 
 _FIGURES = pytest.StashKey[Counter[str]]()
@@ -113,9 +118,16 @@ def template(server: Server) -> Iterator[str]:
     """A database that has payproc's schema and nothing else."""
     name = f"payproc_template_{uuid.uuid4().hex[:8]}"
     server.execute(f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING 'UTF8'")
-    db.ensure_schema(as_database(server.url.set(database=name), name))
+    with as_database(server.url.set(database=name), name).transaction() as cursor:
+        db.create_schema(cursor, for_citus=IS_FOR_CITUS)
     yield name
     server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def is_for_citus() -> bool:
+    """Whether the template has the variant for Citus: without a second unique key, and each commit waits."""
+    return IS_FOR_CITUS
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from payproc.db import Database
 from payproc.errors import CannotFinish
 from payproc.handlers import Received, Recorder, Rehearsal, Result, Verdict
 from payproc.schemas import Malformed
+from payproc.verify import Problem, Totals, verify
 
 Events = Callable[..., list[Received]]
 
@@ -203,6 +204,23 @@ def test_a_serialization_failure_is_tried_again(
     books_are_right()
 
 
+def test_a_machine_behind_the_server_that_is_gone_for_a_moment_is_tried_again(
+    recorder: Recorder, events: Events, sql: Any, books_are_right: Callable[[], None]
+) -> None:
+    """What a Citus coordinator says then; here a trigger says it, once."""
+    sql.rows("CREATE SEQUENCE tries")
+    sql.rows(
+        "CREATE FUNCTION fail_once() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF nextval('tries') = 3 THEN"
+        " RAISE EXCEPTION 'connection to the remote node w:5432 failed' USING ERRCODE = '08006'; END IF;"
+        " RETURN NEW; END $$"
+    )
+    sql.rows("CREATE TRIGGER fail_once BEFORE INSERT ON payproc.events FOR EACH ROW EXECUTE FUNCTION fail_once()")
+    facts = [(f"e{number}", "p1", kind) for number, kind in enumerate(("authorize", "capture", "refund", "refund"))]
+    assert reasons(recorder.handle(events(*facts))) == ["transition"] * 3 + ["repeated_refund"]
+    assert sql.value("SELECT last_value FROM tries") == 5
+    books_are_right()
+
+
 def test_what_the_database_refuses_to_store_takes_no_good_neighbour_with_it(
     recorder: Recorder, events: Events, sql: Any, books_are_right: Callable[[], None]
 ) -> None:
@@ -256,10 +274,16 @@ def test_books_that_contradict_themselves_end_the_run_instead_of_trying_for_ever
 
 
 def test_a_history_that_is_longer_than_its_payments_version_ends_the_run_with_where_to_look(
-    recorder: Recorder, events: Events, sql: Any
+    database: Database, recorder: Recorder, events: Events, sql: Any, is_for_citus: bool
 ) -> None:
+    """Which the second key on events sees to. For Citus there is none, and it is for `verify` to find."""
     recorder.handle(events(("e1", "p1", "authorize"), ("e2", "p1", "capture")))
     sql.rows("UPDATE payproc.payments SET version = 1 WHERE payment_id = 'p1'")
+    if is_for_citus:
+        recorder.handle(events(("e3", "p1", "refund")))
+        found = [(finding.problem, finding.position, finding.expected) for finding in verify(database, Totals())]
+        assert found == [(Problem.GAP, 2, "3")]
+        return
     with pytest.raises(CannotFinish, match=r'"histories_have_one_entry_a_position"; .*; see `payproc verify`$'):
         recorder.handle(events(("e3", "p1", "refund")))
 
