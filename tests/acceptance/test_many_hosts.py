@@ -1,0 +1,277 @@
+"""Many hosts, one server: processes in network namespaces of their own, over TCP, and links that are cut.
+
+A namespace has interfaces, addresses, routes and sockets of its own, as a host has. The hosts reach the server over a
+bridge, and a pulled cable is a port of that bridge which goes down: packets vanish, and nobody is told.
+"""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from at_once import NOT_RECORDED, shares
+from postgres import Sql, check_books, wait_for
+from servers import IS_ROOT, OwnServer, OwnServers
+from sqlalchemy import URL
+from workload import messy_day
+
+from payproc import db
+
+Payproc = Any
+
+IP = shutil.which("ip", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+HOSTS = 4
+NETWORK = "10.213.0"
+SERVER_ADDRESS = f"{NETWORK}.1"
+
+IMPATIENT = {
+    "connect_timeout": "2", "keepalives_idle": "1", "keepalives_interval": "1", "keepalives_count": "2",
+    "tcp_user_timeout": "3000",
+}  # fmt: skip
+"""What a URL may say, so that a test need not wait for a minute."""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not IS_ROOT, reason="network namespaces can be made only by root: run this once as root"),
+    pytest.mark.skipif(not IP or not shutil.which("nsenter"), reason="needs `ip` and `nsenter`: Debian's iproute2"),
+]
+
+
+class Network:
+    """A server's namespace and those of some hosts, each with a link to it."""
+
+    def __init__(self) -> None:
+        self.name = f"payproc-{os.getpid()}"
+        self._made: list[str] = []
+        self.server = self._namespace("server")
+        self._ip("-n", self.server, "link", "add", "bridge", "type", "bridge")
+        self._ip("-n", self.server, "address", "add", f"{SERVER_ADDRESS}/24", "dev", "bridge")
+        self._ip("-n", self.server, "link", "set", "bridge", "up")
+        self.hosts = [self._host(number) for number in range(HOSTS)]
+
+    def _namespace(self, name: str) -> str:
+        full = f"{self.name}-{name}"
+        self._ip("netns", "add", full)
+        self._made.append(full)
+        self._ip("-n", full, "link", "set", "lo", "up")
+        return full
+
+    def _host(self, number: int) -> str:
+        host = self._namespace(f"host{number}")
+        port = f"port{number}"
+        self._ip("-n", self.server, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", host)
+        self._ip("-n", self.server, "link", "set", port, "master", "bridge", "up")
+        self._ip("-n", host, "address", "add", f"{NETWORK}.{10 + number}/24", "dev", "eth0")
+        self._ip("-n", host, "link", "set", "eth0", "up")
+        return host
+
+    def cut(self, number: int) -> None:
+        """Pull a host's cable."""
+        self._ip("-n", self.server, "link", "set", f"port{number}", "down")
+
+    def mend(self, number: int) -> None:
+        """Plug it in again, and wait until the host has noticed."""
+        self._ip("-n", self.server, "link", "set", f"port{number}", "up")
+        reach = f"import socket; socket.create_connection(('{SERVER_ADDRESS}', 5432), 1)"
+        command = [*self.inside(number), sys.executable, "-c", reach]
+        wait_for(lambda: subprocess.run(command, check=False, capture_output=True).returncode == 0)
+
+    def connections(self, number: int) -> int:
+        """How many connections to the server a host takes for open."""
+        shown = self.run(number, ["cat", "/proc/self/net/tcp"]).splitlines()[1:]
+        established = "01"
+        return sum(line.split()[3] == established for line in shown)
+
+    def inside(self, number: int) -> list[str]:
+        """What runs a command on a host."""
+        return ["nsenter", f"--net=/run/netns/{self.hosts[number]}"]
+
+    def run(self, number: int, command: list[str]) -> str:
+        """Run a command on a host; give what it prints."""
+        return subprocess.run([*self.inside(number), *command], check=True, capture_output=True, text=True).stdout
+
+    def close(self) -> None:
+        """Leave nothing behind; the links go with the namespaces."""
+        for name in self._made:
+            with suppress(subprocess.CalledProcessError):
+                self._ip("netns", "delete", name)
+
+    @staticmethod
+    def _ip(*arguments: str) -> None:
+        subprocess.run([IP or "", *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    with closing(Network()) as network:
+        yield network
+
+
+@pytest.fixture
+def server(network: Network, own_server: OwnServers) -> OwnServer:
+    """A server that listens on its namespace's address."""
+    server = own_server(f"listen_addresses = '{SERVER_ADDRESS}'", within=network.server)
+    with (server.data / "pg_hba.conf").open("a") as rules:
+        rules.write(f"host all all {NETWORK}.0/24 trust\n")
+    server.restart("fast")
+    return server
+
+
+@pytest.fixture
+def sql(server: OwnServer) -> Iterator[Sql]:
+    """SQL on it, over its socket, which no cable can cut."""
+    with closing(Sql(server.url)) as sql:
+        yield sql
+
+
+class Hosts:
+    """The command on each host. Processes that are still there in the end are killed."""
+
+    def __init__(self, network: Network, payproc: Payproc, processes: ExitStack) -> None:
+        self.network, self.payproc, self._processes = network, payproc, processes
+
+    def start(self, number: int, *arguments: str, url: URL) -> "subprocess.Popen[bytes]":
+        """Start it on one of them."""
+        rendered = url.render_as_string(hide_password=False)
+        process: subprocess.Popen[bytes] = self._processes.enter_context(
+            subprocess.Popen(
+                [*self.network.inside(number), Path(sys.executable).with_name("payproc"), *arguments],
+                cwd=self.payproc.folder, env={**self.payproc.environment, "DATABASE_URL": rendered},
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )
+        )  # fmt: skip
+        self._processes.callback(process.kill)
+        return process
+
+    def ingest(self, number: int, url: URL) -> "subprocess.Popen[bytes]":
+        """Have one of them ingest the file that bears its number."""
+        files = (f"{number}.jsonl", "--decisions", f"{number}.decisions")
+        return self.start(number, "ingest", *files, "--quiet", url=url)
+
+    def reported(self, number: int) -> list[dict[str, Any]]:
+        """What it has reported of events; of a last line that is torn, nothing."""
+        lines = (self.payproc.folder / f"{number}.decisions").read_bytes().split(b"\n")[:-1]
+        return [report for report in map(json.loads, lines) if "event_id" in report]
+
+
+@pytest.fixture
+def hosts(network: Network, payproc_on: Callable[[URL | None], Payproc]) -> Iterator[Hosts]:
+    with ExitStack() as processes:
+        yield Hosts(network, payproc_on(None), processes)
+
+
+UNDER_WAY = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'CALL payproc.%%'"
+
+
+def check_each_told_once(reports: list[dict[str, Any]]) -> None:
+    """Of all reports about an event_id at most one says that it was recorded."""
+    told = [report["event_id"] for report in reports if report["reason"] not in NOT_RECORDED]
+    assert len(told) == len(set(told))
+
+
+def over_tcp(**parameters: str) -> URL:
+    return URL.create(
+        "postgresql", "payproc", host=SERVER_ADDRESS, database="postgres", query={"sslmode": "disable", **parameters}
+    )
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_hosts_at_once_record_every_event_once_though_one_is_cut_off(
+    network: Network,
+    hosts: Hosts,
+    sql: Sql,
+    payproc_on: Callable[[URL], Payproc],
+    count: Callable[..., None],
+    seed: int,
+) -> None:
+    chance = random.Random(seed)
+    day = messy_day(seed, 6000)
+    parts = [day, *shares(day, chance, HOSTS - 1)]
+    for number, part in enumerate(parts):
+        (hosts.payproc.folder / f"{number}.jsonl").write_bytes(b"\n".join(line.raw for line in part))
+    processes = [hosts.ingest(number, over_tcp(**IMPATIENT)) for number in range(HOSTS)]
+    moment = chance.randrange(1, 1000)
+    wait_for(lambda: sql.value("SELECT count(*) FROM payproc.events") > moment)
+    network.cut(0)
+    (_, said), *others = [process.communicate(timeout=120) for process in processes]
+    malformed = [any(line.fact is None and not line.is_blank for line in part) for part in parts]
+    assert [process.returncode for process in processes] == [1, *[3 if each else 0 for each in malformed[1:]]], others
+    *listed, last = said.decode().splitlines()
+    assert last.startswith(f"payproc: cannot reach the database postgresql://payproc@{SERVER_ADDRESS}/postgres: ")
+    assert all(row.startswith(("0.jsonl:", "… and ")) for row in listed)
+    # What the server was told before the cut it finishes.
+    wait_for(lambda: not sql.value(UNDER_WAY))
+
+    recorded = dict(sql.rows("SELECT event_id, outcome::text FROM payproc.events"))
+    of_the_cut = hosts.reported(0)
+    assert {report["event_id"] for report in of_the_cut} <= recorded.keys()
+    assert all(
+        report.get("original_outcome", report["outcome"]) == recorded[report["event_id"]]
+        for report in of_the_cut
+        if report["reason"] != "event_id_conflict"
+    )
+    check_books(sql)
+
+    network.mend(0)
+    rerun = hosts.start(0, "ingest", "0.jsonl", "--quiet", "--decisions", "rerun.decisions", url=over_tcp())
+    _, said = rerun.communicate(timeout=120)
+    assert rerun.returncode == 3, said.decode()
+    events = {line.fact.event_id for line in day if line.fact is not None}
+    assert {event_id for (event_id,) in sql.rows("SELECT event_id FROM payproc.events")} == events
+    check_books(sql)
+    assert payproc_on(sql.url)("verify", "--quiet").code == 0
+    whole = [hosts.reported(number) for number in range(1, HOSTS)]
+    check_each_told_once([*of_the_cut, *[report for reports in whole for report in reports]])
+    assert sql.value("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0
+    count("hosts at once on the same payments", HOSTS)
+    count("hosts whose link was cut in mid-run")
+
+
+def test_a_call_whose_answer_is_lost_is_found_recorded_once_the_network_is_back(
+    network: Network, hosts: Hosts, sql: Sql
+) -> None:
+    """The link goes while the server works on a CALL, and the client waits for an answer that never comes."""
+    one, other = (json.dumps({"event_id": f"e{n}", "payment_id": "p1", "type": kind}).encode()
+                  for n, kind in enumerate(("authorize", "capture")))  # fmt: skip
+    (hosts.payproc.folder / "0.jsonl").write_bytes(one)
+    (hosts.payproc.folder / "1.jsonl").write_bytes(other)
+    assert hosts.ingest(0, over_tcp()).wait(timeout=60) == 0
+    with sql.locked_payment("p1"):
+        waiting = hosts.ingest(1, over_tcp(**IMPATIENT))
+        sql.wait_for_blocked_call()
+        network.cut(1)
+    wait_for(lambda: sql.value("SELECT count(*) FROM payproc.events") == 2)
+    wait_for(lambda: not network.connections(1))
+    assert waiting.poll() is None, "it is trying to reach the server"
+    network.mend(1)
+    _, said = waiting.communicate(timeout=60)
+    assert (waiting.returncode, said) == (0, b"")
+    (report,) = hosts.reported(1)
+    assert (report["event_id"], report["outcome"], report["reason"]) == ("e1", "APPLY", "transition")
+    check_books(sql)
+
+
+def test_a_connection_counts_as_lost_after_a_minute_unless_the_url_says_otherwise(
+    network: Network, server: OwnServer
+) -> None:
+    script = (
+        "import socket, sys; from payproc import db\n"
+        "connection = db.Database(db.parse_url(sys.argv[1], 'URL'), 'a server').connect()\n"
+        "lost = socket.socket(fileno=connection.fileno())\n"
+        "print([lost.getsockopt(socket.IPPROTO_TCP, option) for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL,"
+        " socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)], lost.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))"
+        "; lost.detach()"
+    )
+    for url, expected in (
+        (over_tcp(), [30, 10, 3, db.LOST_AFTER_SECONDS * 1000]),
+        (over_tcp(**IMPATIENT), [1, 1, 2, 3_000]),
+    ):
+        rendered = url.render_as_string(hide_password=False)
+        assert network.run(2, [sys.executable, "-c", script, rendered]) == f"{expected} 1\n"
