@@ -12,7 +12,7 @@
 -- The commits are asynchronous, each for itself (SET LOCAL; a setting for the session would leak through a connection
 -- pool). The update of `runs` at the end commits under the session's own setting and, as it writes WAL, makes
 -- everything committed before it durable. So: when this CALL has returned, what it recorded is durable, and so is
--- everything that was visible before it began.
+-- everything that was visible before it began. (For Citus, db.py leaves the SET LOCAL out: there each commit waits.)
 --
 -- The UPDATE or INSERT of payments comes before the INSERT into events, always: whoever holds an event_id waits for
 -- nothing more, so two calls cannot wait for each other.
