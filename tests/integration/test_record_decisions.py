@@ -192,6 +192,7 @@ def test_the_procedure_keeps_to_what_distributed_postgresql_runs() -> None:
     header, body = code.split("$procedure$")[0], code.split("$procedure$")[1]
     assert not re.search(r"\bFOUND\b", body), "RETURNING … INTO instead of FOUND"
     assert not re.search(r"\[[^\]]+\]", body), "no array subscripts: neither read in UPDATE … SET nor assigned"
+    assert not re.search(r"INSERT INTO[^;]*\bSELECT\b", body), "VALUES: Citus sees at once for which machine"
     assert "SECURITY DEFINER" not in header, "COMMIT needs SECURITY INVOKER"
     assert not re.search(r"^SET\b", header, re.MULTILINE), "COMMIT needs a procedure without a SET clause"
     tables = "payments|events|runs|event_conflicts"
