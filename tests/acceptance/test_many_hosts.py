@@ -235,7 +235,7 @@ def test_hosts_at_once_record_every_event_once_though_one_is_cut_off(
 
 
 def test_a_call_whose_answer_is_lost_is_found_recorded_once_the_network_is_back(
-    network: Network, hosts: Hosts, sql: Sql
+    network: Network, hosts: Hosts, sql: Sql, count: Callable[..., None]
 ) -> None:
     """The link goes while the server works on a CALL, and the client waits for an answer that never comes."""
     one, other = (json.dumps({"event_id": f"e{n}", "payment_id": "p1", "type": kind}).encode()
@@ -256,6 +256,7 @@ def test_a_call_whose_answer_is_lost_is_found_recorded_once_the_network_is_back(
     (report,) = hosts.reported(1)
     assert (report["event_id"], report["outcome"], report["reason"]) == ("e1", "APPLY", "transition")
     check_books(sql)
+    count("hosts whose link was cut while they waited for an answer")
 
 
 def test_a_connection_counts_as_lost_after_a_minute_unless_the_url_says_otherwise(
