@@ -6,6 +6,7 @@ That everything works on them is what all the other integration tests show, with
 import re
 from collections.abc import Callable
 from importlib import resources
+from pathlib import Path
 
 import pytest
 from sqlalchemy import URL, PrimaryKeyConstraint, Table, UniqueConstraint
@@ -70,12 +71,14 @@ def test_no_query_joins_tables_of_different_machines_but_over_a_step_of_its_own(
     """
     place = models.DISTRIBUTED_BY | {"runs": "runs"}
     joins = 0
-    for module in ("handlers.py", "payments.py", "review.py", "runs.py", "verify.py", "record_decisions.sql"):
-        source = resources.files("payproc").joinpath(module).read_text("utf-8")
+    for module in sorted(Path(models.__file__).parent.glob("*.*")):
+        if module.suffix not in (".py", ".sql"):
+            continue
+        source = module.read_text("utf-8")
         source = re.sub(r"^\s*(#|--).*", "", source, flags=re.MULTILINE)
         for left, right in re.findall(r"FROM (\S+)(?: AS \w+)?\s+(?:LEFT )?JOIN (\S+)", source):
             joins += 1
             places = {place[name.removeprefix("payproc.")] for name in (left, right) if name.startswith("payproc.")}
-            assert len(places) == 1, f"{module}: FROM {left} JOIN {right}"
-            assert left.startswith("payproc.") or f"{left} AS MATERIALIZED (" in source, f"{module}: {left}"
+            assert len(places) == 1, f"{module.name}: FROM {left} JOIN {right}"
+            assert left.startswith("payproc.") or f"{left} AS MATERIALIZED (" in source, f"{module.name}: {left}"
     assert joins >= 6, "nothing was found to look at"
