@@ -241,13 +241,14 @@ def test_what_one_command_records_the_next_one_finds(home: Path) -> None:
     assert state_of(home, "p1") == "authorized"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
         pytest.param(" a 'b' \"c\" $(d) `e` $HOME, f;g#h\\i %20 ü日本 ", id="every odd character"),
-        pytest.param("long/" * 50, id="longer than a socket's path may be", marks=pytest.mark.slow),
+        pytest.param("long/" * 50, id="longer than a socket's path may be"),
         *(
-            pytest.param(name, id=name.encode("unicode_escape", "surrogateescape").decode(), marks=pytest.mark.slow)
+            pytest.param(name, id=name.encode("unicode_escape", "surrogateescape").decode())
             for name in (" a ", "a'b", 'a"b', "$(a)", "a,b", "ü日本", "a\\b", "a\u2028b", "a\x0bb", "a\udcffb", "a\tb")
         ),
     ],

@@ -540,7 +540,8 @@ READING: tuple[list[str], ...] = (
 )
 
 
-@pytest.mark.parametrize("is_thorough", [False, pytest.param(True, marks=slow)])
+@slow
+@pytest.mark.parametrize("is_thorough", [False, True])
 def test_a_standby_answers_every_question_and_sends_whoever_wants_to_write_to_the_primary(
     own_server: OwnServers, payproc_on: Callable[..., Payproc], sql_on: Callable[[URL], Sql], messy: Messy,
     write_lines: WriteLines, wait: Wait, stored_in: Callable[[Sql], Contents], is_thorough: bool,
@@ -732,10 +733,9 @@ def home_on(disk: Disk, pristine: Pristine, what: str) -> Iterator[Path]:
         shutil.rmtree(elsewhere)
 
 
+@slow
 @only_root
-@pytest.mark.parametrize(
-    "leave", [8, pytest.param(0, marks=slow), pytest.param(30, marks=slow), pytest.param(38, marks=slow)]
-)
+@pytest.mark.parametrize("leave", [0, 8, 30, 38])
 def test_an_embedded_server_that_finds_no_room_to_be_created_says_so_in_one_line_and_is_created_once_there_is_some(
     disk: Disk, payproc_on: Callable[..., Payproc], line: Line, leave: int
 ) -> None:
