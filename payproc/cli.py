@@ -50,6 +50,15 @@ MOST_WORKERS = 64
 MOST_ROWS = 1_000_000_000
 """Beyond any queue, and within what PostgreSQL takes for a limit."""
 
+NARROWEST = 40
+"""Columns that a table takes at least. In fewer it would be letters under each other, and in none it would be gone."""
+
+NOT_AN_EVENT = (
+    'no line is an event, expected lines such as {"event_id": "evt_1", "payment_id": "pay_1", "type": "capture"}; '
+    "jq -c writes JSON one object a line"
+)
+"""For who ingests a CSV file, an array, or objects over several lines: each line is listed, and none says it all."""
+
 app = typer.Typer(
     name="payproc",
     help="Process payment events from JSON Lines: decide what is safe, refuse what is not, leave the rest to a person.",
@@ -85,7 +94,7 @@ DatabaseUrl = Annotated[
         show_default=False,
     ),
 ]
-FormatOption = Annotated[Format, typer.Option("--format", help="For a person or for a script.")]
+FormatOption = Annotated[Format, typer.Option("--format", case_sensitive=False, help="For a person or for a script.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors, and what was asked for explicitly.")]
 
 
@@ -128,14 +137,15 @@ _UsageError: Any = typer.BadParameter.__bases__[0]
 
 def _show_usage_error(error: Any) -> None:
     """What is wrong with the arguments, which may hold anything: a password or control characters, too."""
-    if "://" in error.message or _PASSWORD.search(error.message):
-        error.message = f"{_HIDDEN} is in the wrong place; a database is named with --database-url"
-    if sys.argv[1:]:  # without arguments the message is the help, which has many lines
-        error.message = plain(error.message)
-    said = io.StringIO()
-    error.show(said)
-    for line in said.getvalue().splitlines():
-        typer.echo(plain(line), err=True)
+    if not sys.argv[1:]:  # the message is the help, which has many lines
+        typer.echo(error.ctx.get_help(), err=True)
+        return
+    from payproc.usage import explained
+
+    said = explained(error, sys.argv[1:], typer.main.get_command(app))
+    if any("://" in text or _PASSWORD.search(text) for text in (error.message, said)):
+        said = f"{_HIDDEN} is in the wrong place; a database is named with --database-url"
+    _say(said)
 
 
 def _print_version(wanted: bool) -> None:
@@ -222,6 +232,8 @@ def ingest(
             def report(*, is_whole: bool) -> None:
                 bar.close()
                 listed.end("malformed line", "" if malformed is not None else "; --malformed FILE keeps them all")
+                if is_whole and run.summary.malformed and not (run.summary.events or quiet):
+                    _say(NOT_AN_EVENT)
                 _print_summary(run.summary, is_whole, output_format, "-" in (decisions, malformed), quiet)
                 if not (dry_run or quiet):
                     with contextlib.suppress(CannotFinish):  # if the database is gone, so be it: this is a courtesy
@@ -399,7 +411,7 @@ def verify(output_format: FormatOption = Format.TABLE, quiet: Quiet = False, dat
 @app.command(epilog=_examples("payproc rules", "payproc rules --format mermaid"))
 def rules(
     output_format: Annotated[
-        RulesFormat, typer.Option("--format", help="For a person, a script or a page.")
+        RulesFormat, typer.Option("--format", case_sensitive=False, help="For a person, a script or a page.")
     ] = RulesFormat.TABLE,
 ) -> None:
     """Print the decision table, as the code has it."""
@@ -617,14 +629,26 @@ def _console(*, stderr: bool = False) -> "Console":
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError
 
-    return PipeConsole(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=False)
+    console = PipeConsole(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=False)
+    console.width = max(console.width, NARROWEST)
+    return console
 
 
 def _text(name: str, value: str) -> str:
-    """A text that somebody will read later. Raises WrongUsage if there is nothing to read."""
+    """A text that somebody will read later. Raises WrongUsage if there is nothing to read, or only an option."""
+    _refuse_option(name, value)
     if not value.strip():
         raise WrongUsage(f"{name}: is empty, expected some text")
     return value.strip()
+
+
+def _refuse_option(name: str, value: str) -> None:
+    """Raise WrongUsage for `--note --yes`, which Typer takes for the note `--yes`."""
+    from payproc.usage import command_of, option_names
+
+    meant, _, _ = value.partition("=")
+    if meant in option_names(command_of(sys.argv[1:], typer.main.get_command(app))):
+        raise WrongUsage(f"{name}: needs a value, but the option {meant} follows it")
 
 
 def _login() -> str:
@@ -681,6 +705,9 @@ def _open_outputs(
 def _open_output(stack: contextlib.ExitStack, option: str, name: str) -> IO[bytes]:
     if name == "-":
         return sys.stdout.buffer
+    _refuse_option(option, name)
+    if not name:
+        raise WrongUsage(f"{option}: is empty, expected the name of a file, or - for stdout")
     try:
         descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         return stack.enter_context(_closing(open(descriptor, "wb")))  # noqa: PTH123 - a descriptor, not a path

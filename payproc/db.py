@@ -7,7 +7,9 @@ SQLAlchemy is imported only to create the schema. Everything else is plain psyco
 of every command's start.
 """
 
+import io
 import itertools
+import logging
 import os
 import re
 import stat
@@ -238,17 +240,27 @@ def _chosen_url(option: str | None) -> tuple[dict[str, str], str] | None:
 
 
 def _dotenv_url(path: Path) -> str | None:
+    """What a .env file names, if it names one.
+
+    Raises WrongUsage where that cannot be told: going on would mean another database than the user wrote down.
+    """
+    advice = "mend it, or name the database with --database-url"
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return None
-        return dotenv_values(path, interpolate=False).get(URL_VARIABLE)
+        text = path.read_text("utf-8")
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
-        # Going on would mean another database than the one that the user wrote down.
-        raise WrongUsage(
-            f".env: cannot be read ({error}); mend it, or name the database with --database-url"
-        ) from error
+    except UnicodeDecodeError as error:
+        raise WrongUsage(f".env: is not UTF-8, expected UTF-8 text; {advice}") from error
+    except OSError as error:
+        raise WrongUsage(f".env: cannot be read: {error.strerror}; {advice}") from error
+    logging.getLogger("dotenv").setLevel(logging.ERROR)  # it warns of any line it cannot parse, other settings' too
+    url = dotenv_values(stream=io.StringIO(text), interpolate=False).get(URL_VARIABLE)
+    if url is None and (entry := re.search(rf"^[ \t]*(export[ \t]+)?{URL_VARIABLE}\b", text, re.MULTILINE)):
+        number = text.count("\n", 0, entry.start()) + 1
+        raise WrongUsage(f".env:{number}: cannot be parsed, expected {URL_VARIABLE}=URL; {advice}")
+    return url
 
 
 def parse_url(given: str, origin: str) -> dict[str, str]:
@@ -258,8 +270,12 @@ def parse_url(given: str, origin: str) -> dict[str, str]:
     """
     expected = f"{origin}: expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
     scheme, is_url, rest = given.strip().partition("://")
+    if not given.strip():
+        raise WrongUsage(f"{expected}, found nothing")
     if not is_url:
-        raise WrongUsage(f"{expected}, found something else")
+        raise WrongUsage(f"{expected}, found no postgresql:// at its start")
+    if scheme[:1] in ("'", '"'):
+        raise WrongUsage(f"{expected}, found quotation marks around it")
     if not re.fullmatch(r"postgres(ql)?(\+\w+)?", scheme):
         kind = scheme if re.fullmatch(r"[\w+.-]+", scheme) else "another kind"
         raise WrongUsage(f"{expected}, found a URL of {kind}")
@@ -269,7 +285,11 @@ def parse_url(given: str, origin: str) -> dict[str, str]:
     try:
         parameters: dict[str, str] = psycopg2.extensions.parse_dsn(f"postgresql://{rest}")
     except (psycopg2.Error, ValueError) as error:  # the latter for what is not UTF-8, escaped or not, and for NUL
-        raise WrongUsage(f"{expected}, found a URL that PostgreSQL's client library does not accept") from error
+        found = "a URL"
+        unknown = re.search(r'invalid URI query parameter: "(\w+)"', str(error))
+        if unknown and "@" not in rest.partition("?")[2]:  # after an @ it would be part of a password with a ? in it
+            found = f'the parameter "{unknown[1]}"'
+        raise WrongUsage(f"{expected}, found {found} that PostgreSQL's client library does not accept") from error
     if (
         authority.count("@") > 1
         or "@" in path
@@ -278,7 +298,8 @@ def parse_url(given: str, origin: str) -> dict[str, str]:
         or re.search(r"[^,]@|[=\s]", parameters.get("hostaddr", "") + _host_names(parameters))
         or re.search(r":.*@|://|(password|passwd|pwd)\s*=", parameters.get("dbname", ""), re.IGNORECASE)
     ):
-        raise WrongUsage(f"{expected}; in a user or password write @ : / ? # as %40 %3A %2F %3F %23")
+        found = "" if re.fullmatch("[0-9,]*", parameters.get("port", "")) else ", found a port that is not a number"
+        raise WrongUsage(f"{expected}{found}; in a user or password write @ : / ? # as %40 %3A %2F %3F %23")
     return parameters
 
 

@@ -14,6 +14,7 @@ Memory is flat: the constants below bound the lines and bytes in flight.
 
 import contextlib
 import os
+import re
 import select
 import shutil
 import signal
@@ -132,6 +133,8 @@ def check_sources(names: Sequence[str]) -> None:
     for name in names:
         if name == "-":
             continue
+        if not name:
+            raise WrongUsage("FILE: is empty, expected the name of a file, or - for standard input")
         try:
             kind = Path(name).stat().st_mode
             if stat.S_ISDIR(kind):
@@ -142,7 +145,9 @@ def check_sources(names: Sequence[str]) -> None:
                 with Path(name).open("rb") as file:
                     refuse_unreadable(name, file.read(8))
         except OSError as error:
-            raise WrongUsage(f"{name}: cannot be read: {error.strerror}") from error
+            # A shell passes a pattern on as it stands where it matches nothing.
+            hint = "; a pattern that matches no file?" if re.search(r"[*?]", name) else ""
+            raise WrongUsage(f"{name}: cannot be read: {error.strerror}{hint}") from error
 
 
 def refuse_unreadable(name: str, start: bytes) -> None:

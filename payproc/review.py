@@ -184,7 +184,9 @@ def _find(cursor: psycopg2.extensions.cursor, event_id: str) -> Review:
     cursor.execute(_ONE, (event_id,))
     row = cursor.fetchone()
     if row is None:
-        raise CannotFinish(f'event "{exact(event_id)}": is not on record')
+        cursor.execute("SELECT FROM payproc.payments WHERE payment_id = %s", (event_id,))
+        hint = "; it is a payment_id, and payproc review lists the events that wait" if cursor.rowcount else ""
+        raise CannotFinish(f'event "{exact(event_id)}": is not on record{hint}')
     # In this order: whoever resolves it between the two queries is seen by the second. The other way round, the
     # payment would be read as the other decision has left it, and a second decision would seem to fit.
     cursor.execute(_RESOLVED, (event_id,))

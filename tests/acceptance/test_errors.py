@@ -109,24 +109,25 @@ def test_good_lines_around_bad_ones_are_recorded(payproc: Payproc, line: Line, w
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["ingest", "--workers", "0", "good.jsonl"], "Invalid value for '--workers'"),
-        (["ingest", "--workers", "two", "good.jsonl"], "Invalid value for '--workers'"),
-        (["ingest", "--workers", "65", "good.jsonl"], "Invalid value for '--workers'"),
-        (["ingest", "--fail-on", "BAD", "good.jsonl"], "Invalid value for '--fail-on'"),
-        (["ingest", "--format", "xml", "good.jsonl"], "Invalid value for '--format'"),
-        (["ingest", "--no-such-option"], "No such option: --no-such-option"),
-        (["show"], "Missing argument 'PAYMENT_ID'"),
-        (["show", "p1", "p2"], "Got unexpected extra argument"),
-        (["no-such-command"], "No such command 'no-such-command'"),
+        (["ingest", "--workers", "0", "good.jsonl"], '--workers: "0", expected a whole number from 1 to 64'),
+        (["ingest", "--workers", "two", "good.jsonl"], '--workers: "two", expected a whole number from 1 to 64'),
+        (["ingest", "--workers=65", "good.jsonl"], '--workers: "65", expected a whole number from 1 to 64'),
+        (["ingest", "--fail-on", "BAD", "good.jsonl"],
+         '--fail-on: "BAD", expected APPLY, IGNORE, REJECT or MANUAL_REVIEW'),
+        (["ingest", "--format", "xml", "good.jsonl"], '--format: "xml", expected table or json'),
+        (["ingest", "--no-such-option"], "--no-such-option: no such option"),
+        (["show"], "PAYMENT_ID: missing"),
+        (["show", "p1", "p2"], 'unexpected "p2", expected one PAYMENT_ID'),
+        (["no-such-command"], '"no-such-command": no such command'),
     ],
-)
+)  # fmt: skip
 def test_wrong_usage_says_what_is_wrong_and_where_to_read_on(
     payproc: Payproc, good: Path, arguments: list[str], said: str
 ) -> None:
     finished = payproc(*arguments)
+    where = f"payproc {arguments[0]}" if arguments[1:] or arguments == ["show"] else "payproc"
     assert (finished.code, finished.stdout) == (2, "")
-    assert said in finished.stderr
-    assert "--help" in finished.stderr or "-h" in finished.stderr
+    assert finished.stderr == f"payproc: {said}; see {where} --help\n"
 
 
 @pytest.mark.parametrize(
@@ -243,9 +244,18 @@ def test_closed_standard_streams_are_refused(payproc: Payproc, good: Path, close
     ("given", "said"),
     [
         ("mysql://u:s3cret@h/d", "found a URL of mysql"),
-        ("not a url s3cret", "found something else"),
-        ("postgresql://u:s3cret@h/d?no_such=1", "found a URL that PostgreSQL's client library does not accept"),
-        ("", "found something else"),
+        ("not a url s3cret", "found no postgresql:// at its start"),
+        (
+            "postgresql://u:s3cret@h/d?no_such=1",
+            'found the parameter "no_such" that PostgreSQL\'s client library does not accept',
+        ),
+        ("postgresql://u:p/x?s3cret=1@h/d", "found a URL that PostgreSQL's client library does not accept"),
+        (
+            "postgresql://h:54x/d",
+            "found a port that is not a number; in a user or password write @ : / ? # as %40 %3A %2F %3F %23",
+        ),
+        ("", "found nothing"),
+        ("'postgresql://u:s3cret@h/d'", "found quotation marks around it"),
         ("postgresql://u:p/s3cret@h/d", "in a user or password write @ : / ? # as %40 %3A %2F %3F %23"),
         ("postgresql://u:p@s3cret@h/d", "in a user or password write @ : / ? # as %40 %3A %2F %3F %23"),
         ("postgresql://u%3As3cret@h/d", "in a user or password write @ : / ? # as %40 %3A %2F %3F %23"),
@@ -384,8 +394,26 @@ def test_the_option_comes_before_the_variable_and_the_variable_before_dotenv(
 def test_a_dotenv_that_cannot_be_read_is_not_passed_over(payproc_on: Callable[..., Payproc], good: Path) -> None:
     """Going on would mean another database than the one that the user wrote down."""
     payproc = payproc_on(None)
-    (payproc.folder / ".env").write_bytes(b"DATABASE_URL=\xff\xfe\n")
-    assert error(payproc("ingest", "good.jsonl"), 2).startswith("payproc: .env: cannot be read (")
+    for written, said in (
+        (b"DATABASE_URL=\xff\xfe\n", ".env: is not UTF-8, expected UTF-8 text"),
+        (b"A=1\nDATABASE_URL: postgresql://h/d\n", ".env:2: cannot be parsed, expected DATABASE_URL=URL"),
+        (b'export DATABASE_URL="postgresql://h/d\n', ".env:1: cannot be parsed, expected DATABASE_URL=URL"),
+        (b"\n\n  DATABASE_URL\n", ".env:3: cannot be parsed, expected DATABASE_URL=URL"),
+    ):
+        (payproc.folder / ".env").write_bytes(written)
+        advice = "; mend it, or name the database with --database-url"
+        assert error(payproc("ingest", "good.jsonl"), 2) == f"payproc: {said}{advice}"
+
+
+def test_a_line_of_a_dotenv_that_is_not_about_the_database_is_passed_over(
+    payproc_on: Callable[..., Payproc], url: URL, good: Path
+) -> None:
+    payproc = payproc_on(None)
+    there = url.set(drivername="postgres").render_as_string(hide_password=False)
+    (payproc.folder / ".env").write_text(
+        f"what: this\nDATABASE_URL_OF_OTHERS: x\n# DATABASE_URL\nDATABASE_URL={there}\n"
+    )
+    assert payproc("ingest", "good.jsonl", "--quiet") == (0, "", "")
 
 
 def test_help_and_version_need_no_database(payproc_on: Callable[..., Payproc]) -> None:

@@ -143,10 +143,14 @@ def test_show_tells_what_was_decided(payproc: Payproc, flagged: None) -> None:
     [
         (["e1", "--note", "x"], "payproc: say what you decide: either --apply or --dismiss"),
         (["e1", "--note", "x", "--apply", "--dismiss"], "payproc: say what you decide: either --apply or --dismiss"),
-        (["e1", "--apply"], "Error: Missing option '--note'."),
+        (["e1", "--apply"], "payproc: --note: missing; see payproc resolve --help"),
         (["e1", "--apply", "--note", " "], "payproc: --note: is empty, expected some text"),
+        (
+            ["e1", "--apply", "--note", "--expect=created"],
+            "payproc: --note: needs a value, but the option --expect follows it",
+        ),
         (["e1", "--apply", "--note", "x", "--by", ""], "payproc: --by: is empty, expected some text"),
-        (["--apply", "--note", "x"], "Error: Missing argument 'EVENT_ID'."),
+        (["--apply", "--note", "x"], "payproc: EVENT_ID: missing; see payproc resolve --help"),
     ],
 )
 def test_a_decision_that_is_not_clear_is_wrong_usage(payproc: Payproc, arguments: list[str], said: str) -> None:
