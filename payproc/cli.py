@@ -53,8 +53,8 @@ MOST_ROWS = 1_000_000_000
 NARROWEST = 40
 """Columns that a table takes at least. In fewer it would be letters under each other, and in none it would be gone."""
 
-NOT_AN_EVENT = (
-    'no line is an event, expected lines such as {"event_id": "evt_1", "payment_id": "pay_1", "type": "capture"}; '
+NOT_JSON_LINES = (
+    'no line is an object, expected lines such as {"event_id": "evt_1", "payment_id": "pay_1", "type": "capture"}; '
     "jq -c writes JSON one object a line"
 )
 """For who ingests a CSV file, an array, or objects over several lines: each line is listed, and none says it all."""
@@ -232,8 +232,8 @@ def ingest(
             def report(*, is_whole: bool) -> None:
                 bar.close()
                 listed.end("malformed line", "" if malformed is not None else "; --malformed FILE keeps them all")
-                if is_whole and run.summary.malformed and not (run.summary.events or quiet):
-                    _say(NOT_AN_EVENT)
+                if is_whole and listed.is_no_object and not (run.summary.events or quiet):
+                    _say(NOT_JSON_LINES)
                 _print_summary(run.summary, is_whole, output_format, "-" in (decisions, malformed), quiet)
                 if not (dry_run or quiet):
                     with contextlib.suppress(CannotFinish):  # if the database is gone, so be it: this is a courtesy
@@ -762,11 +762,21 @@ class _FaultList:
     """Lists what is wrong in what is read on stderr, the first of it; counts the rest."""
 
     def __init__(self) -> None:
+        from payproc.schemas import EXPECTED_LINE
+
         self._count = 0
+        self._not_objects = 0
+        self._not_an_object = f"expected {EXPECTED_LINE}"
+
+    @property
+    def is_no_object(self) -> bool:
+        """Whether something is wrong, and each time it is that a line is no JSON object."""
+        return 0 < self._count == self._not_objects
 
     def add(self, message: str) -> None:
         """List a fault, unless enough are listed."""
         self._count += 1
+        self._not_objects += message.endswith(self._not_an_object)
         if self._count <= FAULTS_SHOWN:
             print(plain(message), file=sys.stderr)  # not typer.echo: this way it stays clear of the progress bar
 

@@ -33,9 +33,9 @@ _SHOWN_CHARACTERS = 60
 
 _EXPECTED_ID = f"a string of 1 to {MAX_ID_CHARACTERS} characters"
 _EXPECTED_TYPE = "authorize, capture, refund or fail"
-_EXPECTED_LINE = "one JSON object a line"
+EXPECTED_LINE = "one JSON object a line"
 
-TOO_LONG = f"line too long: over {MAX_LINE_BYTES:,} bytes, expected {_EXPECTED_LINE} of at most 1 MiB"
+TOO_LONG = f"line too long: over {MAX_LINE_BYTES:,} bytes, expected {EXPECTED_LINE} of at most 1 MiB"
 
 
 class PaymentEvent(msgspec.Struct, frozen=True, gc=False):
@@ -192,14 +192,14 @@ def _lone_surrogate(text: str) -> str | None:
 
 def _not_json(error: Exception) -> str:
     found = str(error).removeprefix("JSON is malformed: ")
-    return f"not JSON: {found[:1].lower()}{found[1:]}, expected {_EXPECTED_LINE}"
+    return f"not JSON: {found[:1].lower()}{found[1:]}, expected {EXPECTED_LINE}"
 
 
 def _wrong_field(text: str) -> str:
     """The line's first field that is missing, of a wrong JSON type or of no known value."""
     content = _loads(text)
     if not isinstance(content, _Pairs):
-        return f"{_json_type(content)}, expected {_EXPECTED_LINE}"
+        return f"{_json_type(content)}, expected {EXPECTED_LINE}"
     if problem := _repeated_key(content):
         return problem
     fields = dict(content)
@@ -212,7 +212,7 @@ def _wrong_field(text: str) -> str:
             return f"{field}: {_json_type(value)}, expected {expected}"
         if field == "type" and value not in _TYPES:
             return f"{field}: unknown {_quoted(value)}, expected {expected}"
-    return f"not an event, expected {_EXPECTED_LINE}"
+    return f"not an event, expected {EXPECTED_LINE}"
 
 
 def _json_type(value: object) -> str:

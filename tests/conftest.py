@@ -229,7 +229,7 @@ class Payproc:
         """Start the command and leave it running."""
         environment = {**self.environment, **options.pop("env", {})}
         return subprocess.Popen(
-            [COMMAND, *arguments],
+            [options.pop("command", COMMAND), *arguments],
             cwd=self.folder,
             env=environment,
             **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},

@@ -172,9 +172,10 @@ def test_quiet_leaves_only_errors_and_what_was_asked_for(payproc: Payproc, five:
 def test_the_first_twenty_malformed_lines_are_listed_and_the_rest_counted(payproc: Payproc) -> None:
     finished = payproc("ingest", "-", stdin=b"oops\n" * 1234)
     listed = finished.stderr.splitlines()[1:]
-    assert len(listed) == 21
+    assert len(listed) == 22
     assert listed[19].startswith("<stdin>:20: not JSON")
     assert listed[20] == "… and 1,214 more malformed lines; --malformed FILE keeps them all"
+    assert listed[21].startswith("payproc: no line is an object, expected lines such as {")
     assert finished.stdout.splitlines()[-1].startswith("0 events · 1,234 malformed lines · ")
 
 
