@@ -80,6 +80,14 @@ def test_no_line_is_wider_than_the_terminal_and_no_id_is_cut(
     assert "…" not in shown
 
 
+@pytest.mark.parametrize("columns", ["0", "1", "20"])
+def test_a_terminal_too_narrow_for_a_table_gets_the_narrowest(payproc: Payproc, story: None, columns: str) -> None:
+    """Some terminals say that they have no columns; rich would print none."""
+    narrowest = payproc("show", "p1", env={"COLUMNS": "40"}).stdout
+    assert payproc("show", "p1", env={"COLUMNS": columns}).stdout == narrowest
+    assert "Event" in narrowest
+
+
 def test_a_payment_known_only_from_a_conflict_is_created(payproc: Payproc, story: None) -> None:
     payment = json.loads(payproc("show", "p2", "--format", "json").stdout)
     assert (payment["state"], payment["version"], payment["history"]) == ("created", 0, [])
