@@ -128,6 +128,10 @@ def main() -> None:
         _abandon_stdout()
         _say(f"output could not be written: {error.strerror}")
         raise SystemExit(1) from None
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # where --help meets one, the library exits with 1
+            raise SystemExit(BROKEN_PIPE) from None
+        raise
     raise SystemExit(code)
 
 

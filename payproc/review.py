@@ -103,22 +103,20 @@ class Verdict(msgspec.Struct, frozen=True):
 
 def open_reviews(database: Database, reason: Reason | None = None, limit: int | None = None) -> Iterator[Review]:
     """Events that wait for a person, the oldest first; memory stays flat. Raises CannotFinish."""
-    return islice(_open_reviews(database, reason), limit)
+    return islice(_in_pages(database, reason, FETCH_ROWS if limit is None else min(limit, FETCH_ROWS)), limit)
 
 
-def _open_reviews(database: Database, reason: Reason | None) -> Iterator[Review]:
+def _in_pages(database: Database, reason: Reason | None, rows: int) -> Iterator[Review]:
+    """By pages, as of one moment: as a whole, the queue would be there only once all of it is sorted."""
     last: tuple[str | datetime, str] = ("-infinity", "")
     with database.snapshot() as connection, connection.cursor() as cursor:
-        # By pages: as a whole, the queue would be there only once all of it is sorted.
-        while page := _page(cursor, reason, last):
+        while True:
+            cursor.execute(_WAITING, (reason, reason, *last, rows))
+            page = [review for review, _ in map(_review, cursor)]
+            if not page:
+                return
             yield from page
             last = (page[-1].recorded_at, page[-1].event_id)
-
-
-def _page(cursor: psycopg2.extensions.cursor, reason: Reason | None, last: tuple[str | datetime, str]) -> list[Review]:
-    """What waits behind the last one seen."""
-    cursor.execute(_WAITING, (reason, reason, *last, FETCH_ROWS))
-    return [review for review, _ in map(_review, cursor)]
 
 
 def count_open(database: Database) -> int:

@@ -47,3 +47,7 @@ payproc show pay_map
 # Does every payment's history explain its state? What has been done so far?
 payproc verify
 payproc runs
+
+# All that is recorded, as lines that an empty database can ingest; stderr says what it leaves out.
+payproc export > ../recorded.jsonl
+PAYPROC_HOME=$(mktemp -d) payproc ingest ../recorded.jsonl

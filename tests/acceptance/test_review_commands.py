@@ -93,7 +93,9 @@ def test_a_reason_that_nothing_can_wait_for_is_refused(payproc: Payproc, flagged
 
 
 @pytest.mark.parametrize("reader", ["true", pytest.param("head -c 1", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("command", ["review", "review --format json", "runs --format json", "show p1", "rules"])
+@pytest.mark.parametrize(
+    "command", ["review", "review --format json", "runs --format json", "show p1", "rules", "show --help"]
+)
 def test_a_reader_that_goes_away_ends_any_command_quietly(
     payproc: Payproc, flagged: None, command: str, reader: str
 ) -> None:
