@@ -601,12 +601,13 @@ def _raise_if_interrupted() -> None:
 
 
 def _write_whole(block: bytes) -> None:
-    """Write whole lines to stdout. A signal is put off until they are out; a second one ends the process at once."""
+    """Write whole lines to stdout. A signal is put off until they are out; a second one, of any kind, ends it."""
     numbers = [each for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is _interrupt]
 
     def put_off(number: int, _: FrameType | None) -> None:
         _signals.append(number)
-        signal.signal(number, signal.SIG_DFL)
+        for each in numbers:
+            signal.signal(each, signal.SIG_DFL)
 
     try:
         for number in numbers:

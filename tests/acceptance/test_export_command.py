@@ -287,6 +287,19 @@ def test_a_second_interrupt_ends_an_export_whose_reader_does_not_read(
     assert stalled.returncode == -signal.SIGINT
 
 
+def test_a_second_signal_of_another_kind_ends_it_too(stalled: "subprocess.Popen[bytes]", wait: Wait) -> None:
+    def is_put_off() -> bool:
+        status = Path(f"/proc/{stalled.pid}/status").read_text()
+        caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+        return not caught & 1 << (signal.SIGTERM - 1)
+
+    stalled.send_signal(signal.SIGTERM)
+    wait(is_put_off)
+    stalled.send_signal(signal.SIGINT)
+    wait(lambda: stalled.poll() is not None)
+    assert stalled.returncode == -signal.SIGINT
+
+
 def test_a_reader_that_goes_away_ends_it_quietly(payproc: Payproc, many: Callable[..., None]) -> None:
     many(3000)
     with shell(payproc, '"$0" export -q | head -n 2; echo ${PIPESTATUS[0]}') as process:
