@@ -49,6 +49,9 @@ Without that, a command whose network is cut while it waits for an answer waits 
 FETCH_ROWS = 2_000
 """Rows fetched at a time where a result may be long."""
 
+FETCH_LINES = 100
+"""The same where each row has a line as received, of up to 1 MiB: all that are fetched are in memory at once."""
+
 # A query that Citus answers in steps keeps what is between them on disk, at most 1 GB of it unless told.
 _LIFT_CITUS_LIMIT = """
     SELECT set_config('citus.max_intermediate_result_size', '-1', true) FROM pg_extension WHERE extname = 'citus'

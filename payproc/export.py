@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 import psycopg2.extensions
 
-from payproc.db import Database
+from payproc.db import FETCH_LINES, Database
 from payproc.logic import Outcome, Resolution, State
 from payproc.schemas import MAX_LINE_BYTES, TOO_LONG, Malformed, parse_line
 from payproc.text import exact
@@ -30,9 +30,6 @@ from payproc.verify import DECIDED
 
 BLOCK_BYTES = 64 << 10
 """Lines are handed on in blocks of about so many bytes: what a pipe holds, and few enough to interrupt between."""
-
-FETCH_LINES = 100
-"""Lines fetched at a time. Each may have 1 MiB, and all that are fetched are in memory at once."""
 
 _WAITS = Outcome.MANUAL_REVIEW.value
 

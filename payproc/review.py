@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import psycopg2.extensions
 
-from payproc.db import FETCH_ROWS, Database
+from payproc.db import FETCH_LINES, Database
 from payproc.errors import CannotFinish
 from payproc.logic import STATE_NAMED_BY, EventType, Outcome, Reason, Resolution, State
 from payproc.payments import in_utc, source_name
@@ -34,16 +34,18 @@ _REVIEWS = """
     ORDER BY recorded_at, event_id
 """
 
-_WAITING = _REVIEWS.format(
-    events="""
-        SELECT * FROM payproc.events
-        WHERE events.outcome = 'MANUAL_REVIEW'
-          AND (%s::payproc.reason IS NULL OR events.reason = %s)
-          AND NOT EXISTS (SELECT 1 FROM payproc.resolutions WHERE resolutions.event_id = events.event_id)
-          AND (events.recorded_at, events.event_id) > (%s, %s)
-        ORDER BY events.recorded_at, events.event_id LIMIT %s
-    """
-)
+_WAITING_EVENTS = """
+    FROM payproc.events
+    WHERE events.outcome = 'MANUAL_REVIEW'
+      AND (%s::payproc.reason IS NULL OR events.reason = %s)
+      AND NOT EXISTS (SELECT 1 FROM payproc.resolutions WHERE resolutions.event_id = events.event_id)
+      AND (events.recorded_at, events.event_id) > (%s, %s)
+    ORDER BY events.recorded_at, events.event_id LIMIT %s
+"""
+
+_WAITING = _REVIEWS.format(events=f"SELECT * {_WAITING_EVENTS}")
+
+_END_OF_PAGE = f"SELECT events.recorded_at, events.event_id {_WAITING_EVENTS} OFFSET %s"
 
 _ONE = _REVIEWS.format(events="SELECT * FROM payproc.events WHERE event_id = %s")
 
@@ -103,7 +105,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 def open_reviews(database: Database, reason: Reason | None = None, limit: int | None = None) -> Iterator[Review]:
     """Events that wait for a person, the oldest first; memory stays flat. Raises CannotFinish."""
-    return islice(_in_pages(database, reason, FETCH_ROWS if limit is None else min(limit, FETCH_ROWS)), limit)
+    return islice(_in_pages(database, reason, FETCH_LINES if limit is None else min(limit, FETCH_LINES)), limit)
 
 
 def _in_pages(database: Database, reason: Reason | None, rows: int) -> Iterator[Review]:
@@ -113,10 +115,16 @@ def _in_pages(database: Database, reason: Reason | None, rows: int) -> Iterator[
         while True:
             cursor.execute(_WAITING, (reason, reason, *last, rows))
             page = [review for review, _ in map(_review, cursor)]
-            if not page:
-                return
             yield from page
-            last = (page[-1].recorded_at, page[-1].event_id)
+            if len(page) == rows:
+                last = (page[-1].recorded_at, page[-1].event_id)
+                continue
+            # It is the last page, or some of its events are of payments that are gone, as `verify` says.
+            cursor.execute(_END_OF_PAGE, (reason, reason, *last, 1, rows - 1))
+            end = cursor.fetchone()
+            if end is None:
+                return
+            last = end
 
 
 def count_open(database: Database) -> int:

@@ -344,3 +344,25 @@ def test_a_long_queue_is_listed_in_flat_memory(payproc: Payproc, sql: Any) -> No
         assert listed == last_one
         peaks.append(int(status.partition("VmHWM:")[2].split()[0]))
     assert peaks[1] < peaks[0] + 15_000, f"peaks in kB: {peaks}"
+
+
+@pytest.mark.slow
+def test_a_queue_of_long_lines_takes_no_more_memory_than_a_part_of_it(payproc: Payproc, sql: Any) -> None:
+    """600 waiting events whose lines have nearly 1 MiB each."""
+    size, count = 1_000_000, 600
+    sql.rows(
+        "WITH new AS (INSERT INTO payproc.payments (payment_id, state, version)"
+        " SELECT 'p' || n, 'created', 1 FROM generate_series(1, %s) AS n RETURNING payment_id)"
+        " INSERT INTO payproc.events (event_id, payment_id, position, type, outcome, reason, state_before,"
+        " state_after, source, run_id, line, payload) SELECT 'e' || payment_id, payment_id, 1, 'capture',"
+        " 'MANUAL_REVIEW', 'predecessor_missing', 'created', 'created', 0, 1, 1,"
+        " ('{\"x\": \"' || repeat('x', %s) || '\"}')::json FROM new",
+        count, size,
+    )  # fmt: skip
+    process = payproc.start("review", "--quiet", "--format", "json")
+    for _ in range(count):
+        assert len(process.stdout.readline()) > size
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    process.communicate()
+    peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    assert peak < count * size * 0.7, f"it took {peak:,} bytes"

@@ -10,8 +10,8 @@ from postgres import Sql, contents
 from sqlalchemy import URL
 
 from payproc import db
-from payproc.db import Database
-from payproc.export import BLOCK_BYTES, FETCH_LINES, LeftOut, Totals, export
+from payproc.db import FETCH_LINES, Database
+from payproc.export import BLOCK_BYTES, LeftOut, Totals, export
 from payproc.handlers import Received, Recorder
 from payproc.ingest import Ingest, Options, StopRequest
 from payproc.logic import Resolution

@@ -99,12 +99,15 @@ def test_a_queue_of_many_pages_is_whole_and_in_order(
     facts = [(f"e{number}", f"p{number}", "capture") for number in range(9)]
     recorder.handle(events(*facts))
     sql.rows("UPDATE payproc.events SET recorded_at = '2026-01-01' WHERE event_id > 'e1'")
-    monkeypatch.setattr(review_module, "FETCH_ROWS", 3)
+    monkeypatch.setattr(review_module, "FETCH_LINES", 3)
     expected = [*(event_id for event_id, *_ in facts[2:]), "e0", "e1"]
     assert [review.event_id for review in open_reviews(database)] == expected
     assert [review.event_id for review in open_reviews(database, limit=5)] == expected[:5]
     sql.rows("DELETE FROM payproc.payments WHERE payment_id IN ('p2', 'p3')")
     assert [review.event_id for review in open_reviews(database, limit=5)] == expected[2:7]
+    assert [review.event_id for review in open_reviews(database, limit=1)] == expected[2:3]
+    sql.rows("DELETE FROM payproc.payments WHERE payment_id IN ('p4', 'p7')")
+    assert [review.event_id for review in open_reviews(database)] == [*expected[3:5], *expected[6:]]
 
 
 def test_what_comes_after_a_resolution_is_decided_on_the_state_that_it_left(
