@@ -336,13 +336,13 @@ def _mark(cursor: psycopg2.extensions.cursor, where: str) -> str | None:
         return str(mark)
     if mark is not None and mark.startswith(_MARK_START):
         raise CannotFinish(
-            f"the schema {SCHEMA} of {where} has version {mark.removeprefix(_MARK_START)}, expected {SCHEMA_VERSION}; "
-            "use the payproc that made it"
+            f"the schema {SCHEMA} of the database {where} has version {mark.removeprefix(_MARK_START)}, expected "
+            f"{SCHEMA_VERSION}; use the payproc that made it"
         )
     if relations:
         raise CannotFinish(
-            f"the schema {SCHEMA} of {where} is not payproc's: it holds {relations} tables and indexes of something "
-            "else; name another database"
+            f"the schema {SCHEMA} of the database {where} is not payproc's: it holds {relations} tables and indexes of "
+            "something else; name another database"
         )
     return None
 
@@ -375,8 +375,8 @@ def ensure_citus_schema(database: Database) -> bool:
             return False
         if mark is not None:
             raise CannotFinish(
-                f"the schema {SCHEMA} of {database.where} was made for one server and cannot be distributed any more; "
-                "name another database, or go on with this one as it is"
+                f"the schema {SCHEMA} of the database {database.where} was made for one server and cannot be "
+                "distributed any more; name another database, or go on with this one as it is"
             )
         _check_citus(cursor, database.where)
         # One connection to each machine: the types are created there by the same transaction as the tables.
@@ -396,8 +396,8 @@ def _check_citus(cursor: psycopg2.extensions.cursor, where: str) -> None:
     available = cursor.fetchall()
     if not available:
         raise CannotFinish(
-            f"the server of {where} does not have the extension citus, which --citus needs; name a Citus coordinator, "
-            "or leave out --citus for one server"
+            f"the server of the database {where} does not have the extension citus, which --citus needs; name a Citus "
+            "coordinator, or leave out --citus for one server"
         )
     if available == [(None,)]:
         raise CannotFinish(

@@ -11,6 +11,7 @@ keys and procedure that Citus would get, and nothing distributed.
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,12 @@ IS_FOR_CITUS = os.environ.get("PAYPROC_TEST_SCHEMA") == "citus"
 
 
 _FIGURES = pytest.StashKey[Counter[str]]()
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C be heard: what a shell starts in the background ignores it, and so would every command under test."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

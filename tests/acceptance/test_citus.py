@@ -98,10 +98,10 @@ def test_a_server_without_the_extension_is_one_line(
     finished = payproc_on(bare_url)("init", "--citus", "--quiet")
     assert finished.code == 1
     assert finished.stdout == ""
-    said = finished.stderr.replace(finished.stderr.partition("server of ")[2].partition(" does")[0], "SERVER")
+    said = finished.stderr.replace(finished.stderr.partition("the database ")[2].partition(" does")[0], "SERVER")
     assert said == (
-        "payproc: the server of SERVER does not have the extension citus, which --citus needs; name a Citus "
-        "coordinator, or leave out --citus for one server\n"
+        "payproc: the server of the database SERVER does not have the extension citus, which --citus needs; name a "
+        "Citus coordinator, or leave out --citus for one server\n"
     )
     assert sql_on(bare_url).value("SELECT to_regnamespace('payproc')") is None
 
@@ -183,7 +183,7 @@ def test_where_the_schema_for_one_server_is_there_it_is_refused(
     assert payproc("init").code == 0
     finished = payproc("init", "--citus", "--quiet")
     assert finished.code == 1
-    assert finished.stderr.startswith("payproc: the schema payproc of postgresql://")
+    assert finished.stderr.startswith("payproc: the schema payproc of the database postgresql://")
     assert finished.stderr.endswith(
         "/plain was made for one server and cannot be distributed any more; name another database, or go on with this "
         "one as it is\n"
