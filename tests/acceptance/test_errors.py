@@ -109,30 +109,6 @@ def test_good_lines_around_bad_ones_are_recorded(payproc: Payproc, line: Line, w
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["ingest", "--workers", "0", "good.jsonl"], '--workers: "0", expected a whole number from 1 to 64'),
-        (["ingest", "--workers", "two", "good.jsonl"], '--workers: "two", expected a whole number from 1 to 64'),
-        (["ingest", "--workers=65", "good.jsonl"], '--workers: "65", expected a whole number from 1 to 64'),
-        (["ingest", "--fail-on", "BAD", "good.jsonl"],
-         '--fail-on: "BAD", expected APPLY, IGNORE, REJECT or MANUAL_REVIEW'),
-        (["ingest", "--format", "xml", "good.jsonl"], '--format: "xml", expected table or json'),
-        (["ingest", "--no-such-option"], "--no-such-option: no such option"),
-        (["show"], "PAYMENT_ID: missing"),
-        (["show", "p1", "p2"], 'unexpected "p2", expected one PAYMENT_ID'),
-        (["no-such-command"], '"no-such-command": no such command'),
-    ],
-)  # fmt: skip
-def test_wrong_usage_says_what_is_wrong_and_where_to_read_on(
-    payproc: Payproc, good: Path, arguments: list[str], said: str
-) -> None:
-    finished = payproc(*arguments)
-    where = f"payproc {arguments[0]}" if arguments[1:] or arguments == ["show"] else "payproc"
-    assert (finished.code, finished.stdout) == (2, "")
-    assert finished.stderr == f"payproc: {said}; see {where} --help\n"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
         (["-", "-"], "-: given twice, but standard input can be read only once"),
         (["good.jsonl", "--malformed", "good.jsonl"],
          "--malformed: good.jsonl is also an input, and would be overwritten; name another file"),
@@ -240,6 +216,7 @@ def test_closed_standard_streams_are_refused(payproc: Payproc, good: Path, close
 # ---- The database ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -43,6 +43,7 @@ def examples(shown: str) -> list[str]:
     return re.findall(r"^    (.*payproc .*)$", shown.partition("\n  Example")[2], re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_every_example_of_the_help_works(payproc: Payproc) -> None:
     """As they stand there, one after the other; only the database servers named in them are the test's."""
     for name in ("day.jsonl", "dump.jsonl"):

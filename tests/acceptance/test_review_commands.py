@@ -143,26 +143,6 @@ def test_show_tells_what_was_decided(payproc: Payproc, flagged: None) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["e1", "--note", "x"], "payproc: say what you decide: either --apply or --dismiss"),
-        (["e1", "--note", "x", "--apply", "--dismiss"], "payproc: say what you decide: either --apply or --dismiss"),
-        (["e1", "--apply"], "payproc: --note: missing; see payproc resolve --help"),
-        (["e1", "--apply", "--note", " "], "payproc: --note: is empty, expected some text"),
-        (
-            ["e1", "--apply", "--note", "--expect=created"],
-            "payproc: --note: needs a value, but the option --expect follows it",
-        ),
-        (["e1", "--apply", "--note", "x", "--by", ""], "payproc: --by: is empty, expected some text"),
-        (["--apply", "--note", "x"], "payproc: EVENT_ID: missing; see payproc resolve --help"),
-    ],
-)
-def test_a_decision_that_is_not_clear_is_wrong_usage(payproc: Payproc, arguments: list[str], said: str) -> None:
-    finished = payproc("resolve", "--yes", *arguments)
-    assert (finished.code, finished.stdout, last(finished)) == (2, "", said)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
         (["nope", "--apply"], 'event "nope": is not on record'),
         (["e2", "--apply"], 'event "e2": came out APPLY (transition), so there is nothing to decide'),
         (["e1", "--apply", "--expect", "created"],
@@ -181,7 +161,16 @@ def test_resolving_in_a_database_without_payproc_is_one_line(payproc_on: Callabl
     assert (finished.code, last(finished)) == (1, 'payproc: event "e1": is not on record')
 
 
-@pytest.mark.parametrize(("answer", "code"), [(b"y\n", 0), (b"n\n", 1), (b"\n", 1), (b"\x03", 130), (b"\x04", 130)])
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (b"y\n", 0),
+        (b"n\n", 1),
+        pytest.param(b"\n", 1, marks=pytest.mark.slow),
+        (b"\x03", 130),
+        pytest.param(b"\x04", 130, marks=pytest.mark.slow),
+    ],
+)
 def test_on_a_terminal_it_shows_state_and_effect_and_asks(
     payproc: Payproc, flagged: None, sql: Any, answer: bytes, code: int
 ) -> None:

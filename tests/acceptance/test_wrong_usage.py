@@ -114,7 +114,7 @@ def test_wrong_usage_is_answered_with_a_line_that_helps(
     world: Payproc, session: Path, stored: Callable[[], Any]
 ) -> None:
     every = tries(session)
-    check(world, every[:: len(every) // 4], stored)
+    check(world, every[:: len(every) // 2], stored)
 
 
 @pytest.mark.slow
@@ -139,6 +139,7 @@ def test_every_command_is_tried_in_many_ways_and_answers_in_its_own_voice(sessio
         assert all(line.startswith("payproc: ") for line in own), each
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
