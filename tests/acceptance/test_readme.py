@@ -132,6 +132,14 @@ def test_every_sample_stands_in_it_and_every_file_named_exists() -> None:
         assert (ROOT / "payproc" / module).is_file()
 
 
+def test_every_link_leads_somewhere() -> None:
+    headings = re.findall(r"^## (.+)$", README, re.MULTILINE)
+    places = {"#" + re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+    links = re.findall(r"\]\((?!https:)([^)]+)\)", README)
+    assert {link for link in links if link not in places and not (ROOT / link).exists()} == set()
+    assert places <= set(links)
+
+
 def test_the_two_commands_are_one_line_each_and_the_samples_exist() -> None:
     install, tests = (block.strip() for block in blocks("sh")[:2])
     assert "\n" not in install
