@@ -415,12 +415,12 @@ def create_schema(cursor: psycopg2.extensions.cursor, *, for_citus: bool = False
         cursor.execute(f"CREATE SCHEMA {SCHEMA}")
     for statement in create_tables(for_citus=for_citus):
         cursor.execute(statement)
-    cursor.execute(_procedure(for_citus=for_citus))
+    cursor.execute(procedure(for_citus=for_citus))
     cursor.execute(f"COMMENT ON TABLE {SCHEMA}.runs IS '{_CITUS_MARK if for_citus else _MARK}'")
 
 
-def _procedure(*, for_citus: bool) -> str:
-    """record_decisions.sql; for Citus without its asynchronous commits.
+def procedure(*, for_citus: bool) -> str:
+    """The statement of record_decisions.sql; for Citus without its asynchronous commits.
 
     There the coordinator's commit is the decision that the other machines follow. If it could be lost after one of
     them has followed it, a payment would be left without its event, or an event without its payment.

@@ -49,5 +49,9 @@ payproc verify
 payproc runs
 
 # All that is recorded, as lines that an empty database can ingest; stderr says what it leaves out.
-payproc export > ../recorded.jsonl
-PAYPROC_HOME=$(mktemp -d) payproc ingest ../recorded.jsonl
+payproc export > recorded.jsonl
+
+# So this copies it into another database, which is thrown away again here.
+copy=$(mktemp -d)
+PAYPROC_HOME=$copy payproc ingest recorded.jsonl
+rm -rf "$copy"

@@ -16,15 +16,17 @@ from typing import NamedTuple
 from days import fresh, write
 from ground import Ground, Measured, Row
 from payproc import embedded
+from payproc.db import procedure
 from payproc_process import COMMAND
 
 
 class Choice(NamedTuple):
-    """Another way to have it: SQL that changes the schema, or lines for postgresql.conf."""
+    """Another way to have it: SQL that changes the schema, lines for postgresql.conf, or options of `ingest`."""
 
     name: str
     schema: Sequence[str] = ()
     settings: Sequence[str] = ()
+    options: Sequence[str] = ()
 
 
 AS_IT_IS = Choice("as payproc has it")
@@ -42,6 +44,11 @@ CHOICES = (
     ),
     Choice("payments with a fill factor of 80", ["ALTER TABLE payproc.payments SET (fillfactor = 80)"]),
     Choice("jsonb instead of json", ["ALTER TABLE payproc.events ALTER payload TYPE jsonb"]),
+    Choice(
+        "every commit waits, as on Citus; with 16 workers",
+        [procedure(for_citus=True)],
+        options=["--workers", "16"],
+    ),
     Choice("shared_buffers 128MB", settings=["shared_buffers = 128MB"]),
     Choice("shared_buffers 2GB", settings=["shared_buffers = 2GB"]),
     Choice("max_wal_size 1GB, checkpoint_timeout 5min", settings=["max_wal_size = 1GB", "checkpoint_timeout = 5min"]),
@@ -91,7 +98,7 @@ def _measure(choice: Choice, file: Path, events: int) -> Measured:
             ground = Ground(server)
             ground.main.execute(*choice.schema)
             with ground.timed(Row.FRESH, events) as measured:
-                subprocess.run([COMMAND, "ingest", "--quiet", file], env=environment, check=True)
+                subprocess.run([COMMAND, "ingest", "--quiet", *choice.options, file], env=environment, check=True)
             return measured[0]
     finally:
         shutil.rmtree(home)

@@ -43,7 +43,7 @@ def measure_growth(ground: Ground, folder: Path, events: int) -> None:
     print(f"\nwhole run: {events / seconds:,.0f} events/s in {seconds:,.1f} s")
     print(f"last slice against first: {rates[-1] / rates[0]:.2f}")
     print(f"peak memory of the process: {_megabytes(peak)}")
-    _look_back(ground)
+    _look_back(ground, events)
 
 
 def _watch(ground: Ground, file: Path) -> tuple[list[tuple[float, int]], int]:
@@ -56,10 +56,12 @@ def _watch(ground: Ground, file: Path) -> tuple[list[tuple[float, int]], int]:
     return points, peak
 
 
-def _run(ground: Ground, arguments: list[str], meanwhile: Callable[[], None] = lambda: None) -> int:
+def _run(
+    ground: Ground, arguments: list[str], meanwhile: Callable[[], None] = lambda: None, stdout: int | None = None
+) -> int:
     """Run a command to its end; give its peak memory in KB."""
     peak = 0
-    with subprocess.Popen([COMMAND, *arguments], env=environment(ground)) as process:
+    with subprocess.Popen([COMMAND, *arguments], env=environment(ground), stdout=stdout) as process:
         while process.poll() is None:
             peak = max(peak, _peak_memory(process.pid))
             meanwhile()
@@ -69,12 +71,16 @@ def _run(ground: Ground, arguments: list[str], meanwhile: Callable[[], None] = l
     return peak
 
 
-def _look_back(ground: Ground) -> None:
-    """Measure `verify` and `show` on what is there now."""
+def _look_back(ground: Ground, events: int) -> None:
+    """Measure `verify`, `export` and `show` on what is there now."""
     print("\npayproc verify: ", end="", flush=True)
     began = time.perf_counter()
     peak = _run(ground, ["verify", "--quiet"])
     print(f"in {time.perf_counter() - began:,.1f} s, peak memory {_megabytes(peak)}")
+    began = time.perf_counter()
+    peak = _run(ground, ["export", "--quiet"], stdout=subprocess.DEVNULL)
+    seconds = time.perf_counter() - began
+    print(f"payproc export: {events / seconds:,.0f} events/s, peak memory {_megabytes(peak)}", flush=True)
     with closing(ground.main.connect()) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT payment_id FROM payproc.events WHERE position = 3 LIMIT 1")
         ((payment_id,),) = cursor.fetchall()
