@@ -117,8 +117,10 @@ class Database:
             # Every write here is compare and set or harmless to lose; a stricter default would only make it fail.
             connection.set_session(isolation_level="READ COMMITTED", autocommit=False)
             try:
-                with connection, connection.cursor() as cursor:
+                # Not `with connection`: on one that is gone its rollback fails, and hides why. Closing rolls back, too.
+                with connection.cursor() as cursor:
                     yield cursor
+                connection.commit()
             except psycopg2.Error as error:
                 raise self.explained(error) from error
 
@@ -197,13 +199,17 @@ _ADVICE = {
 """What a user can do, by SQLSTATE or its class."""
 
 
+_SAYS_NOTHING = ("Is the server running", "This probably means", "before or while processing", "DETAIL", "LINE ")
+"""How lines begin that libpq adds to guess, or to show where."""
+
+
 def _one_line(error: psycopg2.Error, password: str | None) -> str:
     """What the server or libpq said, without repetition, layout or password."""
     said: list[str] = []
     for line in (error.diag.message_primary or str(error)).splitlines():
         # libpq: 'connection to server at "db" (10.0.0.1), port 5432 failed: FATAL:  database "x" does not exist'
         reason = line.rpartition(" failed: ")[2].replace("FATAL:  ", "").strip()
-        if reason and reason not in said and not reason.startswith(("Is the server running", "DETAIL", "LINE ")):
+        if reason and reason not in said and not reason.startswith(_SAYS_NOTHING):
             said.append(reason)
     result = "; ".join(said)
     return result.replace(password, "***") if password else result

@@ -137,23 +137,25 @@ class Hosts:
     def __init__(self, network: Network, payproc: Payproc, processes: ExitStack) -> None:
         self.network, self.payproc, self._processes = network, payproc, processes
 
-    def start(self, number: int, *arguments: str, url: URL) -> "subprocess.Popen[bytes]":
+    def start(
+        self, number: int, *arguments: str, url: URL, stdin: int = subprocess.DEVNULL
+    ) -> "subprocess.Popen[bytes]":
         """Start it on one of them."""
         rendered = url.render_as_string(hide_password=False)
         process: subprocess.Popen[bytes] = self._processes.enter_context(
             subprocess.Popen(
                 [*self.network.inside(number), Path(sys.executable).with_name("payproc"), *arguments],
                 cwd=self.payproc.folder, env={**self.payproc.environment, "DATABASE_URL": rendered},
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             )
         )  # fmt: skip
         self._processes.callback(process.kill)
         return process
 
-    def ingest(self, number: int, url: URL) -> "subprocess.Popen[bytes]":
-        """Have one of them ingest the file that bears its number."""
-        files = (f"{number}.jsonl", "--decisions", f"{number}.decisions")
-        return self.start(number, "ingest", *files, "--quiet", url=url)
+    def ingest(self, number: int, url: URL, stdin: int = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
+        """Have one of them ingest the file that bears its number, and then what comes by standard input."""
+        files = (f"{number}.jsonl", "-", "--decisions", f"{number}.decisions")
+        return self.start(number, "ingest", *files, "--quiet", url=url, stdin=stdin)
 
     def reported(self, number: int) -> list[dict[str, Any]]:
         """What it has reported of events; of a last line that is torn, nothing."""
@@ -196,11 +198,14 @@ def test_hosts_at_once_record_every_event_once_though_one_is_cut_off(
     parts = [day, *shares(day, chance, HOSTS - 1)]
     for number, part in enumerate(parts):
         (hosts.payproc.folder / f"{number}.jsonl").write_bytes(b"\n".join(line.raw for line in part))
-    processes = [hosts.ingest(number, over_tcp(**IMPATIENT)) for number in range(HOSTS)]
+    cut_off = hosts.ingest(0, over_tcp(**IMPATIENT), stdin=subprocess.PIPE)
+    processes = [cut_off, *[hosts.ingest(number, over_tcp(**IMPATIENT)) for number in range(1, HOSTS)]]
     moment = chance.randrange(1, 1000)
     wait_for(lambda: sql.value("SELECT count(*) FROM payproc.events") > moment)
     network.cut(0)
-    (_, said), *others = [process.communicate(timeout=120) for process in processes]
+    # However far it has come, there is something left to do.
+    _, said = cut_off.communicate(next(line.raw for line in day if line.fact is not None), timeout=120)
+    others = [process.communicate(timeout=120) for process in processes[1:]]
     malformed = [any(line.fact is None and not line.is_blank for line in part) for part in parts]
     assert [process.returncode for process in processes] == [1, *[3 if each else 0 for each in malformed[1:]]], others
     *listed, last = said.decode().splitlines()
