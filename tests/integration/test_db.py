@@ -1,0 +1,62 @@
+"""A transaction against a real database: what is kept of it, and what is said when its connection is lost."""
+
+import os
+import socket
+from contextlib import closing
+from typing import Any
+
+import psycopg2.extensions
+import pytest
+
+from payproc.db import Database
+from payproc.errors import CannotFinish
+
+OPEN_RUN = "INSERT INTO payproc.runs (sources) VALUES ('{test}')"
+
+
+def cut(connection: psycopg2.extensions.connection) -> None:
+    """Take its link away, as a network does: neither side gets a last word through."""
+    with closing(socket.socket(fileno=os.dup(connection.fileno()))) as link:
+        link.shutdown(socket.SHUT_RDWR)
+
+
+def check_lost(said: str, database: Database) -> None:
+    """One line that says what happened, without the client library's guesses at why."""
+    assert said.startswith(f"cannot reach the database {database.where}: ")
+    assert "closed" in said
+    assert "probably" not in said
+
+
+def runs(sql: Any) -> int:
+    return int(sql.value("SELECT count(*) FROM payproc.runs"))
+
+
+def test_a_transaction_that_is_left_is_committed(database: Database, sql: Any) -> None:
+    with database.transaction() as cursor:
+        cursor.execute(OPEN_RUN)
+    assert runs(sql) == 1
+
+
+def test_a_transaction_that_is_left_by_an_error_leaves_nothing_behind(database: Database, sql: Any) -> None:
+    with pytest.raises(CannotFinish, match="of mine"), database.transaction() as cursor:  # noqa: PT012
+        cursor.execute(OPEN_RUN)
+        raise CannotFinish("of mine")
+    assert runs(sql) == 0
+
+
+@pytest.mark.parametrize("at_commit", [False, True], ids=["in a statement", "at its commit"])
+def test_a_transaction_whose_link_is_cut_says_so(database: Database, sql: Any, at_commit: bool) -> None:
+    with pytest.raises(CannotFinish) as caught, database.transaction() as cursor:  # noqa: PT012
+        cursor.execute(OPEN_RUN)
+        cut(cursor.connection)
+        if not at_commit:
+            cursor.execute("SELECT 1")
+    check_lost(str(caught.value), database)
+    assert runs(sql) == 0
+
+
+def test_a_snapshot_whose_link_is_cut_says_so(database: Database) -> None:
+    with pytest.raises(CannotFinish) as caught, database.snapshot() as connection:  # noqa: PT012
+        cut(connection)
+        list(database.stream(connection, "SELECT 1"))
+    check_lost(str(caught.value), database)
