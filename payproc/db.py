@@ -117,12 +117,13 @@ class Database:
             # Every write here is compare and set or harmless to lose; a stricter default would only make it fail.
             connection.set_session(isolation_level="READ COMMITTED", autocommit=False)
             try:
-                # Not `with connection`: on one that is gone its rollback fails, and hides why. Closing rolls back, too.
                 with connection.cursor() as cursor:
                     yield cursor
                 connection.commit()
             except psycopg2.Error as error:
                 raise self.explained(error) from error
+            finally:
+                _leave(connection)
 
     @contextmanager
     def snapshot(self) -> Iterator[psycopg2.extensions.connection]:
@@ -136,9 +137,10 @@ class Database:
                 with connection.cursor() as cursor:
                     cursor.execute(_LIFT_CITUS_LIMIT)
                 yield connection
-                connection.rollback()
             except psycopg2.Error as error:
                 raise self.explained(error) from error
+            finally:
+                _leave(connection)
 
     @staticmethod
     def stream(
@@ -169,6 +171,12 @@ class Database:
             return CannotFinish(f"cannot reach the database {self.where}: {self._why_gone() or said}")
         advice = _ADVICE.get(sqlstate) or _ADVICE.get(sqlstate[:2]) or ""
         return CannotFinish(f"the database {self.where} refused: {said}{advice and '; '}{advice}")
+
+
+def _leave(connection: psycopg2.extensions.connection) -> None:
+    """Roll back what is not committed: a pool would throw away a connection that comes back within a transaction."""
+    with suppress(psycopg2.Error):  # of one that is gone: why it is gone has been said
+        connection.rollback()
 
 
 def is_about_connection(error: psycopg2.Error) -> bool:

@@ -421,6 +421,7 @@ def test_every_command_works_through_a_pool_in_transaction_mode_and_leaves_nothi
             (["ingest", "day.jsonl", "--quiet"], 3),
             (["ingest", "--dry-run", "day.jsonl", "--quiet"], 3),
             (["review"], 0),
+            (["review", "--limit", "1"], 0),
             (["show", waiting[0]["payment_id"]], 0),
             (["show", "nobody has heard of it"], 1),
             (resolve, 1),
