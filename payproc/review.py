@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import psycopg2.extensions
 
-from payproc.db import FETCH_LINES, Database
+from payproc.db import FETCH_LINES, FETCH_ROWS, Database
 from payproc.errors import CannotFinish
 from payproc.logic import STATE_NAMED_BY, EventType, Outcome, Reason, Resolution, State
 from payproc.payments import in_utc, source_name
@@ -34,18 +34,18 @@ _REVIEWS = """
     ORDER BY recorded_at, event_id
 """
 
-_WAITING_EVENTS = """
-    FROM payproc.events
-    WHERE events.outcome = 'MANUAL_REVIEW'
-      AND (%s::payproc.reason IS NULL OR events.reason = %s)
-      AND NOT EXISTS (SELECT 1 FROM payproc.resolutions WHERE resolutions.event_id = events.event_id)
-      AND (events.recorded_at, events.event_id) > (%s, %s)
-    ORDER BY events.recorded_at, events.event_id LIMIT %s
+# What waits is found in steps. As one query, with a page of it at a time, the planner's guess at how little is left,
+# from statistics older than a big ingest, would have it read and sort all that is left for each page.
+_FLAGGED = """
+    SELECT recorded_at, event_id FROM payproc.events
+    WHERE outcome = 'MANUAL_REVIEW' AND (%s::payproc.reason IS NULL OR reason = %s)
+      AND (recorded_at, event_id) > (%s, %s)
+    ORDER BY recorded_at, event_id LIMIT %s
 """
 
-_WAITING = _REVIEWS.format(events=f"SELECT * {_WAITING_EVENTS}")
+_RESOLVED_OF = "SELECT event_id FROM payproc.resolutions WHERE event_id = ANY (%s)"
 
-_END_OF_PAGE = f"SELECT events.recorded_at, events.event_id {_WAITING_EVENTS} OFFSET %s"
+_SOME = _REVIEWS.format(events="SELECT * FROM payproc.events WHERE event_id = ANY (%s)")
 
 _ONE = _REVIEWS.format(events="SELECT * FROM payproc.events WHERE event_id = %s")
 
@@ -109,22 +109,27 @@ def open_reviews(database: Database, reason: Reason | None = None, limit: int | 
 
 
 def _in_pages(database: Database, reason: Reason | None, rows: int) -> Iterator[Review]:
-    """By pages, as of one moment: as a whole, the queue would be there only once all of it is sorted."""
-    last: tuple[str | datetime, str] = ("-infinity", "")
+    """Read `rows` of them at a time, as of one moment."""
     with database.snapshot() as connection, connection.cursor() as cursor:
-        while True:
-            cursor.execute(_WAITING, (reason, reason, *last, rows))
-            page = [review for review, _ in map(_review, cursor)]
-            yield from page
-            if len(page) == rows:
-                last = (page[-1].recorded_at, page[-1].event_id)
-                continue
-            # It is the last page, or some of its events are of payments that are gone, as `verify` says.
-            cursor.execute(_END_OF_PAGE, (reason, reason, *last, 1, rows - 1))
-            end = cursor.fetchone()
-            if end is None:
-                return
-            last = end
+        for event_ids in _waiting(cursor, reason):
+            for start in range(0, len(event_ids), rows):
+                cursor.execute(_SOME, (event_ids[start : start + rows],))
+                yield from [review for review, _ in map(_review, cursor)]
+
+
+def _waiting(cursor: psycopg2.extensions.cursor, reason: Reason | None) -> Iterator[list[str]]:
+    """The event_ids of what waits, in order, many at a time."""
+    last: tuple[str | datetime, str] = ("-infinity", "")
+    while True:
+        cursor.execute(_FLAGGED, (reason, reason, *last, FETCH_ROWS))
+        flagged = cursor.fetchall()
+        if not flagged:
+            return
+        last = flagged[-1]
+        event_ids = [event_id for _, event_id in flagged]
+        cursor.execute(_RESOLVED_OF, (event_ids,))
+        resolved = {event_id for (event_id,) in cursor}
+        yield [event_id for event_id in event_ids if event_id not in resolved]
 
 
 def count_open(database: Database) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from postgres import fill_queue
 
 COMMAND = Path(sys.executable).with_name("payproc")
 
@@ -306,23 +307,14 @@ def test_notes_and_names_are_data_and_cannot_drive_the_terminal(payproc: Payproc
 
 
 @pytest.mark.slow
-def test_a_long_queue_is_listed_in_flat_memory(payproc: Payproc, sql: Any) -> None:
-    """Peak memory for 300,000 waiting events is that for a few, give or take 15 MB."""
-
-    def fill(first: int, last: int) -> None:
-        sql.rows(
-            "WITH new AS (INSERT INTO payproc.payments (payment_id, state, version)"
-            " SELECT 'p' || n, 'created', 1 FROM generate_series(%s, %s) AS n RETURNING payment_id)"
-            " INSERT INTO payproc.events (event_id, payment_id, position, type, outcome, reason, state_before,"
-            " state_after, source, run_id, line, payload) SELECT 'e' || payment_id, payment_id, 1, 'capture',"
-            " 'MANUAL_REVIEW', 'predecessor_missing', 'created', 'created', 0, 1, 1, '{}' FROM new",
-            first, last,
-        )  # fmt: skip
-
+@pytest.mark.parametrize(("form", "many"), [("table", 60_000), ("json", 300_000)])
+def test_a_long_queue_is_listed_in_flat_memory(payproc: Payproc, sql: Any, form: str, many: int) -> None:
+    """Peak memory for so many waiting events is that for a few, give or take 15 MB."""
+    few = 3_000
     peaks = []
-    for first, last_one in ((1, 3_000), (3_001, 300_000)):
-        fill(first, last_one)
-        process = payproc.start("review", "--quiet")
+    for first, last_one in ((1, few), (few + 1, many)):
+        fill_queue(sql, first, last_one)
+        process = payproc.start("review", "--quiet", "--format", form)
         listed = 0
         status = ""
         for row in process.stdout:
@@ -339,15 +331,7 @@ def test_a_long_queue_is_listed_in_flat_memory(payproc: Payproc, sql: Any) -> No
 def test_a_queue_of_long_lines_takes_no_more_memory_than_a_part_of_it(payproc: Payproc, sql: Any) -> None:
     """600 waiting events whose lines have nearly 1 MiB each."""
     size, count = 1_000_000, 600
-    sql.rows(
-        "WITH new AS (INSERT INTO payproc.payments (payment_id, state, version)"
-        " SELECT 'p' || n, 'created', 1 FROM generate_series(1, %s) AS n RETURNING payment_id)"
-        " INSERT INTO payproc.events (event_id, payment_id, position, type, outcome, reason, state_before,"
-        " state_after, source, run_id, line, payload) SELECT 'e' || payment_id, payment_id, 1, 'capture',"
-        " 'MANUAL_REVIEW', 'predecessor_missing', 'created', 'created', 0, 1, 1,"
-        " ('{\"x\": \"' || repeat('x', %s) || '\"}')::json FROM new",
-        count, size,
-    )  # fmt: skip
+    fill_queue(sql, 1, count, size)
     process = payproc.start("review", "--quiet", "--format", "json")
     for _ in range(count):
         assert len(process.stdout.readline()) > size

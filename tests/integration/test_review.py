@@ -6,6 +6,7 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+from postgres import fill_queue, wait_for
 
 from payproc import review as review_module
 from payproc.db import Database
@@ -99,7 +100,8 @@ def test_a_queue_of_many_pages_is_whole_and_in_order(
     facts = [(f"e{number}", f"p{number}", "capture") for number in range(9)]
     recorder.handle(events(*facts))
     sql.rows("UPDATE payproc.events SET recorded_at = '2026-01-01' WHERE event_id > 'e1'")
-    monkeypatch.setattr(review_module, "FETCH_LINES", 3)
+    monkeypatch.setattr(review_module, "FETCH_LINES", 2)
+    monkeypatch.setattr(review_module, "FETCH_ROWS", 3)
     expected = [*(event_id for event_id, *_ in facts[2:]), "e0", "e1"]
     assert [review.event_id for review in open_reviews(database)] == expected
     assert [review.event_id for review in open_reviews(database, limit=5)] == expected[:5]
@@ -108,6 +110,35 @@ def test_a_queue_of_many_pages_is_whole_and_in_order(
     assert [review.event_id for review in open_reviews(database, limit=1)] == expected[2:3]
     sql.rows("DELETE FROM payproc.payments WHERE payment_id IN ('p4', 'p7')")
     assert [review.event_id for review in open_reviews(database)] == [*expected[3:5], *expected[6:]]
+
+
+def test_a_queue_of_which_pages_are_resolved_is_whole(
+    database: Database, recorder: Recorder, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = [(f"e{number}", f"p{number}", "capture") for number in range(9)]
+    recorder.handle(events(*facts))
+    monkeypatch.setattr(review_module, "FETCH_ROWS", 3)
+    for event_id in ("e0", "e3", "e4", "e5", "e7"):
+        resolve(database, event_id, DISMISS, agree)
+    assert [review.event_id for review in open_reviews(database)] == ["e1", "e2", "e6", "e8"]
+
+
+def test_a_long_queue_is_read_once_though_statistics_know_of_nothing_so_late(database: Database, sql: Any) -> None:
+    """As after a big ingest: each row is found, and fetched, not all that are left for each page."""
+    count, known = 20_000, 3_000
+    for first, last in ((1, known), (known + 1, count)):
+        fill_queue(sql, first, last)
+        sql.rows(
+            "UPDATE payproc.events SET recorded_at = timestamptz '2026-01-01' + substr(event_id, 3)::integer"
+            " * interval '1 ms' WHERE substr(event_id, 3)::integer >= %s", first,
+        )  # fmt: skip
+        if last == known:
+            sql.rows("ANALYZE payproc.events")
+    rows_read = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relid = 'payproc.events'::regclass"
+    sql.rows("SELECT pg_stat_force_next_flush()")
+    before = sql.value(rows_read)
+    assert len(list(open_reviews(database))) == count
+    assert count <= wait_for(lambda: sql.value(rows_read) - before) <= 3 * count
 
 
 def test_what_comes_after_a_resolution_is_decided_on_the_state_that_it_left(

@@ -73,6 +73,19 @@ class Sql:
         return int(wait_for(lambda: self.rows(query))[0][0])
 
 
+def fill_queue(sql: Sql, first: int, last: int, size: int = 0) -> None:
+    """Have events `first` to `last` wait for a person, each of a payment of its own, with lines of this size."""
+    sql.rows(
+        "WITH new AS (INSERT INTO payproc.payments (payment_id, state, version)"
+        " SELECT 'p' || n, 'created', 1 FROM generate_series(%s, %s) AS n RETURNING payment_id)"
+        " INSERT INTO payproc.events (event_id, payment_id, position, type, outcome, reason, state_before,"
+        " state_after, source, run_id, line, payload) SELECT 'e' || payment_id, payment_id, 1, 'capture',"
+        " 'MANUAL_REVIEW', 'predecessor_missing', 'created', 'created', 0, 1, 1,"
+        " ('{\"x\": \"' || repeat('x', %s) || '\"}')::json FROM new",
+        first, last, size,
+    )  # fmt: skip
+
+
 Contents = dict[str, list[tuple[Any, ...]]]
 """Rows by table."""
 
