@@ -199,8 +199,9 @@ def test_hosts_at_once_record_every_event_once_though_one_is_cut_off(
     for number, part in enumerate(parts):
         (hosts.payproc.folder / f"{number}.jsonl").write_bytes(b"\n".join(line.raw for line in part))
     cut_off = hosts.ingest(0, over_tcp(**IMPATIENT), stdin=subprocess.PIPE)
-    processes = [cut_off, *[hosts.ingest(number, over_tcp(**IMPATIENT)) for number in range(1, HOSTS)]]
+    processes = [cut_off, *[hosts.ingest(number, over_tcp()) for number in range(1, HOSTS)]]
     moment = chance.randrange(1, 1000)
+    wait_for(lambda: sql.value("SELECT count(*) FROM payproc.runs WHERE '0.jsonl' = ANY (sources)"))
     wait_for(lambda: sql.value("SELECT count(*) FROM payproc.events") > moment)
     network.cut(0)
     # However far it has come, there is something left to do.
