@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg2.extensions
 import pytest
+from postgres import wait_for
 
 from payproc.db import Database
 from payproc.handlers import Received, Recorder
@@ -183,6 +184,26 @@ def test_the_closing_commit_writes_wal_even_when_there_was_nothing_to_record(
         before = sql.value("SELECT xmin::text FROM payproc.runs")
         recorder.handle(events(("e1", "p1", "authorize"), first_line=2))
         assert sql.value("SELECT xmin::text FROM payproc.runs") != before
+
+
+def test_a_run_that_makes_a_small_table_big_does_not_go_on_reading_the_whole_of_it_for_each_event(
+    database: Database, run_id: int, sql: Any
+) -> None:
+    """As the plans would that were made for a table of one page: 18 million rows, here."""
+    of_payments = "FROM pg_stat_user_tables WHERE relid = 'payproc.payments'::regclass"
+
+    def record_payments(connection: psycopg2.extensions.connection, first: int, last: int) -> None:
+        decisions = [kind(f"{kind.__name__} {n}", f"p{n}") for n in range(first, last) for kind in (authorize, capture)]
+        assert record(connection, run_id, *decisions) == ""
+
+    with closing(database.connect()) as connection:
+        record_payments(connection, 0, 50)
+    sql.rows("ANALYZE payproc.payments, payproc.events")
+    with closing(database.connect()) as connection:
+        for first in range(50, 6_000, 350):
+            record_payments(connection, first, first + 350)
+    wait_for(lambda: sql.value(f"SELECT n_tup_ins {of_payments}") == 6_000)
+    assert sql.value(f"SELECT seq_tup_read {of_payments}") < 1_000_000
 
 
 def test_the_procedure_keeps_to_what_distributed_postgresql_runs() -> None:
