@@ -83,7 +83,7 @@ _PAYMENT = "SELECT state, version FROM payproc.payments WHERE payment_id = %s"
 _HISTORY = """
     WITH entry AS MATERIALIZED (SELECT * FROM payproc.events WHERE payment_id = %s)
     SELECT position, event_id, type, outcome, reason, state_before, state_after, recorded_at,
-           run_id, runs.sources, entry.source, line, payload::text
+           run_id, runs.sources[entry.source + 1], entry.source, line, payload::text
     FROM entry LEFT JOIN payproc.runs USING (run_id)
     ORDER BY position
 """
@@ -105,7 +105,7 @@ _CONFLICTS = """
         WHERE original.payment_id = %(payment_id)s AND conflict.payment_id <> %(payment_id)s
     )
     SELECT event_id, payment_id, type, original_payment_id, original_type, recorded_at,
-           run_id, runs.sources, conflict.source, line, payload::text
+           run_id, runs.sources[conflict.source + 1], conflict.source, line, payload::text
     FROM conflict LEFT JOIN payproc.runs USING (run_id)
     ORDER BY recorded_at, event_id
 """
@@ -122,10 +122,10 @@ def load_payment(cursor: psycopg2.extensions.cursor, payment_id: str) -> Payment
     events = [
         EventEntry(
             position, event_id, EventType(event_type), Outcome(outcome), Reason(reason), State(before), State(after),
-            in_utc(recorded_at), run_id, source_name(sources, source), line, msgspec.Raw(payload),
+            in_utc(recorded_at), run_id, source_name(name, source), line, msgspec.Raw(payload),
         )
         for position, event_id, event_type, outcome, reason, before, after,
-            recorded_at, run_id, sources, source, line, payload in cursor
+            recorded_at, run_id, name, source, line, payload in cursor
     ]  # fmt: skip
     cursor.execute(_RESOLUTIONS, (payment_id,))
     resolutions = [
@@ -136,10 +136,10 @@ def load_payment(cursor: psycopg2.extensions.cursor, payment_id: str) -> Payment
     conflicts = [
         Conflict(
             event_id, named, EventType(event_type), RecordedFact(original, EventType(original_type)),
-            in_utc(recorded_at), run_id, source_name(sources, source), line, msgspec.Raw(payload),
+            in_utc(recorded_at), run_id, source_name(name, source), line, msgspec.Raw(payload),
         )
         for event_id, named, event_type, original, original_type,
-            recorded_at, run_id, sources, source, line, payload in cursor
+            recorded_at, run_id, name, source, line, payload in cursor
     ]  # fmt: skip
     if stored is None and not conflicts:
         return None
@@ -160,9 +160,9 @@ def payment_of(cursor: psycopg2.extensions.cursor, event_id: str) -> str | None:
     return found[0] if found else None
 
 
-def source_name(sources: list[str] | None, index: int) -> str:
-    """What the index of a source stands for in its run; a run's row may be gone."""
-    return sources[index] if sources and index < len(sources) else f"source {index}"
+def source_name(name: str | None, index: int) -> str:
+    """What a source is called, if its run has told; a run's row may be gone."""
+    return f"source {index}" if name is None else name
 
 
 def in_utc(moment: datetime) -> datetime:

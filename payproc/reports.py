@@ -235,6 +235,10 @@ def describe_effect(review: "Review", verdict: "Verdict", *, done: bool) -> str:
 # ---- Runs -----------------------------------------------------------------------------------------
 
 
+_SOURCES_SHOWN = 4
+"""How many sources of a run a table names: some runs take a folder of thousands of files."""
+
+
 def print_runs(console: Console, runs: "Iterable[Run]") -> None:
     """Past ingests, the newest first."""
     table = _table("Run", "Started (UTC)\nLasted", "Events\nMalformed", "Outcomes", "Source")
@@ -244,12 +248,13 @@ def print_runs(console: Console, runs: "Iterable[Run]") -> None:
         lasted = f"{(ended - run.started_at).total_seconds():.2f} s"
         state = "finished" if run.finished_at else "not finished"
         outcomes = "\n".join(f"{outcome.value} {count:,}" for outcome, count in run.outcomes.items() if count)
+        more = [f"… and {len(run.source) - _SOURCES_SHOWN:,} more"] if len(run.source) > _SOURCES_SHOWN else []
         table.add_row(
             str(run.run_id),
             f"{_when(run.started_at)}\n{lasted}, {state}",
             f"{run.events:,}\n{run.malformed:,}",
             outcomes or "none",
-            Text("\n".join(exact(source) for source in run.source)),
+            Text("\n".join([exact(source) for source in run.source[:_SOURCES_SHOWN]] + more)),
         )
     console.print(table)
 

@@ -29,7 +29,7 @@ _REVIEWS = """
         SELECT event.*, payments.state, payments.version FROM event JOIN payproc.payments USING (payment_id)
     )
     SELECT event_id, payment_id, state, version, type, outcome, reason, state_before, recorded_at,
-           run_id, runs.sources, review.source, line, payload::text
+           run_id, runs.sources[review.source + 1], review.source, line, payload::text
     FROM review LEFT JOIN payproc.runs USING (run_id)
     ORDER BY recorded_at, event_id
 """
@@ -218,10 +218,10 @@ def _find(cursor: psycopg2.extensions.cursor, event_id: str) -> Review:
 
 
 def _review(row: tuple[Any, ...]) -> tuple[Review, Outcome]:
-    (event_id, payment_id, state, version, event_type, outcome, reason, before, recorded_at, run_id, sources, source,
+    (event_id, payment_id, state, version, event_type, outcome, reason, before, recorded_at, run_id, name, source,
      line, payload) = row  # fmt: skip
     review = Review(
         event_id, payment_id, State(state), version, EventType(event_type), Reason(reason), State(before),
-        in_utc(recorded_at), run_id, source_name(sources, source), line, msgspec.Raw(payload),
+        in_utc(recorded_at), run_id, source_name(name, source), line, msgspec.Raw(payload),
     )  # fmt: skip
     return review, Outcome(outcome)

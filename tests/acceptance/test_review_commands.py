@@ -275,6 +275,24 @@ def test_runs_lists_past_ingests_finished_or_not(
     assert len(payproc("runs", "--limit", "1", "--format", "json").stdout.splitlines()) == 1
 
 
+def test_a_run_of_many_files_is_a_few_lines_in_a_table_and_whole_in_json(
+    payproc: Payproc, line: Line, write_lines: WriteLines
+) -> None:
+    names = [f"delivery-{number:04}.json" for number in range(2000)]
+    for number, name in enumerate(names):
+        write_lines(name, [line(f"e{number}", f"p{number % 5}", "capture")])
+    assert payproc("ingest", "--quiet", *names).code == 0
+    table = payproc("runs", "--quiet").stdout.splitlines()
+    assert [row.rstrip().rpartition("  ")[2] for row in table[3:]] == [*names[:4], "… and 1,996 more"]
+    assert json.loads(payproc("runs", "--format", "json").stdout)["source"] == names
+    waiting = [json.loads(row) for row in payproc("review", "--format", "json").stdout.splitlines()]
+    assert {review["event_id"]: review["source"] for review in waiting} == {
+        f"e{number}": name for number, name in enumerate(names)
+    }
+    history = json.loads(payproc("show", "p3", "--format", "json").stdout)["history"]
+    assert [entry["source"] for entry in history] == names[3::5]
+
+
 @pytest.mark.parametrize("columns", ["80", *(pytest.param(wide, marks=pytest.mark.slow) for wide in ("130", "160"))])
 def test_long_ids_and_notes_neither_break_a_table_nor_are_cut_in_json(
     payproc: Payproc, line: Line, columns: str
