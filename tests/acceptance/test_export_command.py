@@ -309,6 +309,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(payproc: Payproc, many: Callabl
     assert (code, stderr) == ("141", "")
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_leaves_no_trace_of_it_on_the_embedded_server_either(
     payproc_on: Callable[[None], Payproc], line: Line
 ) -> None:

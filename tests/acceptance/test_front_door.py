@@ -178,7 +178,7 @@ def open_terminal(tmp_path: Path) -> Iterator[Callable[[list[str]], Terminal]]:
         yield start
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh"])
+@pytest.mark.parametrize("shell", ["bash", pytest.param("zsh", marks=pytest.mark.slow)])
 def test_completion_is_installed_with_one_command_and_completes_in_the_next_shell(
     open_terminal: Callable[[list[str]], Terminal], tmp_path: Path, shell: str
 ) -> None:

@@ -275,6 +275,7 @@ def test_runs_lists_past_ingests_finished_or_not(
     assert len(payproc("runs", "--limit", "1", "--format", "json").stdout.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_run_of_many_files_is_a_few_lines_in_a_table_and_whole_in_json(
     payproc: Payproc, line: Line, write_lines: WriteLines
 ) -> None:

@@ -67,7 +67,7 @@ def test_on_a_wide_terminal_an_entry_is_one_line(payproc: Payproc, story: None) 
     assert "capture of p1" in lines[-1]
 
 
-@pytest.mark.parametrize("columns", ["40", "80", "200"])
+@pytest.mark.parametrize("columns", ["40", *(pytest.param(more, marks=pytest.mark.slow) for more in ("80", "200"))])
 def test_no_line_is_wider_than_the_terminal_and_no_id_is_cut(
     payproc: Payproc, line: Callable[..., bytes], columns: str
 ) -> None:
@@ -80,7 +80,7 @@ def test_no_line_is_wider_than_the_terminal_and_no_id_is_cut(
     assert "…" not in shown
 
 
-@pytest.mark.parametrize("columns", ["0", "1", "20"])
+@pytest.mark.parametrize("columns", ["0", *(pytest.param(few, marks=pytest.mark.slow) for few in ("1", "20"))])
 def test_a_terminal_too_narrow_for_a_table_gets_the_narrowest(payproc: Payproc, story: None, columns: str) -> None:
     """Some terminals say that they have no columns; rich would print none."""
     narrowest = payproc("show", "p1", env={"COLUMNS": "40"}).stdout
