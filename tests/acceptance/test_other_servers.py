@@ -677,7 +677,7 @@ def disk() -> Iterator[Disk]:
 @pytest.mark.parametrize(
     ("on_the_disk", "leave", "said"),
     [
-        pytest.param("data", 2 * MEGABYTE, "could not extend file", marks=slow),
+        pytest.param("data", 4 * MEGABYTE, "could not extend file", marks=slow),
         pytest.param("log of changes", 4 * MEGABYTE, "its server has ended: .*(PANIC|FATAL).*pg_wal", marks=slow),
         pytest.param("everything", 10 * MEGABYTE, "", marks=slow),
     ],
