@@ -174,7 +174,10 @@ class Database:
 
 
 def _leave(connection: psycopg2.extensions.connection) -> None:
-    """Roll back what is not committed: a pool would throw away a connection that comes back within a transaction."""
+    """Roll back what is not committed: a pool would throw away a connection that comes back within a transaction.
+
+    Like any statement it waits for the server's answer.
+    """
     with suppress(psycopg2.Error):  # of one that is gone: why it is gone has been said
         connection.rollback()
 

@@ -34,13 +34,13 @@ _REVIEWS = """
     ORDER BY recorded_at, event_id
 """
 
-# What waits is found in steps. As one query, with a page of it at a time, the planner's guess at how little is left,
-# from statistics older than a big ingest, would have it read and sort all that is left for each page.
+# What waits is found in steps: ids by one cursor, without those that are resolved, and then the rest of some at a time.
+# A query for each page would leave it to the planner, whose statistics may be older than a big ingest, or missing,
+# whether it reads and sorts all that is left for each.
 _FLAGGED = """
-    SELECT recorded_at, event_id FROM payproc.events
+    SELECT event_id FROM payproc.events
     WHERE outcome = 'MANUAL_REVIEW' AND (%s::payproc.reason IS NULL OR reason = %s)
-      AND (recorded_at, event_id) > (%s, %s)
-    ORDER BY recorded_at, event_id LIMIT %s
+    ORDER BY recorded_at, event_id
 """
 
 _RESOLVED_OF = "SELECT event_id FROM payproc.resolutions WHERE event_id = ANY (%s)"
@@ -111,25 +111,14 @@ def open_reviews(database: Database, reason: Reason | None = None, limit: int | 
 def _in_pages(database: Database, reason: Reason | None, rows: int) -> Iterator[Review]:
     """Read `rows` of them at a time, as of one moment."""
     with database.snapshot() as connection, connection.cursor() as cursor:
-        for event_ids in _waiting(cursor, reason):
-            for start in range(0, len(event_ids), rows):
-                cursor.execute(_SOME, (event_ids[start : start + rows],))
+        flagged = Database.stream(connection, _FLAGGED, (reason, reason))
+        while event_ids := [event_id for (event_id,) in islice(flagged, FETCH_ROWS)]:
+            cursor.execute(_RESOLVED_OF, (event_ids,))
+            resolved = {event_id for (event_id,) in cursor}
+            waiting = [event_id for event_id in event_ids if event_id not in resolved]
+            for start in range(0, len(waiting), rows):
+                cursor.execute(_SOME, (waiting[start : start + rows],))
                 yield from [review for review, _ in map(_review, cursor)]
-
-
-def _waiting(cursor: psycopg2.extensions.cursor, reason: Reason | None) -> Iterator[list[str]]:
-    """The event_ids of what waits, in order, many at a time."""
-    last: tuple[str | datetime, str] = ("-infinity", "")
-    while True:
-        cursor.execute(_FLAGGED, (reason, reason, *last, FETCH_ROWS))
-        flagged = cursor.fetchall()
-        if not flagged:
-            return
-        last = flagged[-1]
-        event_ids = [event_id for _, event_id in flagged]
-        cursor.execute(_RESOLVED_OF, (event_ids,))
-        resolved = {event_id for (event_id,) in cursor}
-        yield [event_id for event_id in event_ids if event_id not in resolved]
 
 
 def count_open(database: Database) -> int:

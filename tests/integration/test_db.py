@@ -60,3 +60,23 @@ def test_a_snapshot_whose_link_is_cut_says_so(database: Database) -> None:
         cut(connection)
         list(database.stream(connection, "SELECT 1"))
     check_lost(str(caught.value), database)
+
+
+@pytest.mark.parametrize("opened", [Database.transaction, Database.snapshot], ids=["transaction", "snapshot"])
+def test_whatever_is_left_early_is_rolled_back_before_its_connection_is_closed(
+    database: Database, monkeypatch: pytest.MonkeyPatch, opened: Any
+) -> None:
+    """A pool throws away what is closed within a transaction."""
+    at_the_end = []
+
+    class Watched(psycopg2.extensions.connection):
+        def close(self) -> None:
+            at_the_end.append(self.get_transaction_status())
+            super().close()
+
+    monkeypatch.setitem(database._parameters, "connection_factory", Watched)
+    with pytest.raises(ZeroDivisionError), opened(database) as inside:  # noqa: PT012
+        cursor = inside if isinstance(inside, psycopg2.extensions.cursor) else inside.cursor()
+        cursor.execute("SELECT 1")
+        1 / 0  # noqa: B018
+    assert at_the_end == [psycopg2.extensions.TRANSACTION_STATUS_IDLE]
