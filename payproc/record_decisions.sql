@@ -58,11 +58,9 @@ DECLARE
     contested_payments text[] := '{}';
 BEGIN
     -- A session keeps the plans it has made. One made while statistics know of a page or two reads the whole table for
-    -- each event, however big this run makes it, until statistics are renewed. Beyond some pages none does. Behind a
-    -- pool, others have left plans in this session; theirs are made anew, too.
-    IF pg_relation_size('payproc.payments') < 1000000 THEN
-        DISCARD PLANS;
-    END IF;
+    -- each event, however big it gets, until statistics are renewed. (Behind a pool, others have left plans in this
+    -- session; theirs are made anew, too.)
+    DISCARD PLANS;
 
     FOR this_place, this_source, this_line, this_event, this_payment, this_type, this_version,
         this_outcome, this_reason, this_before, this_after, this_payload
