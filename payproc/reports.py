@@ -248,13 +248,15 @@ def print_runs(console: Console, runs: "Iterable[Run]") -> None:
         lasted = f"{(ended - run.started_at).total_seconds():.2f} s"
         state = "finished" if run.finished_at else "not finished"
         outcomes = "\n".join(f"{outcome.value} {count:,}" for outcome, count in run.outcomes.items() if count)
-        more = [f"… and {len(run.source) - _SOURCES_SHOWN:,} more"] if len(run.source) > _SOURCES_SHOWN else []
+        sources = [exact(source) for source in run.source[:_SOURCES_SHOWN]]
+        if more := len(run.source) - len(sources):
+            sources.append(f"… and {more:,} more")
         table.add_row(
             str(run.run_id),
             f"{_when(run.started_at)}\n{lasted}, {state}",
             f"{run.events:,}\n{run.malformed:,}",
             outcomes or "none",
-            Text("\n".join([exact(source) for source in run.source[:_SOURCES_SHOWN]] + more)),
+            Text("\n".join(sources)),
         )
     console.print(table)
 
