@@ -4,12 +4,15 @@ What belongs here: everything that decides, and nothing else. This module is pur
 alone, reads no clock, no file and no database, and gives the same answer to the same question for ever. What may not
 live here: SQL, text for people, anything that knows where an event came from.
 
-Theory. A payment is in one of five states and four kinds of events are reported about it. Legally it moves along five
-edges only:
+Theory. A payment is in one of five states. Four types of events each name the state that it has reached; legally it
+moves along five edges only:
 
     created ── authorize ──▶ authorized ── capture ──▶ captured ── refund ──▶ refunded
     created ── fail ──▶ failed
     authorized ── fail ──▶ failed
+
+A fifth type, flag, names no state. It reports something that only a person can judge: a dispute, a chargeback, a refund
+or capture that failed afterwards, a refund of a part.
 
 Events arrive duplicated, out of order and contradicting each other, so the table below is total: it answers for every
 state and every event, without a default. Each answer is one of four outcomes:
@@ -32,6 +35,7 @@ Why these cells:
   wrong payment_id. Three fields cannot tell: MANUAL_REVIEW. (Rejecting it would burn its event_id and leave the payment
   wrong for ever.)
 * A failure after money moved may be a stale decline or goods shipped unpaid: MANUAL_REVIEW.
+* A flag never moves a payment, whatever its state, and can only be dismissed: MANUAL_REVIEW.
 """
 
 from collections.abc import Mapping
@@ -62,6 +66,7 @@ class EventType(_Word):
     CAPTURE = "capture"
     REFUND = "refund"
     FAIL = "fail"
+    FLAG = "flag"
 
 
 class Outcome(_Word):
@@ -97,6 +102,7 @@ class Reason(_Word):
     CAPTURE_AFTER_REFUND = "capture_after_refund"
     REPEATED_REFUND = "repeated_refund"
     AUTHORIZE_AFTER_FAILURE = "authorize_after_failure"
+    FLAGGED = "flagged"
 
 
 OUTCOME_OF: Mapping[Reason, Outcome] = {
@@ -111,6 +117,7 @@ OUTCOME_OF: Mapping[Reason, Outcome] = {
     Reason.CAPTURE_AFTER_REFUND: Outcome.MANUAL_REVIEW,
     Reason.REPEATED_REFUND: Outcome.MANUAL_REVIEW,
     Reason.AUTHORIZE_AFTER_FAILURE: Outcome.MANUAL_REVIEW,
+    Reason.FLAGGED: Outcome.MANUAL_REVIEW,
 }
 """Every reason belongs to exactly one outcome, so counting reasons counts outcomes."""
 
@@ -130,7 +137,7 @@ STATE_NAMED_BY: Mapping[EventType, State] = {
     EventType.REFUND: State.REFUNDED,
     EventType.FAIL: State.FAILED,
 }
-"""The state that an event says the payment has reached."""
+"""The state that an event says the payment has reached. A flag names none."""
 
 _REASONS: Mapping[State, Mapping[EventType, Reason]] = {
     State.CREATED: {
@@ -138,30 +145,35 @@ _REASONS: Mapping[State, Mapping[EventType, Reason]] = {
         EventType.CAPTURE: Reason.PREDECESSOR_MISSING,
         EventType.REFUND: Reason.PREDECESSOR_MISSING,
         EventType.FAIL: Reason.TRANSITION,
+        EventType.FLAG: Reason.FLAGGED,
     },
     State.AUTHORIZED: {
         EventType.AUTHORIZE: Reason.ALREADY_IN_STATE,
         EventType.CAPTURE: Reason.TRANSITION,
         EventType.REFUND: Reason.PREDECESSOR_MISSING,
         EventType.FAIL: Reason.TRANSITION,
+        EventType.FLAG: Reason.FLAGGED,
     },
     State.CAPTURED: {
         EventType.AUTHORIZE: Reason.SUPERSEDED,
         EventType.CAPTURE: Reason.ALREADY_IN_STATE,
         EventType.REFUND: Reason.TRANSITION,
         EventType.FAIL: Reason.FAILURE_AFTER_CAPTURE,
+        EventType.FLAG: Reason.FLAGGED,
     },
     State.REFUNDED: {
         EventType.AUTHORIZE: Reason.SUPERSEDED,
         EventType.CAPTURE: Reason.CAPTURE_AFTER_REFUND,
         EventType.REFUND: Reason.REPEATED_REFUND,
         EventType.FAIL: Reason.FAILURE_AFTER_CAPTURE,
+        EventType.FLAG: Reason.FLAGGED,
     },
     State.FAILED: {
         EventType.AUTHORIZE: Reason.AUTHORIZE_AFTER_FAILURE,
         EventType.CAPTURE: Reason.PAYMENT_FAILED,
         EventType.REFUND: Reason.PAYMENT_FAILED,
         EventType.FAIL: Reason.ALREADY_IN_STATE,
+        EventType.FLAG: Reason.FLAGGED,
     },
 }
 
@@ -175,7 +187,7 @@ TABLE: Mapping[State, Mapping[EventType, Decision]] = {
     state: {event_type: _decision(reason, state, event_type) for event_type, reason in row.items()}
     for state, row in _REASONS.items()
 }
-"""The decision table: 5 states x 4 events."""
+"""The decision table: 5 states x 5 events."""
 
 _CONFLICT: Mapping[State, Decision] = {
     state: Decision(Outcome.REJECT, Reason.EVENT_ID_CONFLICT, state, state) for state in State

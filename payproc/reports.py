@@ -50,6 +50,7 @@ MEANING = {
     Reason.CAPTURE_AFTER_REFUND: "it captures again after the refund",
     Reason.REPEATED_REFUND: "it refunds again: money out twice",
     Reason.AUTHORIZE_AFTER_FAILURE: "it authorizes after the failure",
+    Reason.FLAGGED: "it reports something that only a person can judge",
 }
 """Every reason in words that a person understands."""
 
@@ -346,7 +347,7 @@ def print_rules(console: Console) -> None:
             outcome = Text(decision.outcome.value, _STYLES[decision.outcome])
             table.add_row(
                 state.value, event_type.value, outcome, decision.reason.value, decision.state_after.value,
-                end_section=event_type is EventType.FAIL,
+                end_section=event_type is EventType.FLAG,
             )  # fmt: skip
     console.print(table)
     console.print("\nBefore the state is looked at, in this order:", soft_wrap=True)
@@ -379,7 +380,8 @@ def _reason_object(reason: Reason) -> dict[str, str]:
 
 def rules_markdown() -> str:
     """The same as a table for a page."""
-    head = ["| state | " + " | ".join(event_type.value for event_type in EventType) + " |", "|---" * 5 + "|"]
+    types = [event_type.value for event_type in EventType]
+    head = [f"| state | {' | '.join(types)} |", "|---" * (1 + len(types)) + "|"]
     rows = [
         f"| {state.value} | " + " | ".join(_cell(row[event_type]) for event_type in EventType) + " |"
         for state, row in TABLE.items()

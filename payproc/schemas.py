@@ -32,7 +32,7 @@ _SHOWN_CHARACTERS = 60
 """How much of a wrong value a message quotes."""
 
 _EXPECTED_ID = f"a string of 1 to {MAX_ID_CHARACTERS} characters"
-_EXPECTED_TYPE = "authorize, capture, refund or fail"
+_EXPECTED_TYPE = "authorize, capture, refund, fail or flag"
 EXPECTED_LINE = "one JSON object a line"
 
 TOO_LONG = f"line too long: over {MAX_LINE_BYTES:,} bytes, expected {EXPECTED_LINE} of at most 1 MiB"

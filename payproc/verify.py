@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from payproc.db import Database
-from payproc.logic import STATE_NAMED_BY, TABLE, EventType, Outcome, State
+from payproc.logic import STATE_NAMED_BY, TABLE, EventType, Outcome, Resolution, State
 
 PROGRESS_ENTRIES = 5_000
 """How many entries are read between two reports of progress."""
@@ -153,8 +153,10 @@ def _judge(event_type: str, outcome: str, reason: str, before: str, after: str) 
     """What an entry that is not as the table decides amounts to, and what was expected of it."""
     if reason == "nothing to resolve":
         return Problem.ILLEGAL_MOVE, "an earlier event of this payment in MANUAL_REVIEW"
-    named = STATE_NAMED_BY[EventType(event_type)].value
+    named = STATE_NAMED_BY.get(EventType(event_type), State(before)).value  # a flag names none
     if reason == "resolution":
+        if outcome == Resolution.APPLY and event_type == EventType.FLAG:
+            return Problem.ILLEGAL_MOVE, f"a flag {Resolution.DISMISS.value}ed"
         expected = named if outcome == "apply" else before
         return (None if after == expected else Problem.ILLEGAL_MOVE), f"{before} to {expected}"
     if after != (named if outcome == Outcome.APPLY else before):

@@ -126,16 +126,16 @@ evt_Wine2 pi_Wine capture transition
 evt_Coat1:authorize pi_Coat authorize transition
 evt_Coat1:capture pi_Coat capture transition
 evt_Coat3 pi_Coat refund transition
-type: unknown "refund.failed", expected authorize, capture, refund or fail
-type: unknown "charge.refund.updated", expected authorize, capture, refund or fail
+type: unknown "refund.failed", expected authorize, capture, refund, fail or flag
+type: unknown "charge.refund.updated", expected authorize, capture, refund, fail or flag
 evt_Ring1:authorize pi_Ring authorize transition
 evt_Ring1:capture pi_Ring capture transition
 payment_id: null, expected a string of 1 to 255 characters
-type: unknown "payment_intent.succeeded", expected authorize, capture, refund or fail
+type: unknown "payment_intent.succeeded", expected authorize, capture, refund, fail or flag
 evt_Oven1:authorize pi_Oven authorize transition
 evt_Oven1:capture pi_Oven capture transition
 evt_Oven2 pi_Oven refund transition
-type: unknown "refund.updated", expected authorize, capture, refund or fail
+type: unknown "refund.updated", expected authorize, capture, refund, fail or flag
 payment_id: null, expected a string of 1 to 255 characters
 """)
 
@@ -165,19 +165,19 @@ BOOKCAPT00000002:CAPTURE BOOKAUTH00000001 capture predecessor_missing
 BOOKAUTH00000001:AUTHORISATION BOOKAUTH00000001 authorize transition
 WINEAUTH00000001:AUTHORISATION WINEAUTH00000001 authorize transition
 WINEREFU00000002:CANCEL_OR_REFUND WINEAUTH00000001 refund predecessor_missing
-type: unknown "CANCEL_OR_REFUND", expected authorize, capture, refund or fail
+type: unknown "CANCEL_OR_REFUND", expected authorize, capture, refund, fail or flag
 COATAUTH00000001:AUTHORISATION COATAUTH00000001 fail transition
 COATAUTH00000001:AUTHORISATION COATAUTH00000001 authorize event_id_conflict
 CAPEAUTH00000001:AUTHORISATION CAPEAUTH00000001 authorize transition
 CAPEAUTH00000001:AUTHORISATION CAPEAUTH00000001 fail event_id_conflict
 RINGAUTH00000001:AUTHORISATION RINGAUTH00000001 authorize transition
 RINGCAPT00000002:CAPTURE RINGAUTH00000001 capture transition
-type: unknown "CAPTURE_FAILED", expected authorize, capture, refund or fail
-type: unknown "REFUND_FAILED", expected authorize, capture, refund or fail
-type: unknown "REFUNDED_REVERSED", expected authorize, capture, refund or fail
-type: unknown "AUTHORISATION", expected authorize, capture, refund or fail
+type: unknown "CAPTURE_FAILED", expected authorize, capture, refund, fail or flag
+type: unknown "REFUND_FAILED", expected authorize, capture, refund, fail or flag
+type: unknown "REFUNDED_REVERSED", expected authorize, capture, refund, fail or flag
+type: unknown "AUTHORISATION", expected authorize, capture, refund, fail or flag
 payment_id: empty, expected a string of 1 to 255 characters
-type: unknown "POSTPONED_REFUND", expected authorize, capture, refund or fail
+type: unknown "POSTPONED_REFUND", expected authorize, capture, refund, fail or flag
 """)
 
 ADYEN_STATES = {
@@ -223,7 +223,7 @@ def test_where_adyen_captures_at_once_each_authorization_is_its_capture_too(
         "WINEAUTH00000001:AUTHORISATION WINEAUTH00000001 authorize transition",
         "WINEAUTH00000001:AUTHORISATION:capture WINEAUTH00000001 capture transition",
         "WINEREFU00000002:CANCEL_OR_REFUND WINEAUTH00000001 refund transition",
-        'type: unknown "CANCEL_OR_REFUND", expected authorize, capture, refund or fail',
+        'type: unknown "CANCEL_OR_REFUND", expected authorize, capture, refund, fail or flag',
         "COATAUTH00000001:AUTHORISATION COATAUTH00000001 fail transition",
         "COATAUTH00000001:AUTHORISATION COATAUTH00000001 authorize event_id_conflict",
         "COATAUTH00000001:AUTHORISATION:capture COATAUTH00000001 capture payment_failed",

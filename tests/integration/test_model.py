@@ -77,7 +77,7 @@ def _good_lines(draw: st.DrawFn, event_ids: list[str], payment_ids: list[str]) -
     fact = Fact(
         draw(st.sampled_from(event_ids)),
         draw(st.sampled_from(payment_ids)),
-        draw(st.sampled_from(("authorize", "capture", "refund", "fail"))),
+        draw(st.sampled_from(("authorize", "capture", "refund", "fail", "flag"))),
     )
     content = list({**fact._asdict(), **draw(st.sampled_from(_MORE))}.items())
     if draw(st.booleans()):
@@ -140,8 +140,9 @@ class Told:
         if not waiting:
             return
         event_id = waiting[person.which % len(waiting)]
-        entry = self.model.resolve(event_id, person.resolution, person.note, person.by)
-        verdict = Verdict(Resolution(person.resolution), person.note, person.by)
+        resolution = "dismiss" if self.model.recorded[event_id]["type"] == "flag" else person.resolution
+        entry = self.model.resolve(event_id, resolution, person.note, person.by)
+        verdict = Verdict(Resolution(resolution), person.note, person.by)
         resolved = resolve(self.database, event_id, verdict, lambda _, after: after == entry["state_after"])
         assert resolved is not None
         assert resolved[1] == entry["position"]

@@ -57,6 +57,21 @@ FLAGGED = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("state", State)
+def test_a_flag_can_only_be_dismissed(
+    database: Database, recorder: Recorder, events: Events, sql: Any, verified: Callable[[], None], state: State
+) -> None:
+    path = PATHS[state]
+    recorder.handle(events(*[(f"e{kind}", "p1", kind) for kind in path], ("dispute", "p1", "flag")))
+    with pytest.raises(CannotFinish, match="is a flag, which names no state to apply, expected --dismiss"):
+        resolve(database, "dispute", APPLY, agree)
+    assert sql.value("SELECT count(*) FROM payproc.resolutions") == 0
+    resolved = resolve(database, "dispute", DISMISS, agree)
+    assert resolved is not None
+    assert sql.rows("SELECT state, version FROM payproc.payments") == [(state.value, len(path) + 2)]
+    verified()
+
+
 @pytest.mark.parametrize("verdict", [APPLY, DISMISS], ids=["apply", "dismiss"])
 @pytest.mark.parametrize(("state", "flagged"), FLAGGED)
 def test_whatever_is_flagged_can_be_applied_or_dismissed(

@@ -8,15 +8,15 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-# Read down: state; across: authorize, capture, refund, fail. A state is where the payment moves to.
+# Read down: state; across: authorize, capture, refund, fail, flag. A state is where the payment moves to.
 _RULES = """
-created     authorized              predecessor_missing   predecessor_missing  failed
-authorized  already_in_state        captured              predecessor_missing  failed
-captured    superseded              already_in_state      refunded             failure_after_capture
-refunded    superseded              capture_after_refund  repeated_refund      failure_after_capture
-failed      authorize_after_failure payment_failed        payment_failed       already_in_state
+created     authorized              predecessor_missing   predecessor_missing  failed                 flagged
+authorized  already_in_state        captured              predecessor_missing  failed                 flagged
+captured    superseded              already_in_state      refunded             failure_after_capture  flagged
+refunded    superseded              capture_after_refund  repeated_refund      failure_after_capture  flagged
+failed      authorize_after_failure payment_failed        payment_failed       already_in_state       flagged
 """
-_TYPES = ("authorize", "capture", "refund", "fail")
+_TYPES = ("authorize", "capture", "refund", "fail", "flag")
 _STATE_OF = {"authorize": "authorized", "capture": "captured", "refund": "refunded", "fail": "failed"}
 _IGNORED = ("duplicate_event", "already_in_state", "superseded")
 _REJECTED = ("event_id_conflict", "payment_failed")

@@ -49,7 +49,7 @@ def second_reading(line: bytes) -> Event | None:
     return event if is_one else None
 
 
-_TYPES = ("authorize", "capture", "refund", "fail")
+_TYPES = ("authorize", "capture", "refund", "fail", "flag")
 
 
 def _refuse(constant: str) -> NoReturn:

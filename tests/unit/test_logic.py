@@ -65,22 +65,27 @@ CELLS = [
     ("created", "capture", "MANUAL_REVIEW", "predecessor_missing", "created"),
     ("created", "refund", "MANUAL_REVIEW", "predecessor_missing", "created"),
     ("created", "fail", "APPLY", "transition", "failed"),
+    ("created", "flag", "MANUAL_REVIEW", "flagged", "created"),
     ("authorized", "authorize", "IGNORE", "already_in_state", "authorized"),
     ("authorized", "capture", "APPLY", "transition", "captured"),
     ("authorized", "refund", "MANUAL_REVIEW", "predecessor_missing", "authorized"),
     ("authorized", "fail", "APPLY", "transition", "failed"),
+    ("authorized", "flag", "MANUAL_REVIEW", "flagged", "authorized"),
     ("captured", "authorize", "IGNORE", "superseded", "captured"),
     ("captured", "capture", "IGNORE", "already_in_state", "captured"),
     ("captured", "refund", "APPLY", "transition", "refunded"),
     ("captured", "fail", "MANUAL_REVIEW", "failure_after_capture", "captured"),
+    ("captured", "flag", "MANUAL_REVIEW", "flagged", "captured"),
     ("refunded", "authorize", "IGNORE", "superseded", "refunded"),
     ("refunded", "capture", "MANUAL_REVIEW", "capture_after_refund", "refunded"),
     ("refunded", "refund", "MANUAL_REVIEW", "repeated_refund", "refunded"),
     ("refunded", "fail", "MANUAL_REVIEW", "failure_after_capture", "refunded"),
+    ("refunded", "flag", "MANUAL_REVIEW", "flagged", "refunded"),
     ("failed", "authorize", "MANUAL_REVIEW", "authorize_after_failure", "failed"),
     ("failed", "capture", "REJECT", "payment_failed", "failed"),
     ("failed", "refund", "REJECT", "payment_failed", "failed"),
     ("failed", "fail", "IGNORE", "already_in_state", "failed"),
+    ("failed", "flag", "MANUAL_REVIEW", "flagged", "failed"),
 ]
 
 
@@ -95,11 +100,11 @@ def test_each_cell_decides_as_the_design_says(
 
 
 def test_the_literal_table_above_names_every_state_and_event_once() -> None:
-    assert len(CELLS) == 20
+    assert len(CELLS) == 25
     assert {(state, event_type) for state, event_type, *_ in CELLS} == set(
         product(
             ["created", "authorized", "captured", "refunded", "failed"],
-            ["authorize", "capture", "refund", "fail"],
+            ["authorize", "capture", "refund", "fail", "flag"],
         )
     )
 
@@ -108,7 +113,7 @@ def test_the_table_answers_for_every_state_and_every_event() -> None:
     assert set(TABLE) == set(State)
     for state in State:
         assert set(TABLE[state]) == set(EventType)
-    assert sum(len(row) for row in TABLE.values()) == 20
+    assert sum(len(row) for row in TABLE.values()) == 25
 
 
 @pytest.mark.parametrize(("state", "event_type"), EVERY_CELL)

@@ -255,7 +255,7 @@ MISSING = [
     ),
     pytest.param(
         b'{"event_id":"e1","payment_id":"p1"}',
-        "type: missing, expected authorize, capture, refund or fail",
+        "type: missing, expected authorize, capture, refund, fail or flag",
         id="type",
     ),
     pytest.param(
@@ -313,12 +313,12 @@ MISTYPED = [
     ),
     pytest.param(
         with_type(b'["capture"]'),
-        "type: an array, expected authorize, capture, refund or fail",
+        "type: an array, expected authorize, capture, refund, fail or flag",
         id="type, an array",
     ),
     pytest.param(
         with_type(b"null"),
-        "type: null, expected authorize, capture, refund or fail",
+        "type: null, expected authorize, capture, refund, fail or flag",
         id="type, null",
     ),
     pytest.param(
@@ -331,32 +331,32 @@ MISTYPED = [
 UNKNOWN_TYPE = [
     pytest.param(
         with_type(b'"void"'),
-        'type: unknown "void", expected authorize, capture, refund or fail',
+        'type: unknown "void", expected authorize, capture, refund, fail or flag',
         id="another word",
     ),
     pytest.param(
         with_type(b'""'),
-        'type: unknown "", expected authorize, capture, refund or fail',
+        'type: unknown "", expected authorize, capture, refund, fail or flag',
         id="empty",
     ),
     pytest.param(
         with_type(b'"Capture"'),
-        'type: unknown "Capture", expected authorize, capture, refund or fail',
+        'type: unknown "Capture", expected authorize, capture, refund, fail or flag',
         id="a capital",
     ),
     pytest.param(
         with_type(b'"capture "'),
-        'type: unknown "capture ", expected authorize, capture, refund or fail',
+        'type: unknown "capture ", expected authorize, capture, refund, fail or flag',
         id="a space behind it",
     ),
     pytest.param(
         with_type(b'"captured"'),
-        'type: unknown "captured", expected authorize, capture, refund or fail',
+        'type: unknown "captured", expected authorize, capture, refund, fail or flag',
         id="a state's name",
     ),
     pytest.param(
         with_type(b'"\xc3\xa9\\u001b"'),
-        'type: unknown "\\u00e9\\u001b", expected authorize, capture, refund or fail',
+        'type: unknown "\\u00e9\\u001b", expected authorize, capture, refund, fail or flag',
         id="shown in plain ASCII",
     ),
 ]
@@ -651,7 +651,7 @@ def test_a_line_that_is_no_event_gets_a_sentence_that_says_why(line: bytes, erro
     [
         pytest.param(
             b'{"event_id":"","payment_id":"p1","type":"void"}',
-            'type: unknown "void", expected authorize, capture, refund or fail',
+            'type: unknown "void", expected authorize, capture, refund, fail or flag',
             id="an unknown type before an empty id",
         ),
         pytest.param(
