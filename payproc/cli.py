@@ -211,7 +211,7 @@ def ingest(
     Each event has its own transaction. Running the same input again is always safe: what is recorded is a duplicate.
     """
     with _reporting_errors():
-        from payproc import db
+        from payproc import db, schema
         from payproc.ingest import Ingest, Options, StopRequest
         from payproc.review import count_open
 
@@ -220,13 +220,13 @@ def ingest(
             outputs = _open_outputs(stack, names, decisions, malformed)
             database = stack.enter_context(db.open_database(database_url, _noter(quiet), interruptible=False))
             if not dry_run:
-                db.ensure_schema(database)
+                schema.prepare_schema(database, _say, create=True)
             stop = stack.enter_context(StopRequest())
             listed = _FaultList()
             show_progress = not quiet and sys.stderr.isatty() and decisions != "-"
             on_progress = bar.enter_context(_progress_bar(_total_bytes(names), "bytes", show_progress))
             run = Ingest(
-                database if not dry_run or db.has_schema(database) else None,
+                database if not dry_run or schema.has_schema(database) else None,
                 names,
                 Options(workers, dry_run, *outputs),
                 on_malformed=listed.add,
@@ -265,15 +265,14 @@ def show(
 ) -> None:
     """Show one payment: its state, its whole history, and conflicts."""
     with _reporting_errors():
-        from payproc import db, payments, reports
+        from payproc import db, payments, reports, schema
 
         _refuse_undecodable("PAYMENT_ID", payment_id)
         with db.open_database(database_url, _noter(quiet)) as database:
-            payment = its_event = None
-            if db.has_schema(database):
-                with database.snapshot() as connection, connection.cursor() as cursor:
-                    payment = payments.load_payment(cursor, payment_id)
-                    its_event = None if payment else payments.payment_of(cursor, payment_id)
+            schema.require_schema(database)
+            with database.snapshot() as connection, connection.cursor() as cursor:
+                payment = payments.load_payment(cursor, payment_id)
+                its_event = None if payment else payments.payment_of(cursor, payment_id)
             if payment is None:
                 hint = f'; it is an event_id of payment "{exact(its_event)}"' if its_event else ""
                 raise CannotFinish(
@@ -306,14 +305,15 @@ def review(
     with _reporting_errors():
         from datetime import datetime, timezone
 
-        from payproc import db, reports
+        from payproc import db, reports, schema
         from payproc.review import open_reviews
 
         if reason is not None and OUTCOME_OF[reason] is not Outcome.MANUAL_REVIEW:
             waiting = ", ".join(each.value for each in Reason if OUTCOME_OF[each] is Outcome.MANUAL_REVIEW)
             raise WrongUsage(f"--reason: {reason.value} never waits for a person, expected one of {waiting}")
         with db.open_database(database_url, _noter(quiet)) as database:
-            reviews = open_reviews(database, reason, limit) if db.has_schema(database) else iter(())
+            schema.require_schema(database)
+            reviews = open_reviews(database, reason, limit)
             if output_format is Format.JSON:
                 for each in reviews:
                     typer.echo(reports.to_json_line(each))
@@ -348,7 +348,7 @@ def resolve(
     On a terminal it shows the payment's state now and what the decision does, and asks.
     """
     with _reporting_errors():
-        from payproc import db, reports
+        from payproc import db, reports, schema
         from payproc.review import Review, Verdict
         from payproc.review import resolve as record
 
@@ -372,8 +372,7 @@ def resolve(
             return typer.confirm(reports.describe_effect(found, verdict, done=False) + "?", err=True)
 
         with db.open_database(database_url, _noter(quiet)) as database:
-            if not db.has_schema(database):
-                raise CannotFinish(f'event "{exact(event_id)}": is not on record')
+            schema.prepare_schema(database, _say, create=False)
             resolved = record(database, event_id, verdict, confirm)
             if resolved is None:
                 raise CannotFinish("nothing was changed")
@@ -389,17 +388,17 @@ def verify(output_format: FormatOption = Format.TABLE, quiet: Quiet = False, dat
     Exits with 3 if anything does not add up, or if a decision would come out differently by today's rules.
     """
     with _reporting_errors():
-        from payproc import db, reports
+        from payproc import db, reports, schema
         from payproc.verify import Totals, count_entries
         from payproc.verify import verify as fold
 
         totals = Totals()
         with db.open_database(database_url, _noter(quiet)) as database:
-            is_there = db.has_schema(database)
-            show_progress = is_there and not quiet and sys.stderr.isatty()
+            schema.require_schema(database)
+            show_progress = not quiet and sys.stderr.isatty()
             total = count_entries(database) if show_progress else None
             with _progress_bar(total, "entries", show_progress) as on_progress:
-                findings = fold(database, totals, on_progress) if is_there else iter(())
+                findings = fold(database, totals, on_progress)
                 if output_format is Format.JSON:
                     for part in reports.verify_json(findings, totals):
                         typer.echo(part, nl=False)
@@ -444,11 +443,12 @@ def runs(
     One that is not finished was interrupted, crashed, or is still running. As JSON, one object a line.
     """
     with _reporting_errors():
-        from payproc import db, reports
+        from payproc import db, reports, schema
         from payproc.runs import list_runs
 
         with db.open_database(database_url, _noter(quiet)) as database:
-            found = list_runs(database, limit) if db.has_schema(database) else iter(())
+            schema.require_schema(database)
+            found = list_runs(database, limit)
             if output_format is Format.JSON:
                 for run in found:
                     typer.echo(reports.to_json_line(run))
@@ -471,7 +471,7 @@ def export(quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
     Exits with 3 if a recorded line no longer says what is on record; such a line is left out and named.
     """
     with _reporting_errors():
-        from payproc import db, reports
+        from payproc import db, reports, schema
         from payproc.export import Totals, count_lines
         from payproc.export import export as read
 
@@ -481,10 +481,7 @@ def export(quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
         # In a pipe, whoever reads it may draw a bar of its own on the same terminal.
         show_progress = not quiet and sys.stderr.isatty() and _identity(sys.stdout.fileno()) is not None
         with db.open_database(database_url, _noter(quiet)) as database:
-            if not db.has_schema(database):
-                raise CannotFinish(
-                    f"nothing to export: there is no schema {db.SCHEMA} in the database {database.where}"
-                )
+            schema.require_schema(database)
             total = count_lines(database) if show_progress else None
             blocks = read(database, totals, lambda left_out: faults.add(reports.left_out_line(left_out)))
             with contextlib.closing(blocks), _progress_bar(total, "lines", show_progress) as on_progress:
@@ -502,20 +499,27 @@ def init(
     citus: Annotated[
         bool, typer.Option("--citus", help="Distribute its tables over the machines of a Citus cluster.")
     ] = False,
+    show_sql: Annotated[
+        bool, typer.Option("--sql", help="Print the statements instead of running them, for psql -f.")
+    ] = False,
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Create payproc's schema.
+    """Create payproc's schema, or bring it up to date.
 
-    Ingest does that by itself, for one server, where it is missing and may be created.
+    Ingest creates a missing schema itself, for one server. It brings up to date only that of the embedded database.
     """
     with _reporting_errors():
-        from payproc import db
+        from payproc import db, schema
 
         with db.open_database(database_url, _noter(quiet)) as database:
-            created = db.ensure_citus_schema(database) if citus else db.ensure_schema(database)
-            if not quiet:
-                typer.echo("created the schema payproc" if created else "the schema payproc is already there")
+            if show_sql:
+                steps = list(schema.script(database, for_citus=citus))
+                typer.echo("\n\n".join(steps or ["-- the schema payproc is up to date"]))
+                return
+            for summary in schema.bring_up(database, for_citus=citus) or ["the schema payproc is up to date"]:
+                if not quiet:
+                    typer.echo(summary)
 
 
 # ---- What the commands share ---------------------------------------------------------------------

@@ -1,10 +1,10 @@
-"""The database: which one, how to connect, whether its schema is there, and what its errors mean to a user.
+"""The database: which one, how to connect, and what its errors mean to a user.
 
 What belongs here: everything about the server that is not about payments. No message that leaves this module holds a
 password or a connection string's query part.
 
-SQLAlchemy is imported only to create the schema. Everything else is plain psycopg2: it needs a quarter of a second less
-of every command's start.
+Everything here is plain psycopg2: SQLAlchemy would add a quarter of a second to every command's start. Whether
+payproc's schema is there, and of which version, is schema.py's.
 """
 
 import io
@@ -16,7 +16,6 @@ import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +31,8 @@ URL_VARIABLE = "DATABASE_URL"
 
 SCHEMA = "payproc"
 
-SCHEMA_VERSION = 1
-"""Raised with every change to what models.py or record_decisions.sql creates that another payproc could not work with;
-stands in a comment on the table runs."""
-
 CONNECT_TIMEOUT_SECONDS = "10"
 """How long to try one address, unless the URL says otherwise. Without it a dropped packet means two minutes."""
-
-ASYNCHRONOUS_COMMIT = "SET LOCAL synchronous_commit = off;"
-"""What record_decisions.sql says to have one flush for many commits."""
 
 LOST_AFTER_SECONDS = 60
 """How long a server may not answer at all, not even that it is still there, until the connection counts as lost.
@@ -57,12 +49,15 @@ _LIFT_CITUS_LIMIT = """
     SELECT set_config('citus.max_intermediate_result_size', '-1', true) FROM pg_extension WHERE extname = 'citus'
 """
 
-_cursor_numbers = itertools.count(1)
+# A setting of the role or database must not let a commit pass that is not on disk; a stronger one stays. Below a
+# warning the server then sends nothing, so a message at the commit is one.
+_WAIT_FOR_DISK = """
+    SELECT pg_catalog.set_config('client_min_messages', 'warning', true),
+           CASE WHEN pg_catalog.current_setting('synchronous_commit') = 'off'
+                THEN pg_catalog.set_config('synchronous_commit', 'local', true) END
+"""
 
-_MARK_START = "payproc schema version "
-_MARK = f"{_MARK_START}{SCHEMA_VERSION}"
-_CITUS_MARK = f"{_MARK} for Citus"
-_SCHEMA_LOCK = 0x70617970726F63  # "payproc": advisory locks share one number space for a whole database
+_cursor_numbers = itertools.count(1)
 
 
 class Database:
@@ -74,6 +69,7 @@ class Database:
         where: str,
         *,
         interruptible: bool = False,
+        is_embedded: bool = False,
         why_gone: Callable[[], str | None] = lambda: None,
     ) -> None:
         """Name a database; nothing is opened yet.
@@ -81,9 +77,11 @@ class Database:
         `parameters` are libpq's: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
         `interruptible` lets a signal end a wait for the server, which is the driver's own otherwise and deaf to
         signals. It is a setting of the whole process, for commands with a single thread.
+        `is_embedded` tells that it is payproc's own, whose schema may be brought up to date unasked.
         `why_gone` tells more than the driver can where nobody can connect, if the server is known to have ended.
         """
         self.where = where
+        self.is_embedded = is_embedded
         self._why_gone = why_gone
         self._interruptible = interruptible
         self._parameters: dict[str, Any] = {
@@ -118,8 +116,11 @@ class Database:
             connection.set_session(isolation_level="READ COMMITTED", autocommit=False)
             try:
                 with connection.cursor() as cursor:
+                    cursor.execute(_WAIT_FOR_DISK)
                     yield cursor
+                connection.notices.clear()
                 connection.commit()
+                self.refuse_warnings(connection.notices)
             except psycopg2.Error as error:
                 raise self.explained(error) from error
             finally:
@@ -161,6 +162,15 @@ class Database:
         finally:
             with suppress(psycopg2.Error):  # who stops reading early may have left with the connection already
                 cursor.close()
+
+    def refuse_warnings(self, notices: Sequence[str]) -> None:
+        """Raise CannotFinish if the server sent a warning at a commit, as when a wait for a standby was canceled."""
+        if notices:
+            said = " ".join(notices[0].split())
+            raise CannotFinish(
+                f"the database {self.where} has committed, but perhaps not on its standby: {said}; "
+                "run it again when the standby is back"
+            )
 
     def explained(self, error: psycopg2.Error) -> CannotFinish:
         """Say in one line what a database error means to the user: what the server said, and advice by SQLSTATE."""
@@ -246,7 +256,9 @@ def open_database(option: str | None, note: Callable[[str], None], *, interrupti
     home = embedded.default_home()
     with embedded.running_server(home, note=note) as server:
         note(f"database: the embedded PostgreSQL {server.version} in {home}")
-        yield Database(server.connect_args, f"in {home}", interruptible=interruptible, why_gone=server.why_gone)
+        yield Database(
+            server.connect_args, f"in {home}", interruptible=interruptible, is_embedded=True, why_gone=server.why_gone
+        )
 
 
 def _chosen_url(option: str | None) -> tuple[dict[str, str], str] | None:
@@ -333,114 +345,3 @@ def _safe_name(parameters: Mapping[str, str]) -> str:
     user, port = parameters.get("user", ""), parameters.get("port", "")
     host = parameters.get("host") or parameters.get("hostaddr") or "local socket"
     return f"postgresql://{user}{user and '@'}{host}{port and ':'}{port}/{parameters.get('dbname', '')}"
-
-
-def has_schema(database: Database) -> bool:
-    """Whether payproc's tables are there. Raises CannotFinish if they are somebody else's or of another version."""
-    with database.transaction() as cursor:
-        return _mark(cursor, database.where) is not None
-
-
-def _mark(cursor: psycopg2.extensions.cursor, where: str) -> str | None:
-    """Which variant of payproc's tables is there, if any. Raises CannotFinish as has_schema does."""
-    cursor.execute(
-        "SELECT obj_description(to_regclass(%s), 'pg_class'),"
-        " (SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace(%s))",
-        (f"{SCHEMA}.runs", SCHEMA),
-    )
-    ((mark, relations),) = cursor.fetchall()
-    if mark in (_MARK, _CITUS_MARK):
-        return str(mark)
-    if mark is not None and mark.startswith(_MARK_START):
-        raise CannotFinish(
-            f"the schema {SCHEMA} of the database {where} has version {mark.removeprefix(_MARK_START)}, expected "
-            f"{SCHEMA_VERSION}; use the payproc that made it"
-        )
-    if relations:
-        raise CannotFinish(
-            f"the schema {SCHEMA} of the database {where} is not payproc's: it holds {relations} tables and indexes of "
-            "something else; name another database"
-        )
-    return None
-
-
-def ensure_schema(database: Database) -> bool:
-    """Create payproc's tables and procedure where they are missing; tell whether they were missing.
-
-    In one transaction, and safe against another command that does the same at the same moment. Tables that Citus has
-    distributed will do as well.
-    """
-    if has_schema(database):
-        return False
-    with database.transaction() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_SCHEMA_LOCK,))
-        if _mark(cursor, database.where) is not None:
-            return False
-        create_schema(cursor)
-    return True
-
-
-def ensure_citus_schema(database: Database) -> bool:
-    """The same, with the tables distributed by Citus over its machines; in one transaction and as safe.
-
-    Raises CannotFinish if the database does not have the extension, or has the tables for one server.
-    """
-    with database.transaction() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_SCHEMA_LOCK,))
-        mark = _mark(cursor, database.where)
-        if mark == _CITUS_MARK:
-            return False
-        if mark is not None:
-            raise CannotFinish(
-                f"the schema {SCHEMA} of the database {database.where} was made for one server and cannot be "
-                "distributed any more; name another database, or go on with this one as it is"
-            )
-        _check_citus(cursor, database.where)
-        # One connection to each machine: the types are created there by the same transaction as the tables.
-        cursor.execute("SET LOCAL citus.multi_shard_modify_mode TO 'sequential'")
-        # Where this is on, CREATE SCHEMA would put all tables of the schema on one machine.
-        cursor.execute("SET LOCAL citus.enable_schema_based_sharding TO off")
-        create_schema(cursor, for_citus=True)
-        from payproc.models import distribute_tables
-
-        for statement in distribute_tables():
-            cursor.execute(statement)
-    return True
-
-
-def _check_citus(cursor: psycopg2.extensions.cursor, where: str) -> None:
-    cursor.execute("SELECT installed_version FROM pg_available_extensions WHERE name = 'citus'")
-    available = cursor.fetchall()
-    if not available:
-        raise CannotFinish(
-            f"the server of the database {where} does not have the extension citus, which --citus needs; name a Citus "
-            "coordinator, or leave out --citus for one server"
-        )
-    if available == [(None,)]:
-        raise CannotFinish(
-            f"the database {where} does not have the extension citus, though its server does; run "
-            "`CREATE EXTENSION citus` in it, on each machine, and then this command again"
-        )
-
-
-def create_schema(cursor: psycopg2.extensions.cursor, *, for_citus: bool = False) -> None:
-    """Create the tables and the procedure, in the variant that is asked for. Nothing is distributed by that."""
-    from payproc.models import create_tables
-
-    cursor.execute("SELECT to_regnamespace(%s)", (SCHEMA,))
-    if cursor.fetchall() == [(None,)]:
-        cursor.execute(f"CREATE SCHEMA {SCHEMA}")
-    for statement in create_tables(for_citus=for_citus):
-        cursor.execute(statement)
-    cursor.execute(procedure(for_citus=for_citus))
-    cursor.execute(f"COMMENT ON TABLE {SCHEMA}.runs IS '{_CITUS_MARK if for_citus else _MARK}'")
-
-
-def procedure(*, for_citus: bool) -> str:
-    """The statement of record_decisions.sql; for Citus without its asynchronous commits.
-
-    There the coordinator's commit is the decision that the other machines follow. If it could be lost after one of
-    them has followed it, a payment would be left without its event, or an event without its payment.
-    """
-    procedure = resources.files("payproc").joinpath("record_decisions.sql").read_text("utf-8")
-    return procedure.replace(ASYNCHRONOUS_COMMIT, "") if for_citus else procedure

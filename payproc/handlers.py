@@ -10,6 +10,7 @@ and one CALL for a batch) and one flush for many commits. What a handler returns
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -120,6 +121,9 @@ _LOOK_UP_PAYMENTS = """
 """
 _RECORD = "CALL payproc.record_decisions(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, NULL)"
 
+_COMMIT_MARK = "payproc: commit\n"
+"""End of the message that record_decisions.sql sends before its last commit."""
+
 _TYPES = {each.value: each for each in EventType}
 _OUTCOMES = {each.value: each for each in Outcome}
 _STATES = {each.value: each for each in State}
@@ -217,26 +221,32 @@ class Recorder:
         self._may_go_on = True
         return results
 
-    def _handle(self, batch: Sequence[Received]) -> list[Result]:
+    def _handle(self, batch: Sequence[Received], *, is_first_attempt: bool = True) -> list[Result]:
         try:
-            return self._settle(batch)
+            return self._settle(batch, is_first_attempt=is_first_attempt)
         except psycopg2.Error as error:
             if not _refuses_content(error):
                 raise self._database.explained(error) from error
-            return _by_halves(self._handle, batch, error)
+            return _by_halves(partial(self._handle, is_first_attempt=False), batch, error)
 
-    def _settle(self, batch: Sequence[Received]) -> list[Result]:
-        """Look up, classify, record; and again for what was contested, until nothing is."""
+    def _settle(self, batch: Sequence[Received], *, is_first_attempt: bool) -> list[Result]:
+        """Look up, classify, record; and again for what was contested, until nothing is.
+
+        Only a batch that was tried before can find its own events on record. In a first attempt, events of this run's
+        number are another's: numbers start again after TRUNCATE … RESTART IDENTITY, or a restore without `runs`.
+        """
         settled: dict[tuple[int, int], Result] = {}
         pending = batch
         attempts = _Attempts()
         while pending:
+            run_id = _NO_RUN if is_first_attempt else self._run_id
+            is_first_attempt = False
             try:
                 if self._connection.closed:
                     self._connection = self._database.connect()
                 known = look_up(
                     self._connection,
-                    self._run_id,
+                    run_id,
                     [received.event.event_id for received in pending],
                     {received.event.payment_id for received in pending},
                 )
@@ -272,10 +282,14 @@ class Recorder:
             [decision.state_after for decision in decisions],
             [proposal.received.payload for proposal in new],
         )
+        notices = self._connection.notices
+        notices.clear()
         with self._connection.cursor() as cursor:
             # Even with nothing new: what a duplicate repeats may be visible but not yet durable.
             cursor.execute(_RECORD, (self._run_id, *(_SEPARATOR.join(column) for column in columns)))
             (places,) = cursor.fetchone() or ("",)
+        mark = max((number for number, each in enumerate(notices, 1) if each.endswith(_COMMIT_MARK)), default=0)
+        self._database.refuse_warnings(notices[mark:])
         return _to_look_at_again(proposals, new, [int(place) for place in places.split(",")]) if places else []
 
 

@@ -29,6 +29,7 @@ from sqlalchemy import (
     UniqueConstraint,
     create_mock_engine,
     func,
+    text,
 )
 from sqlalchemy import Enum as EnumType
 from sqlalchemy.dialects.postgresql import ARRAY, JSON
@@ -44,11 +45,11 @@ DISTRIBUTED_BY = {
     "events": "event_id",
     "event_conflicts": "event_id",
     "resolutions": "event_id",
+    "corrections": "payment_id",
 }
 """The column that tells on which machine a row lives, where there are many. Those with the same one are kept together.
 
-`runs` is not here: it stays on the machine that the command talks to, the coordinator. The UPDATE of it that closes a
-CALL of record_decisions must flush that machine's log, which holds the decision to commit of every transaction.
+`runs` is not here: it stays on the machine that the command talks to, the coordinator.
 """
 
 
@@ -78,7 +79,8 @@ payments = Table(
     # How many entries its history has. Every decision is recorded only if this is still what it was based on.
     Column("version", Integer, nullable=False),
     Column("created_at", _Time, nullable=False, server_default=func.now()),
-    Column("updated_at", _Time, nullable=False, server_default=func.now()),
+    # When the state last changed; events that leave the state as it is leave this as it is.
+    Column("state_since", _Time, nullable=False, server_default=func.now()),
     # Two states for one payment.
     PrimaryKeyConstraint("payment_id", name="payments_have_one_state"),
 )
@@ -113,7 +115,8 @@ Index(
     "events_for_review",
     events.c.recorded_at,
     events.c.event_id,
-    postgresql_where=events.c.outcome == Outcome.MANUAL_REVIEW,
+    # Names the catalog's operator: one for this very type in another schema would be preferred.
+    postgresql_where=text(f"outcome OPERATOR(pg_catalog.=) '{Outcome.MANUAL_REVIEW.value}'"),
 )
 
 event_conflicts = Table(
@@ -139,7 +142,7 @@ runs = Table(
     Column("run_id", BigInteger, Identity(always=True), nullable=False),
     Column("sources", ARRAY(Text), nullable=False),
     Column("started_at", _Time, nullable=False, server_default=func.now()),
-    # When the run last made a batch durable. What a run that never finished leaves behind ends here.
+    # When the run last saved its counts. A run that never finished ended up to a second later.
     Column("active_at", _Time, nullable=False, server_default=func.now()),
     # Null: still running, interrupted or crashed.
     Column("finished_at", _Time),
@@ -149,6 +152,8 @@ runs = Table(
     Column("ignored", BigInteger, nullable=False, server_default="0"),
     Column("rejected", BigInteger, nullable=False, server_default="0"),
     Column("manual_review", BigInteger, nullable=False, server_default="0"),
+    # A name for people; null: none was given.
+    Column("label", Text),
     # Two runs under one number.
     PrimaryKeyConstraint("run_id", name="runs_have_one_number"),
 )
@@ -169,6 +174,20 @@ resolutions = Table(
     PrimaryKeyConstraint("event_id", name="reviews_are_resolved_once"),
     # Two resolutions at one place in a payment's history. Also serves reading that history in order.
     UniqueConstraint("payment_id", "position", name="resolutions_have_one_a_position"),
+)
+
+corrections = Table(
+    "corrections",
+    metadata,
+    Column("payment_id", _Id, nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("state_before", _state, nullable=False),
+    Column("state_after", _state, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("corrected_by", Text, nullable=False),
+    Column("corrected_at", _Time, nullable=False, server_default=func.now()),
+    # Two corrections at one place in a payment's history. Also serves reading that history in order.
+    PrimaryKeyConstraint("payment_id", "position", name="corrections_have_one_a_position"),
 )
 
 
@@ -193,7 +212,7 @@ def distribute_tables() -> list[str]:
         beside = f"{SCHEMA}.{first[column]}" if column in first else "none"
         first.setdefault(column, table)
         statements.append(
-            f"SELECT create_distributed_table('{SCHEMA}.{table}', '{column}', colocate_with => '{beside}')"
+            f"SELECT pg_catalog.create_distributed_table('{SCHEMA}.{table}', '{column}', colocate_with => '{beside}')"
         )
     return statements
 

@@ -10,9 +10,18 @@
 -- The lists arrive as text, separated by U+001F, which neither an id nor a line of JSON can hold.
 --
 -- The commits are asynchronous, each for itself (SET LOCAL; a setting for the session would leak through a connection
--- pool). The update of `runs` at the end commits under the session's own setting and, as it writes WAL, makes
--- everything committed before it durable. So: when this CALL has returned, what it recorded is durable, and so is
--- everything that was visible before it began. (For Citus, db.py leaves the SET LOCAL out: there each commit waits.)
+-- pool). The last one waits for the disk, and so makes everything committed before it durable. It writes a message to
+-- the WAL, because a commit that writes nothing does not wait; a row could be missing, hidden by a policy, or UNLOGGED.
+-- It waits for the local disk even if the role or database has synchronous_commit off; a stronger setting stays. So:
+-- when this CALL has returned, its events are durable, and so is everything that was visible before it began. (For
+-- Citus, schema.py leaves the asynchronous commits out: there each commit waits.)
+--
+-- A wait for a standby that an administrator cancels ends with a WARNING, not an error. To let the client tell it from
+-- other messages, in any language, the last commit sends nothing below a warning, and the INFO before it marks the place.
+--
+-- Names: an exact match in another schema wins over the catalog's polymorphic function or operator, and would run with
+-- the caller's rights. So those are written with their schema. (unnest of several arrays cannot be; the parser takes
+-- pg_catalog's.)
 --
 -- The UPDATE or INSERT of payments comes before the INSERT into events, always: whoever holds an event_id waits for
 -- nothing more, so two calls cannot wait for each other.
@@ -88,10 +97,10 @@ BEGIN
         SET LOCAL synchronous_commit = off;
 
         -- Evidence of an event_id used for something else. True or not, it changes no payment; a repeat is a no-op.
-        IF this_reason = 'event_id_conflict' THEN
+        IF this_reason OPERATOR(pg_catalog.=) 'event_id_conflict' THEN
             SELECT original.position INTO new_version FROM payproc.events AS original
             WHERE original.event_id = this_event
-              AND (original.payment_id <> this_payment OR original.type <> this_type);
+              AND (original.payment_id <> this_payment OR original.type OPERATOR(pg_catalog.<>) this_type);
             IF new_version IS NOT NULL THEN
                 INSERT INTO payproc.event_conflicts (event_id, payment_id, type, run_id, source, line, payload)
                 VALUES (this_event, this_payment, this_type, in_run_id, this_source, this_line, this_payload)
@@ -110,10 +119,12 @@ BEGIN
             RETURNING payments.version INTO new_version;
         ELSE
             UPDATE payproc.payments
-            SET state = this_after, version = this_version + 1, updated_at = now()
+            SET state = this_after, version = this_version + 1,
+                state_since = CASE WHEN this_after OPERATOR(pg_catalog.=) this_before
+                                   THEN payments.state_since ELSE now() END
             WHERE payments.payment_id = this_payment
               AND payments.version = this_version
-              AND payments.state = this_before
+              AND payments.state OPERATOR(pg_catalog.=) this_before
             RETURNING payments.version INTO new_version;
         END IF;
 
@@ -128,14 +139,19 @@ BEGIN
 
         IF new_version IS NULL THEN
             ROLLBACK;
-            contested_places := contested_places || this_place::text;
-            contested_payments := contested_payments || this_payment;
+            contested_places := pg_catalog.array_append(contested_places, this_place::text);
+            contested_payments := pg_catalog.array_append(contested_payments, this_payment);
         ELSE
             COMMIT;
         END IF;
     END LOOP;
 
-    UPDATE payproc.runs SET active_at = now() WHERE runs.run_id = in_run_id;
-    contested := array_to_string(contested_places, ',');
+    contested := pg_catalog.array_to_string(contested_places, ',');
+    IF pg_catalog.current_setting('synchronous_commit') = 'off' THEN
+        SET LOCAL synchronous_commit = local;
+    END IF;
+    PERFORM pg_catalog.pg_logical_emit_message(true, 'payproc', ''::text);
+    SET LOCAL client_min_messages = warning;
+    RAISE INFO 'payproc: commit';
 END
 $procedure$;

@@ -58,8 +58,10 @@ _RESOLVED = "SELECT resolution, resolved_by, resolved_at, note FROM payproc.reso
 
 # Like record_decisions.sql: only if version and state are still what the person was shown, and nobody has decided.
 _MOVE = """
-    UPDATE payproc.payments SET state = %(after)s, version = %(version)s + 1, updated_at = now()
-    WHERE payment_id = %(payment_id)s AND version = %(version)s AND state = %(before)s
+    UPDATE payproc.payments
+    SET state = %(after)s, version = %(version)s + 1,
+        state_since = CASE WHEN %(after)s::text = %(before)s::text THEN state_since ELSE now() END
+    WHERE payment_id = %(payment_id)s AND version = %(version)s AND state::text = %(before)s
     RETURNING version
 """
 
@@ -99,7 +101,7 @@ class Verdict(msgspec.Struct, frozen=True):
     expected: State | None = None
 
     def state_after(self, review: Review) -> State:
-        """Where the decision leaves the payment: applied, in the state that the event names."""
+        """Return the state that the decision leaves the payment in: applied, the one that the event names."""
         return STATE_NAMED_BY[review.type] if self.resolution is Resolution.APPLY else review.state
 
 
@@ -137,8 +139,8 @@ def resolve(
     `confirm` is shown the event with its payment's state now, and the state that the decision leads to; where it says
     no, nothing is changed and the result is None. If the payment moves between that and the write, it is asked again.
 
-    Raises CannotFinish if the event is not on record, not in review or already resolved, or if the payment's state is
-    not the expected one; nothing is changed then.
+    Raises CannotFinish if the event is not on record, not in review or already resolved, if the payment's state is not
+    the expected one, or if a flag is to be applied; nothing is changed then.
     """
     for _ in range(ATTEMPTS):
         with database.transaction() as cursor:
@@ -147,6 +149,11 @@ def resolve(
             raise CannotFinish(
                 f'payment "{exact(review.payment_id)}": is {review.state.value}, expected {verdict.expected.value}; '
                 "nothing was changed"
+            )
+        if verdict.resolution is Resolution.APPLY and review.type not in STATE_NAMED_BY:
+            raise CannotFinish(
+                f'event "{exact(event_id)}": is a {review.type.value}, which names no state to apply, '
+                "expected --dismiss; nothing was changed"
             )
         if not confirm(review, verdict.state_after(review)):
             return None

@@ -8,7 +8,8 @@ from datetime import datetime
 
 import msgspec
 
-from payproc.db import Database
+from payproc.db import SCHEMA, Database
+from payproc.errors import CannotFinish
 from payproc.logic import Outcome
 from payproc.payments import in_utc
 
@@ -35,7 +36,7 @@ class Run(msgspec.Struct, frozen=True):
     source: list[str]
     started_at: datetime
     active_at: datetime
-    """When it last made a batch durable or saved its counts."""
+    """When it last saved its counts, about once a second."""
     finished_at: datetime | None
     """None: interrupted, crashed or still running."""
     lines: int
@@ -55,9 +56,14 @@ def open_run(database: Database, sources: list[str]) -> int:
 def save_counts(
     database: Database, run_id: int, lines: int, malformed: int, outcomes: Sequence[int], *, finished: bool
 ) -> None:
-    """Write a run's counts; `outcomes` in the order of Outcome. Raises CannotFinish."""
+    """Write a run's counts; `outcomes` in the order of Outcome. Raises CannotFinish, also if the run's row is gone."""
     with database.transaction() as cursor:
         cursor.execute(_SAVE, (finished, lines, malformed, *outcomes, run_id))
+        if not cursor.rowcount:
+            raise CannotFinish(
+                f"run {run_id}: its row in {SCHEMA}.runs is gone, so its counts could not be saved; its events are on "
+                "record"
+            )
 
 
 def list_runs(database: Database, limit: int | None) -> Iterator[Run]:

@@ -30,7 +30,7 @@ from servers import OwnServers, Pristine, pristine_home, running
 from sqlalchemy import URL, make_url
 from workload import messy_day
 
-from payproc import db, embedded
+from payproc import db, embedded, schema
 from payproc.handlers import Received
 from payproc.schemas import Malformed, parse_line
 
@@ -126,7 +126,7 @@ def template(server: Server) -> Iterator[str]:
     name = f"payproc_template_{uuid.uuid4().hex[:8]}"
     server.execute(f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING 'UTF8'")
     with as_database(server.url.set(database=name), name).transaction() as cursor:
-        db.create_schema(cursor, for_citus=IS_FOR_CITUS)
+        schema.create_schema(cursor, for_citus=IS_FOR_CITUS)
     yield name
     server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 

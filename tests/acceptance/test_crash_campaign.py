@@ -28,7 +28,7 @@ from postgres import Contents, Sql, check_books, contents, wait_for
 from sqlalchemy import URL
 from workload import messy_day
 
-from payproc import db, embedded
+from payproc import db, embedded, schema
 
 Payproc = Any
 
@@ -209,7 +209,7 @@ class Server:
         self.home = home
         self._use = ExitStack()
         with embedded.running_server(home) as running:
-            db.ensure_schema(db.Database(running.connect_args, "the campaign's server"))
+            schema.bring_up(db.Database(running.connect_args, "the campaign's server"))
         with (home / "data" / "postgresql.conf").open("a") as settings:
             settings.write("wal_writer_delay = 10s\nwal_writer_flush_after = 1GB\n")
 

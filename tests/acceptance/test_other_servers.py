@@ -121,7 +121,7 @@ def test_where_serializable_is_the_default_a_failed_transaction_is_tried_again_a
     payproc.summary("first.jsonl")
     with closing(sql.connect()) as other, other.cursor() as cursor:
         other.set_session(isolation_level="READ COMMITTED", autocommit=False)
-        cursor.execute("UPDATE payproc.payments SET updated_at = now() WHERE payment_id = 'p1'")
+        cursor.execute("UPDATE payproc.payments SET created_at = now() WHERE payment_id = 'p1'")
         process = payproc.start("ingest", "day.jsonl", "--workers", "1", "--format", "json")
         sql.wait_for_blocked_call()
         other.commit()  # whoever waited for this row now sees it changed after its own snapshot

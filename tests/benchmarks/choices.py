@@ -16,7 +16,7 @@ from typing import NamedTuple
 from days import fresh, write
 from ground import Ground, Measured, Row
 from payproc import embedded
-from payproc.db import procedure
+from payproc.schema import procedure
 from payproc_process import COMMAND
 
 

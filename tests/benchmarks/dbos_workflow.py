@@ -31,7 +31,8 @@ _OPEN = sql(
     "INSERT INTO payproc.payments (payment_id, state, version) VALUES (:payment_id, :after, 1) ON CONFLICT DO NOTHING"
 )
 _MOVE = sql(
-    "UPDATE payproc.payments SET state = :after, version = version + 1, updated_at = now()"
+    "UPDATE payproc.payments SET state = :after, version = version + 1,"
+    " state_since = CASE WHEN state = :after THEN state_since ELSE now() END"
     " WHERE payment_id = :payment_id AND version = :version"
 )
 _RECORD = sql(

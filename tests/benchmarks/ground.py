@@ -20,7 +20,7 @@ import psycopg2.extensions
 from sqlalchemy import URL
 
 from days import Line, contested, fresh, write
-from payproc import db
+from payproc import db, schema
 from payproc.embedded import EmbeddedServer
 
 WARM_UP_EVENTS = 100
@@ -168,7 +168,7 @@ class Ground:
         self.main.execute(f"CREATE DATABASE {name} TEMPLATE template0")
         database = BenchDatabase({**self.server.connect_args, "dbname": name})
         if with_schema:
-            db.ensure_schema(db.Database(database.parameters, name))
+            schema.bring_up(db.Database(database.parameters, name))
         try:
             yield database
         finally:

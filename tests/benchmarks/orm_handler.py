@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import create_engine
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.orm.attributes import flag_modified
 from sqlalchemy.orm.exc import StaleDataError
 
 from ground import BenchDatabase, Day, Ground, Measured
@@ -41,7 +42,7 @@ class Payment(Base):
     if TYPE_CHECKING:  # the columns are the table's
         state: State
         version: int
-        updated_at: object
+        state_since: object
     # Reading back defaults that nobody looks at would only cost time.
     __mapper_args__ = {"version_id_col": models.payments.c.version, "eager_defaults": False}  # noqa: RUF012
 
@@ -97,10 +98,10 @@ class OrmHandler:
             session.add(Payment(payment_id=incoming.payment_id, state=decision.state_after))
         else:
             position = payment.version + 1
+            if payment.state is not decision.state_after:
+                payment.state_since = datetime.now(timezone.utc)
             payment.state = decision.state_after
-            payment.updated_at = datetime.now(
-                timezone.utc
-            )  # also where the state stays: the version counts every entry
+            flag_modified(payment, "state")  # also where it stays: the version counts every entry
         entry = Entry(
             event_id=incoming.event_id,
             payment_id=incoming.payment_id,

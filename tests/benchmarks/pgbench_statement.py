@@ -78,7 +78,8 @@ BEGIN
         ON CONFLICT DO NOTHING;
     ELSE
         UPDATE payproc.payments
-        SET state = decision.state_after, version = this_version + 1, updated_at = now()
+        SET state = decision.state_after, version = this_version + 1,
+            state_since = CASE WHEN decision.state_after = this_state THEN payments.state_since ELSE now() END
         WHERE payments.payment_id = in_payment;
     END IF;
     IF FOUND THEN

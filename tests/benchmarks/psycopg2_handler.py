@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ground import BenchDatabase, Day, Ground, Measured
 from one_by_one import Incoming, OnRecord, measure_handler
-from payproc.logic import Decision, Reason, State, classify
+from payproc.logic import Decision, Outcome, Reason, State, classify
 
 LABEL = "the same handler in plain psycopg2"
 
@@ -18,7 +18,8 @@ _FIND_EVENT = "SELECT payment_id, type FROM payproc.events WHERE event_id = %s"
 _FIND_PAYMENT = "SELECT state, version FROM payproc.payments WHERE payment_id = %s"
 _OPEN = "INSERT INTO payproc.payments (payment_id, state, version) VALUES (%s, %s, 1) ON CONFLICT DO NOTHING"
 _MOVE = """
-    UPDATE payproc.payments SET state = %s, version = version + 1, updated_at = now()
+    UPDATE payproc.payments SET state = %s, version = version + 1,
+        state_since = CASE WHEN %s THEN now() ELSE state_since END
     WHERE payment_id = %s AND version = %s
 """
 _RECORD = """
@@ -70,7 +71,7 @@ class Psycopg2Handler:
             if version == 0:
                 cursor.execute(_OPEN, (incoming.payment_id, after))
             else:
-                cursor.execute(_MOVE, (after, incoming.payment_id, version))
+                cursor.execute(_MOVE, (after, decision.outcome is Outcome.APPLY, incoming.payment_id, version))
             if cursor.rowcount == 0:
                 return decision, False
             entry = (

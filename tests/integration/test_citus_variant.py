@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL, PrimaryKeyConstraint, Table, UniqueConstraint
 
-from payproc import db, models
+from payproc import models, schema
 from payproc.db import Database
 
 
@@ -39,7 +39,7 @@ def test_only_keys_that_citus_could_not_guard_are_missing_and_an_index_stands_fo
     for for_citus in (False, True):
         url = new_database("template0", "UTF8")
         with database_at(url, "a database").transaction() as cursor:
-            db.create_schema(cursor, for_citus=for_citus)
+            schema.create_schema(cursor, for_citus=for_citus)
             cursor.execute("SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'payproc'")
             indexes.append(dict(cursor.fetchall()))
             cursor.execute("SELECT conname FROM pg_constraint WHERE contype = 'f'")
@@ -57,11 +57,11 @@ def test_the_procedure_differs_in_when_a_commit_waits_and_nothing_else(
 ) -> None:
     written = resources.files("payproc").joinpath("record_decisions.sql").read_text("utf-8")
     body = written.split("$procedure$")[1]
-    assert body.count("synchronous_commit") == body.count(db.ASYNCHRONOUS_COMMIT) == 1
+    assert body.count(schema.ASYNCHRONOUS_COMMIT) == 1
     with database_at(new_database("template0", "UTF8"), "a database").transaction() as cursor:
-        db.create_schema(cursor, for_citus=for_citus)
+        schema.create_schema(cursor, for_citus=for_citus)
         cursor.execute("SELECT prosrc FROM pg_proc WHERE proname = 'record_decisions'")
-        assert cursor.fetchall() == [(body.replace(db.ASYNCHRONOUS_COMMIT, "") if for_citus else body,)]
+        assert cursor.fetchall() == [(body.replace(schema.ASYNCHRONOUS_COMMIT, "") if for_citus else body,)]
 
 
 def test_no_query_joins_tables_of_different_machines_but_over_a_step_of_its_own() -> None:

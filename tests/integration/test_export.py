@@ -9,7 +9,7 @@ import pytest
 from postgres import Sql, contents
 from sqlalchemy import URL
 
-from payproc import db
+from payproc import schema
 from payproc.db import FETCH_LINES, Database
 from payproc.export import BLOCK_BYTES, LeftOut, Totals, export
 from payproc.handlers import Received, Recorder
@@ -215,7 +215,7 @@ def test_a_database_of_another_encoding_cannot_make_another_event_of_one(
 ) -> None:
     """In EUC_JP a broken bar comes back as a full-width one, from the columns; the line as received has an escape."""
     database = database_at(new_database("template0", "EUC_JP"), "an EUC_JP database")
-    db.ensure_schema(database)
+    schema.bring_up(database)
     with closing(Recorder(database, 1)) as recorder:
         recorder.handle(events(("e\u00a6", "p1", "authorize"), ("e日本", "p2", "authorize")))
     lines, totals, left_out = exported(database)

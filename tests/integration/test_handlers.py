@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from sqlalchemy import URL
 
-from payproc import db, embedded
+from payproc import embedded, schema
 from payproc.db import Database
 from payproc.errors import CannotFinish
 from payproc.handlers import Received, Recorder, Rehearsal, Result, Verdict
@@ -195,7 +195,7 @@ def test_a_serialization_failure_is_tried_again(
     with closing(Recorder(database, run_id)) as recorder:
         with closing(sql.connect()) as holder:
             holder.set_session(isolation_level="READ COMMITTED", autocommit=False)
-            holder.cursor().execute("UPDATE payproc.payments SET updated_at = now() WHERE payment_id = 'p1'")
+            holder.cursor().execute("UPDATE payproc.payments SET created_at = now() WHERE payment_id = 'p1'")
             batch = events(("e1", "p2", "authorize"), ("e2", "p1", "capture"))
             handling = background.submit(recorder.handle, batch)
             sql.wait_for_blocked_call()
@@ -244,7 +244,7 @@ def test_a_character_that_the_database_cannot_hold_makes_one_line_malformed(
     new_database: Callable[..., URL], database_at: Callable[[URL, str], Database], events: Events
 ) -> None:
     database = database_at(new_database("template0", "LATIN1"), "a Latin-1 database")
-    db.ensure_schema(database)
+    schema.bring_up(database)
     with closing(Recorder(database, 1)) as recorder:
         results = recorder.handle(events(("é1", "p1", "authorize"), ("→2", "p2", "authorize"), ("é3", "p1", "capture")))
     assert reasons(results[::2]) == ["transition", "transition"]
@@ -257,7 +257,7 @@ def test_nothing_is_reported_as_recorded_where_a_database_gives_an_id_back_unlik
 ) -> None:
     """In EUC_JP a broken bar comes back as a full-width one."""
     database = database_at(new_database("template0", "EUC_JP"), "an EUC_JP database")
-    db.ensure_schema(database)
+    schema.bring_up(database)
     with closing(Recorder(database, 1)) as recorder:
         assert reasons(recorder.handle(events(("e\u00a6", "p1", "authorize")))) == ["transition"]
         with pytest.raises(CannotFinish, match="does not fit its stored history"):
@@ -328,7 +328,7 @@ def open_server(running: embedded.EmbeddedServer) -> Database:
 def start_and_never_flush_by_itself(home: Path) -> None:
     """Prepare a server whose background writer leaves asynchronous commits in memory for as long as it may (10 s)."""
     with embedded.running_server(home) as running:
-        db.ensure_schema(open_server(running))
+        schema.bring_up(open_server(running))
     with (home / "data" / "postgresql.conf").open("a") as config:
         config.write("wal_writer_delay = 10s\nwal_writer_flush_after = 1GB\n")
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import URL
 
-from payproc import db, ingest
+from payproc import ingest, schema
 from payproc.db import Database
 from payproc.ingest import Ingest, LineReader, Options, OversizedLine, StopRequest, worker_of
 from payproc.schemas import MAX_LINE_BYTES
@@ -78,7 +78,7 @@ def test_the_first_line_that_can_be_stored_wins_when_an_earlier_one_was_refused(
     """Line 1 cannot be stored in Latin-1. It is reported while line 2, of the same id, is held up at its worker."""
     url = new_database("template0", "LATIN1")
     database = database_at(url, "a Latin-1 database")
-    db.ensure_schema(database)
+    schema.bring_up(database)
     first, second = "p0", next(f"p{n}" for n in range(1, 100) if worker_of(f"p{n}", 2) != worker_of("p0", 2))
     run(database, write_lines("before.jsonl", [line("e0", first, "authorize")]))
     refused = {"event_id": "e1", "payment_id": first, "type": "capture", "x": "€"}

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import URL
 
-from payproc import db, embedded
+from payproc import db, embedded, schema
 
 IS_ROOT = os.geteuid() == 0
 POSTGRES_VERSION = int(os.environ.get("PAYPROC_TEST_POSTGRES", embedded.POSTGRES_VERSION))
@@ -94,7 +94,7 @@ def pristine_home() -> Iterator[Pristine]:
     home = new_folder()
     try:
         with embedded.running_server(home, version=POSTGRES_VERSION) as server:
-            db.ensure_schema(db.Database(server.connect_args, "a new database"))
+            schema.bring_up(db.Database(server.connect_args, "a new database"))
             pid = (home / "data" / "postmaster.pid").read_text().splitlines()[0]
             programs = Path(f"/proc/{pid}/exe").resolve().parent  # where the server's user can run them
         yield Pristine(home, programs)

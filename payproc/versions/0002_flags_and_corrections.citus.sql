@@ -1,0 +1,2 @@
+-- Version 2 on Citus: the corrections of a payment live beside it.
+SELECT pg_catalog.create_distributed_table('payproc.corrections', 'payment_id', colocate_with => 'payproc.payments');

@@ -1,0 +1,59 @@
+-- Version 2: events that only a person can judge, corrections by people, and how long a payment has had its state.
+--
+-- Every name that PostgreSQL could find in another schema is written with its own, as everywhere in payproc's SQL.
+
+ALTER TYPE payproc.event_type ADD VALUE 'flag';
+ALTER TYPE payproc.reason ADD VALUE 'flagged';
+
+-- `updated_at` moved with every ignored entry. What takes its place is the time of the last entry that moved the payment.
+ALTER TABLE payproc.payments RENAME COLUMN updated_at TO state_since;
+
+WITH entry AS MATERIALIZED (
+    SELECT payment_id, position, recorded_at FROM payproc.events
+    WHERE state_before OPERATOR(pg_catalog.<>) state_after
+    UNION ALL
+    SELECT payment_id, position, resolved_at FROM payproc.resolutions
+    WHERE state_before OPERATOR(pg_catalog.<>) state_after
+), moved AS MATERIALIZED (
+    SELECT DISTINCT ON (payment_id) payment_id, recorded_at AS at FROM entry ORDER BY payment_id, position DESC
+), since AS MATERIALIZED (
+    SELECT payments.payment_id, COALESCE(moved.at, payments.created_at) AS at
+    FROM payproc.payments LEFT JOIN moved USING (payment_id)
+)
+UPDATE payproc.payments SET state_since = since.at FROM since WHERE payments.payment_id = since.payment_id;
+
+CREATE TABLE payproc.corrections (
+    payment_id TEXT COLLATE "C" NOT NULL,
+    position INTEGER NOT NULL,
+    state_before payproc.state NOT NULL,
+    state_after payproc.state NOT NULL,
+    note TEXT NOT NULL,
+    corrected_by TEXT NOT NULL,
+    corrected_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+    CONSTRAINT corrections_have_one_a_position PRIMARY KEY (payment_id, position)
+);
+
+-- The roles that own, read and write resolutions do the same with corrections.
+DO $grants$
+DECLARE
+    granted record;
+BEGIN
+    EXECUTE pg_catalog.format('ALTER TABLE payproc.corrections OWNER TO %s', (
+        SELECT relowner::regrole::text FROM pg_catalog.pg_class WHERE oid = 'payproc.resolutions'::regclass::oid
+    ));
+    FOR granted IN
+        SELECT privilege.grantee, privilege.privilege_type AS privilege, privilege.is_grantable
+        FROM pg_catalog.pg_class AS relation, pg_catalog.aclexplode(relation.relacl) AS privilege
+        WHERE relation.oid = 'payproc.resolutions'::regclass::oid AND privilege.grantee <> relation.relowner
+    LOOP
+        EXECUTE pg_catalog.format(
+            'GRANT %s ON payproc.corrections TO %s%s',
+            granted.privilege,
+            CASE WHEN granted.grantee = 0::oid THEN 'PUBLIC' ELSE granted.grantee::regrole::text END,
+            CASE WHEN granted.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
+        );
+    END LOOP;
+END
+$grants$;
+
+ALTER TABLE payproc.runs ADD COLUMN label TEXT;

@@ -1,0 +1,139 @@
+"""Everything reported is on disk, whatever the settings of role and database, and whoever touches the table of runs."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
+
+import pytest
+from postgres import Sql, wait_for
+from servers import OwnServer, OwnServers
+from sqlalchemy import URL
+
+from payproc import schema
+from payproc.db import Database, parse_url
+from payproc.errors import CannotFinish
+from payproc.handlers import Received, Recorder
+from payproc.logic import Resolution
+from payproc.review import Verdict, resolve
+from payproc.runs import open_run, save_counts
+
+Events = Callable[..., list[Received]]
+
+IN_THE_WAY = {
+    "nothing": [],
+    "row gone": ["DELETE FROM payproc.runs"],
+    "trigger": [
+        "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "CREATE TRIGGER swallow BEFORE UPDATE ON payproc.runs FOR EACH ROW EXECUTE FUNCTION swallow()",
+    ],
+    "unlogged": ["ALTER TABLE payproc.runs SET UNLOGGED"],
+    "database off": ["ALTER DATABASE \"database off\" SET synchronous_commit = 'off'"],
+    "role off": ["ALTER ROLE payproc IN DATABASE \"role off\" SET synchronous_commit = 'off'"],
+}
+"""What stood between the closing commit and the disk, by database."""
+
+
+def create(server: OwnServer, name: str, sql_on: Callable[[URL], Sql]) -> URL:
+    sql_on(server.url).rows(f'CREATE DATABASE "{name}" TEMPLATE template0')
+    return server.url.set(database=name)
+
+
+def test_a_power_cut_loses_nothing_reported(
+    own_server: OwnServers, events: Events, sql_on: Callable[[URL], Sql], database_at: Callable[[URL, str], Database]
+) -> None:
+    """Nothing but the commits flushes: the server's own writer sleeps, and the power goes right after the reports."""
+    server = own_server("wal_writer_delay = '10s'", "autovacuum = off")
+    for name, statements in IN_THE_WAY.items():
+        url = create(server, name, sql_on)
+        database = database_at(url, name)
+        schema.bring_up(database)
+        run_id = open_run(database, ["test"])
+        with closing(Sql(url)) as sql:
+            for statement in statements:
+                sql.rows(statement)
+        with closing(Recorder(database, run_id)) as recorder:
+            for number in range(40):
+                recorder.handle(events((f"e{number}", "p1", "refund"), first_line=number + 1))
+        server.restart("immediate")
+        assert resolve(database, "e39", Verdict(Resolution.DISMISS, "n", "b"), lambda *_: True) is not None, name
+        server.restart("immediate")
+        with closing(Sql(url)) as sql:
+            assert sql.value("SELECT count(*) FROM payproc.events") == 40, name
+            assert sql.value("SELECT count(*) FROM payproc.resolutions") == 1, name
+
+
+def test_a_stronger_setting_of_the_session_is_kept(url: URL, sql: Sql) -> None:
+    """A trigger that is deferred to the commit reads it."""
+    sql.rows("CREATE TABLE seen (setting text)")
+    sql.rows(
+        "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " INSERT INTO seen VALUES (current_setting('synchronous_commit')); RETURN NULL; END $$"
+    )
+    sql.rows(
+        "CREATE CONSTRAINT TRIGGER see AFTER INSERT ON payproc.runs DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION see()"
+    )
+    for given in ("off", "local", "remote_write", "on", "remote_apply"):
+        parameters = parse_url(url.set(drivername="postgresql").render_as_string(False), "URL")
+        options = f"-c synchronous_commit={given}"
+        open_run(Database({**parameters, "options": options}, "a database"), ["test"])
+    assert sql.rows("SELECT setting FROM seen") == [
+        ("local",),
+        ("local",),
+        ("remote_write",),
+        ("on",),
+        ("remote_apply",),
+    ]
+
+
+@pytest.mark.parametrize("reports", ["ingest", "resolve"])
+def test_a_canceled_wait_for_a_standby_is_not_reported_as_done(
+    own_server: OwnServers, events: Events, sql_on: Callable[[URL], Sql], database_at: Callable[[URL, str], Database],
+    reports: str,
+) -> None:  # fmt: skip
+    """The server says so in a WARNING, here among many other messages."""
+    server = own_server("max_wal_senders = 2", "wal_level = replica")
+    url, sql = server.url, sql_on(server.url)
+    database = database_at(url, "the server")
+    sql.rows("ALTER ROLE payproc SET client_min_messages = 'debug5'")
+    run_id = open_run(database, ["test"])
+    with closing(Recorder(database, run_id)) as recorder:
+        recorder.handle(events(("e1", "p1", "refund")))
+    sql.rows("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    sql.rows("SELECT pg_reload_conf()")
+    wait_for(lambda: sql.value("SHOW synchronous_standby_names") == "nobody")
+
+    def report() -> Any:
+        if reports == "resolve":
+            return resolve(database, "e1", Verdict(Resolution.DISMISS, "n", "b"), lambda *_: True)
+        with closing(Recorder(database, run_id)) as recorder:
+            return recorder.handle(events(("e2", "p2", "authorize"), first_line=2))
+
+    with ThreadPoolExecutor(1) as pool:
+        reported = pool.submit(report)
+        wait_for(lambda: sql.rows("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"))
+        with pytest.raises(CannotFinish, match=r"committed, but perhaps not on its standby: .*cancel"):
+            reported.result()
+
+
+def test_a_run_whose_row_is_gone_cannot_finish_quietly(database: Database, sql: Sql) -> None:
+    run_id = open_run(database, ["test"])
+    sql.rows("DELETE FROM payproc.runs")
+    with pytest.raises(CannotFinish, match=rf"run {run_id}: its row in payproc.runs is gone"):
+        save_counts(database, run_id, 1, 0, [1, 0, 0, 0], finished=True)
+
+
+def test_an_unlogged_table_is_refused(database: Database, sql: Sql) -> None:
+    sql.rows("ALTER TABLE payproc.events SET UNLOGGED")
+    with pytest.raises(CannotFinish, match=r"run ALTER TABLE payproc.events SET LOGGED"):
+        schema.prepare_schema(database, lambda _: None, create=False)
+
+
+def test_after_run_numbers_start_again_a_replay_is_duplicates(database: Database, events: Events, sql: Sql) -> None:
+    """The events on record have this run's number, source and line, and are another run's all the same."""
+    day = events(("e1", "p1", "authorize"), ("e2", "p1", "capture"))
+    for expected in (["transition", "transition"], ["duplicate_event", "duplicate_event"]):
+        with closing(Recorder(database, open_run(database, ["test"]))) as recorder:
+            assert [result.decision.reason.value for result in recorder.handle(day)] == expected  # type: ignore[union-attr]
+        sql.rows("TRUNCATE payproc.runs RESTART IDENTITY")
