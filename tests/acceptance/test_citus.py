@@ -21,7 +21,7 @@ Payproc = Any
 CONTROL = """\
 comment = 'stands in for Citus in a test of payproc'
 default_version = '1'
-schema = public
+schema = pg_catalog
 """
 
 # The parameters are those of Citus 13.
@@ -29,7 +29,7 @@ STAND_IN = """
 CREATE TABLE public.asked (
     number serial, relation regclass, distribution_column text, colocate_with text, modify_mode text, sharding text
 );
-CREATE FUNCTION public.create_distributed_table(
+CREATE FUNCTION pg_catalog.create_distributed_table(
     table_name regclass, distribution_column text, distribution_type text DEFAULT 'hash',
     colocate_with text DEFAULT 'default', shard_count integer DEFAULT NULL
 ) RETURNS void LANGUAGE plpgsql AS $$
@@ -125,6 +125,7 @@ ASKED_FOR = [
     ("events", "event_id", "none", "sequential", "off"),
     ("event_conflicts", "event_id", "payproc.events", "sequential", "off"),
     ("resolutions", "event_id", "payproc.events", "sequential", "off"),
+    ("corrections", "payment_id", "payproc.payments", "sequential", "off"),
 ]
 
 
@@ -145,9 +146,9 @@ def test_it_distributes_the_tables_once_and_everything_else_runs_as_it_is(
     payproc = payproc_on(url)
     assert payproc("init", "--citus")[:2] == (0, "created the schema payproc\n")
     assert asked(sql) == ASKED_FOR
-    assert tables(sql) == ["event_conflicts", "events", "payments", "resolutions", "runs"]
+    assert tables(sql) == ["corrections", "event_conflicts", "events", "payments", "resolutions", "runs"]
     for again in (("init", "--citus"), ("init",)):
-        assert payproc(*again)[:2] == (0, "the schema payproc is already there\n")
+        assert payproc(*again)[:2] == (0, "the schema payproc is up to date\n")
     assert asked(sql) == ASKED_FOR
     day = (SAMPLES / "reused_ids.jsonl", SAMPLES / "refund_race.jsonl")
     assert payproc("ingest", *day, "--quiet").code == 0
@@ -168,7 +169,7 @@ def test_of_several_at_once_one_does_it(
     assert [each.code for each in finished] == [0] * 4
     assert sorted(each.stdout for each in finished) == [
         "created the schema payproc\n",
-        *["the schema payproc is already there\n"] * 3,
+        *["the schema payproc is up to date\n"] * 3,
     ]
     assert asked(sql) == ASKED_FOR
 

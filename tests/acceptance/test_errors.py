@@ -296,7 +296,7 @@ def test_a_role_with_the_rights_that_the_message_names_can_ingest_and_show(
     payproc_on: Callable[..., Payproc], bare_url: URL, role: str, good: Path, server: Any
 ) -> None:
     assert payproc_on(bare_url)("init").stdout == "created the schema payproc\n"
-    assert payproc_on(bare_url)("init").stdout == "the schema payproc is already there\n"
+    assert payproc_on(bare_url)("init").stdout == "the schema payproc is up to date\n"
     limited = payproc_on(bare_url.set(username=role))
     assert "refused: permission denied for schema payproc; " in error(limited("ingest", "good.jsonl"), 1)
     with server.connect(bare_url.database) as connection, connection.cursor() as cursor:
@@ -328,9 +328,26 @@ def test_a_schema_that_is_not_payprocs_is_left_alone(
         assert "is not payproc's: it holds 1 tables and indexes of something else" in error(payproc(*command), 1)
 
 
-def test_a_schema_of_another_version_is_left_alone(payproc: Payproc, sql: Any, good: Path) -> None:
-    sql.rows("COMMENT ON TABLE payproc.runs IS 'payproc schema version 99'")
-    assert "has version 99, expected 1; use the payproc that made it" in error(payproc("ingest", "good.jsonl"), 1)
+@pytest.mark.parametrize(
+    "command",
+    [
+        "show p1", "review", "review --format json", "resolve e1 --apply --note x --yes", "verify", "runs", "export",
+        pytest.param("verify --format json", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_a_database_without_the_schema_is_never_healthy(
+    payproc_on: Callable[..., Payproc], bare_url: URL, command: str
+) -> None:
+    finished = payproc_on(bare_url)(*command.split())
+    assert "nothing is recorded: no schema payproc in the database postgresql://" in error(finished, 1)
+    assert finished.stdout == ""
+
+
+def test_a_newer_schema_is_left_alone(payproc: Payproc, sql: Any, good: Path) -> None:
+    sql.rows("COMMENT ON TABLE payproc.runs IS 'payproc schema version 99, procedure 0123456789abcdef'")
+    for command in (["ingest", "good.jsonl"], ["ingest", "--dry-run", "good.jsonl"], ["show", "p1"], ["init"]):
+        said = error(payproc(*command), 1)
+        assert "has version 99, and this payproc is older than the schema: it knows version 2; install a newer" in said
 
 
 def test_a_statement_timeout_is_one_line_and_a_rerun_completes(

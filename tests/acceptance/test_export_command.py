@@ -205,14 +205,6 @@ def test_records_that_contradict_their_lines_are_named_twenty_of_them_and_counte
         assert copied == "payproc: in a copy 0 events come out differently, and 22 payments end in another state"
 
 
-def test_a_database_without_payproc_is_no_empty_export(payproc_on: Callable[[URL], Payproc], bare_url: URL) -> None:
-    """A backup of the wrong database must not pass for a good one."""
-    exported = payproc_on(bare_url)("export")
-    assert (exported.code, exported.stdout) == (1, "")
-    (line,) = said(exported)
-    assert line.startswith("payproc: nothing to export: there is no schema payproc in the database postgresql://")
-
-
 def test_a_database_in_which_nothing_is_recorded_is_an_empty_one(payproc: Payproc) -> None:
     exported = payproc("export")
     assert (exported.code, exported.stdout, said(exported)) == (0, "", ["payproc: exported 0 events and 0 conflicts"])

@@ -74,12 +74,9 @@ def test_review_for_a_script_is_one_object_a_line(payproc: Payproc, flagged: Non
     assert second["payload"]["by"] == "returns desk"
 
 
-def test_an_empty_queue_says_so_to_a_person_and_nothing_to_a_script(
-    payproc_on: Callable[..., Payproc], url: Any, bare_url: Any
-) -> None:
-    for each in (url, bare_url):
-        assert payproc_on(each)("review").stdout == "nothing waits for a person\n"
-        assert payproc_on(each)("review", "--format", "json").stdout == ""
+def test_an_empty_queue_says_so_to_a_person_and_nothing_to_a_script(payproc: Payproc) -> None:
+    assert payproc("review").stdout == "nothing waits for a person\n"
+    assert payproc("review", "--format", "json").stdout == ""
 
 
 def test_a_reason_that_nothing_can_wait_for_is_refused(payproc: Payproc, flagged: None) -> None:
@@ -157,11 +154,6 @@ def test_what_cannot_be_resolved_is_one_line_and_exit_1(
     assert (finished.code, finished.stdout, last(finished)) == (1, "", f"payproc: {said}")
 
 
-def test_resolving_in_a_database_without_payproc_is_one_line(payproc_on: Callable[..., Payproc], bare_url: Any) -> None:
-    finished = payproc_on(bare_url)("resolve", "e1", "--apply", "--note", "x", "--yes")
-    assert (finished.code, last(finished)) == (1, 'payproc: event "e1": is not on record')
-
-
 @pytest.mark.parametrize(
     ("answer", "code"),
     [
@@ -208,11 +200,6 @@ def test_verify_tells_that_the_books_are_right(payproc: Payproc, flagged: None) 
     }  # fmt: skip
 
 
-def test_verify_of_a_database_without_payproc_finds_nothing(payproc_on: Callable[..., Payproc], bare_url: Any) -> None:
-    assert payproc_on(bare_url)("verify").stdout == "0 payments, 0 entries: the books are right\n"
-    assert json.loads(payproc_on(bare_url)("verify", "--format", "json").stdout)["entries"] == 0
-
-
 def test_verify_names_each_fault_and_exits_with_3(payproc: Payproc, flagged: None, sql: Any) -> None:
     sql.rows("UPDATE payproc.payments SET state = 'failed' WHERE payment_id = 'p2'")
     sql.rows("UPDATE payproc.events SET outcome = 'REJECT', reason = 'payment_failed' WHERE event_id = 'e1'")
@@ -238,7 +225,7 @@ def test_verify_names_each_fault_and_exits_with_3(payproc: Payproc, flagged: Non
 def test_rules_are_the_table(payproc_on: Callable[..., Payproc]) -> None:
     payproc = payproc_on(None)
     rules = json.loads(payproc("rules", "--format", "json").stdout)
-    assert len(rules["table"]) == 20
+    assert len(rules["table"]) == 25
     assert rules["table"][0] == {
         "state": "created", "type": "authorize", "outcome": "APPLY", "reason": "transition",
         "next_state": "authorized",

@@ -95,11 +95,8 @@ def test_a_payment_known_only_from_a_conflict_is_created(payproc: Payproc, story
     assert "payment p2 is created · 0 entries" in payproc("show", "p2").stdout
 
 
-@pytest.mark.parametrize("prepared", [True, False], ids=["with a schema", "without a schema"])
-def test_an_unknown_payment_is_one_line_and_exit_1(
-    payproc_on: Callable[..., Payproc], url: Any, bare_url: Any, prepared: bool
-) -> None:
-    finished = payproc_on(url if prepared else bare_url)("show", "p9")
+def test_an_unknown_payment_is_one_line_and_exit_1(payproc: Payproc) -> None:
+    finished = payproc("show", "p9")
     assert (finished.code, finished.stdout) == (1, "")
     said = finished.stderr.splitlines()[-1]
     assert said.startswith('payproc: payment "p9": nothing is on record about it in the database postgresql://')
