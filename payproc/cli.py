@@ -238,6 +238,7 @@ def ingest(
                 listed.end("malformed line", "" if malformed is not None else "; --malformed FILE keeps them all")
                 if is_whole and listed.is_no_object and not (run.summary.events or quiet):
                     _say(NOT_JSON_LINES)
+                run.summary.database = database.where
                 _print_summary(run.summary, is_whole, output_format, "-" in (decisions, malformed), quiet)
                 if not (dry_run or quiet):
                     with contextlib.suppress(CannotFinish):  # if the database is gone, so be it: this is a courtesy
@@ -821,7 +822,10 @@ def _exit_code(summary: "Summary", stopped_by: int | None, fail_on: Sequence[Out
     if stopped_by is not None:
         _say("interrupted; what was reported is recorded, and running the same command again is safe")
         return 128 + stopped_by
-    found = [outcome for outcome in dict.fromkeys(fail_on) if summary.outcomes[outcome]]
+    counts = {outcome: summary.outcomes[outcome] for outcome in dict.fromkeys(fail_on)}
+    if Outcome.REJECT in counts:
+        counts[Outcome.REJECT] -= summary.known_conflicts  # so that a replay of a clean day stays clean
+    found = [outcome for outcome, count in counts.items() if count]
     for outcome in found:
-        _say(f"--fail-on {outcome.value}: {summary.outcomes[outcome]:,} came out so")
+        _say(f"--fail-on {outcome.value}: {counts[outcome]:,} came out so")
     return DONE_WITH_FINDINGS if found or summary.malformed else 0
