@@ -571,7 +571,7 @@ def _reporting_errors() -> Iterator[None]:
         raise typer.Exit(BROKEN_PIPE) from None
     except OSError as error:
         _abandon_stdout()
-        _say(f"output could not be written: {error.strerror}")
+        _say(f"{error.filename or 'output could not be written'}: {error.strerror}")
         raise typer.Exit(1) from None
     except typer.Exit:
         raise

@@ -164,13 +164,26 @@ class Database:
 
     def explained(self, error: psycopg2.Error) -> CannotFinish:
         """Say in one line what a database error means to the user: what the server said, and advice by SQLSTATE."""
-        password = self._parameters.get("password") or os.environ.get("PGPASSWORD")
-        said = _one_line(error, password)
+        said = self._masked(_one_line(error))
         sqlstate = error.pgcode or ""
         if is_about_connection(error):
             return CannotFinish(f"cannot reach the database {self.where}: {self._why_gone() or said}")
         advice = _ADVICE.get(sqlstate) or _ADVICE.get(sqlstate[:2]) or ""
+        if error.diag.constraint_name == "runs_have_one_number":
+            advice = _RUN_NUMBERS_ARE_BEHIND
         return CannotFinish(f"the database {self.where} refused: {said}{advice and '; '}{advice}")
+
+    def _masked(self, said: str) -> str:
+        """Hide the password where a server or a proxy echoes it: in quotation marks or in a URL. libpq never prints it.
+
+        A mask anywhere else would reveal that an ordinary word is the password; so would one over a name in `where`.
+        """
+        password = self._parameters.get("password") or os.environ.get("PGPASSWORD")
+        if not password or password in re.split("[/:@,?]+", self.where):
+            return said
+        for before, after in ('""', "''", ":@"):
+            said = said.replace(f"{before}{password}{after}", f"{before}***{after}")
+        return said
 
 
 def _leave(connection: psycopg2.extensions.connection) -> None:
@@ -209,21 +222,24 @@ _ADVICE = {
 }
 """What a user can do, by SQLSTATE or its class."""
 
+_RUN_NUMBERS_ARE_BEHIND = (
+    "new runs would get the numbers of existing ones, as after a restore; run: "
+    "SELECT setval(pg_get_serial_sequence('payproc.runs', 'run_id'), max(run_id)) FROM payproc.runs"
+)
 
 _SAYS_NOTHING = ("Is the server running", "This probably means", "before or while processing", "DETAIL", "LINE ")
 """How lines begin that libpq adds to guess, or to show where."""
 
 
-def _one_line(error: psycopg2.Error, password: str | None) -> str:
-    """What the server or libpq said, without repetition, layout or password."""
+def _one_line(error: psycopg2.Error) -> str:
+    """What the server or libpq said, without repetition or layout."""
     said: list[str] = []
     for line in (error.diag.message_primary or str(error)).splitlines():
         # libpq: 'connection to server at "db" (10.0.0.1), port 5432 failed: FATAL:  database "x" does not exist'
         reason = line.rpartition(" failed: ")[2].replace("FATAL:  ", "").strip()
         if reason and reason not in said and not reason.startswith(_SAYS_NOTHING):
             said.append(reason)
-    result = "; ".join(said)
-    return result.replace(password, "***") if password else result
+    return "; ".join(said)
 
 
 @contextmanager
