@@ -36,6 +36,7 @@ from payproc.text import exact, plain, plain_json
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from payproc.embedded import Note
     from payproc.ingest import Summary
 
 DONE_WITH_FINDINGS = 3
@@ -221,12 +222,13 @@ def ingest(
             database = stack.enter_context(db.open_database(database_url, _noter(quiet), interruptible=False))
             if not dry_run:
                 db.ensure_schema(database)
+            is_there = not dry_run or db.has_schema(database)  # connects, which is noted, before there is a bar
             stop = stack.enter_context(StopRequest())
             listed = _FaultList()
             show_progress = not quiet and sys.stderr.isatty() and decisions != "-"
             on_progress = bar.enter_context(_progress_bar(_total_bytes(names), "bytes", show_progress))
             run = Ingest(
-                database if not dry_run or db.has_schema(database) else None,
+                database if is_there else None,
                 names,
                 Options(workers, dry_run, *outputs),
                 on_malformed=listed.add,
@@ -541,8 +543,12 @@ _PASSWORD = re.compile(
 _HIDDEN = "an argument that may hold a password"
 
 
-def _noter(quiet: bool) -> Callable[[str], None]:
-    return (lambda _: None) if quiet else _say
+def _noter(quiet: bool) -> "Note":
+    def note(line: str, *, always: bool = False) -> None:
+        if always or not quiet:
+            _say(line)
+
+    return note
 
 
 @contextlib.contextmanager
