@@ -36,6 +36,7 @@ from payproc.text import exact, plain, plain_json
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from payproc.embedded import Note
     from payproc.ingest import Summary
 
 DONE_WITH_FINDINGS = 3
@@ -221,12 +222,13 @@ def ingest(
             database = stack.enter_context(db.open_database(database_url, _noter(quiet), interruptible=False))
             if not dry_run:
                 schema.prepare_schema(database, _say, create=True)
+            is_there = not dry_run or schema.has_schema(database)  # connects, which is noted, before there is a bar
             stop = stack.enter_context(StopRequest())
             listed = _FaultList()
             show_progress = not quiet and sys.stderr.isatty() and decisions != "-"
             on_progress = bar.enter_context(_progress_bar(_total_bytes(names), "bytes", show_progress))
             run = Ingest(
-                database if not dry_run or schema.has_schema(database) else None,
+                database if is_there else None,
                 names,
                 Options(workers, dry_run, *outputs),
                 on_malformed=listed.add,
@@ -238,6 +240,7 @@ def ingest(
                 listed.end("malformed line", "" if malformed is not None else "; --malformed FILE keeps them all")
                 if is_whole and listed.is_no_object and not (run.summary.events or quiet):
                     _say(NOT_JSON_LINES)
+                run.summary.database = database.where
                 _print_summary(run.summary, is_whole, output_format, "-" in (decisions, malformed), quiet)
                 if not (dry_run or quiet):
                     with contextlib.suppress(CannotFinish):  # if the database is gone, so be it: this is a courtesy
@@ -544,8 +547,12 @@ _PASSWORD = re.compile(
 _HIDDEN = "an argument that may hold a password"
 
 
-def _noter(quiet: bool) -> Callable[[str], None]:
-    return (lambda _: None) if quiet else _say
+def _noter(quiet: bool) -> "Note":
+    def note(line: str, *, always: bool = False) -> None:
+        if always or not quiet:
+            _say(line)
+
+    return note
 
 
 @contextlib.contextmanager
@@ -574,7 +581,7 @@ def _reporting_errors() -> Iterator[None]:
         raise typer.Exit(BROKEN_PIPE) from None
     except OSError as error:
         _abandon_stdout()
-        _say(f"output could not be written: {error.strerror}")
+        _say(f"{error.filename or 'output could not be written'}: {error.strerror}")
         raise typer.Exit(1) from None
     except typer.Exit:
         raise
@@ -825,7 +832,10 @@ def _exit_code(summary: "Summary", stopped_by: int | None, fail_on: Sequence[Out
     if stopped_by is not None:
         _say("interrupted; what was reported is recorded, and running the same command again is safe")
         return 128 + stopped_by
-    found = [outcome for outcome in dict.fromkeys(fail_on) if summary.outcomes[outcome]]
+    counts = {outcome: summary.outcomes[outcome] for outcome in dict.fromkeys(fail_on)}
+    if Outcome.REJECT in counts:
+        counts[Outcome.REJECT] -= summary.known_conflicts  # so that a replay of a clean day stays clean
+    found = [outcome for outcome, count in counts.items() if count]
     for outcome in found:
-        _say(f"--fail-on {outcome.value}: {summary.outcomes[outcome]:,} came out so")
+        _say(f"--fail-on {outcome.value}: {counts[outcome]:,} came out so")
     return DONE_WITH_FINDINGS if found or summary.malformed else 0

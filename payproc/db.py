@@ -12,12 +12,13 @@ import itertools
 import logging
 import os
 import re
+import socket
 import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import psycopg2.errorcodes
@@ -27,7 +28,12 @@ from dotenv import dotenv_values
 
 from payproc.errors import CannotFinish, WrongUsage
 
+if TYPE_CHECKING:
+    from payproc.embedded import Note
+
 URL_VARIABLE = "DATABASE_URL"
+
+EMBEDDED_VARIABLE = "PAYPROC_EMBEDDED"
 
 SCHEMA = "payproc"
 
@@ -61,16 +67,20 @@ _cursor_numbers = itertools.count(1)
 
 
 class Database:
-    """A PostgreSQL server and database to work on. `where` names it in messages and never holds a secret."""
+    """A PostgreSQL server and database to work on. `where` names it in messages and never holds a secret.
+
+    Without a name of its own, it is named after its parameters; once connected, after the server connected to.
+    """
 
     def __init__(
         self,
         parameters: Mapping[str, str],
-        where: str,
+        where: str | None = None,
         *,
         interruptible: bool = False,
         is_embedded: bool = False,
         why_gone: Callable[[], str | None] = lambda: None,
+        note: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Name a database; nothing is opened yet.
 
@@ -79,8 +89,11 @@ class Database:
         signals. It is a setting of the whole process, for commands with a single thread.
         `is_embedded` tells that it is payproc's own, whose schema may be brought up to date unasked.
         `why_gone` tells more than the driver can where nobody can connect, if the server is known to have ended.
+        `note` gets `where` once, at the first attempt to connect.
         """
-        self.where = where
+        self.where = where or _expected_name(parameters)
+        self._is_named = where is not None
+        self._note: Callable[[str], None] | None = note
         self.is_embedded = is_embedded
         self._why_gone = why_gone
         self._interruptible = interruptible
@@ -101,8 +114,14 @@ class Database:
         psycopg2.extensions.set_wait_callback(None)  # with one, connect_timeout would count for nothing
         try:
             connection: psycopg2.extensions.connection = psycopg2.connect(**self._parameters)
+            if not self._is_named:
+                self.where = _real_name(connection, self._parameters.get("port", ""))
         except psycopg2.Error as error:
             raise self.explained(error) from error
+        finally:
+            if self._note is not None:
+                self._note(self.where)
+                self._note = None
         if self._interruptible:
             psycopg2.extensions.set_wait_callback(psycopg2.extras.wait_select)
         connection.autocommit = True
@@ -174,13 +193,26 @@ class Database:
 
     def explained(self, error: psycopg2.Error) -> CannotFinish:
         """Say in one line what a database error means to the user: what the server said, and advice by SQLSTATE."""
-        password = self._parameters.get("password") or os.environ.get("PGPASSWORD")
-        said = _one_line(error, password)
+        said = self._masked(_one_line(error))
         sqlstate = error.pgcode or ""
         if is_about_connection(error):
             return CannotFinish(f"cannot reach the database {self.where}: {self._why_gone() or said}")
         advice = _ADVICE.get(sqlstate) or _ADVICE.get(sqlstate[:2]) or ""
+        if error.diag.constraint_name == "runs_have_one_number":
+            advice = _RUN_NUMBERS_ARE_BEHIND
         return CannotFinish(f"the database {self.where} refused: {said}{advice and '; '}{advice}")
+
+    def _masked(self, said: str) -> str:
+        """Hide the password where a server or a proxy echoes it: in quotation marks or in a URL. libpq never prints it.
+
+        A mask anywhere else would reveal that an ordinary word is the password; so would one over a name in `where`.
+        """
+        password = self._parameters.get("password") or os.environ.get("PGPASSWORD")
+        if not password or password in re.split("[/:@,?]+", self.where):
+            return said
+        for before, after in ('""', "''", ":@"):
+            said = said.replace(f"{before}{password}{after}", f"{before}***{after}")
+        return said
 
 
 def _leave(connection: psycopg2.extensions.connection) -> None:
@@ -219,25 +251,28 @@ _ADVICE = {
 }
 """What a user can do, by SQLSTATE or its class."""
 
+_RUN_NUMBERS_ARE_BEHIND = (
+    "new runs would get the numbers of existing ones, as after a restore; run: "
+    "SELECT setval(pg_get_serial_sequence('payproc.runs', 'run_id'), max(run_id)) FROM payproc.runs"
+)
 
 _SAYS_NOTHING = ("Is the server running", "This probably means", "before or while processing", "DETAIL", "LINE ")
 """How lines begin that libpq adds to guess, or to show where."""
 
 
-def _one_line(error: psycopg2.Error, password: str | None) -> str:
-    """What the server or libpq said, without repetition, layout or password."""
+def _one_line(error: psycopg2.Error) -> str:
+    """What the server or libpq said, without repetition or layout."""
     said: list[str] = []
     for line in (error.diag.message_primary or str(error)).splitlines():
         # libpq: 'connection to server at "db" (10.0.0.1), port 5432 failed: FATAL:  database "x" does not exist'
         reason = line.rpartition(" failed: ")[2].replace("FATAL:  ", "").strip()
         if reason and reason not in said and not reason.startswith(_SAYS_NOTHING):
             said.append(reason)
-    result = "; ".join(said)
-    return result.replace(password, "***") if password else result
+    return "; ".join(said)
 
 
 @contextmanager
-def open_database(option: str | None, note: Callable[[str], None], *, interruptible: bool = True) -> Iterator[Database]:
+def open_database(option: str | None, note: "Note", *, interruptible: bool = True) -> Iterator[Database]:
     """Find the database and use it: --database-url, else DATABASE_URL, else that of `.env`, else the embedded one.
 
     `note` gets one line that says which, and lines worth showing while a person waits for the embedded server.
@@ -245,10 +280,9 @@ def open_database(option: str | None, note: Callable[[str], None], *, interrupti
     found = _chosen_url(option)
     if found is not None:
         parameters, origin = found
-        database = Database(parameters, _safe_name(parameters), interruptible=interruptible)
-        note(f"database {database.where} ({origin})")
-        yield database
+        yield Database(parameters, interruptible=interruptible, note=lambda where: note(f"database {where} ({origin})"))
         return
+    _check_embedded_is_allowed()
     if sys.platform == "win32":
         raise CannotFinish("the embedded database needs Linux or macOS; name a PostgreSQL server with --database-url")
     from payproc import embedded  # only where it is needed: other databases do without it
@@ -256,9 +290,25 @@ def open_database(option: str | None, note: Callable[[str], None], *, interrupti
     home = embedded.default_home()
     with embedded.running_server(home, note=note) as server:
         note(f"database: the embedded PostgreSQL {server.version} in {home}")
-        yield Database(
-            server.connect_args, f"in {home}", interruptible=interruptible, is_embedded=True, why_gone=server.why_gone
+        # libpq takes from the environment all that the parameters leave open, such as PGHOSTADDR, which has precedence
+        # over the host. Nothing else in this process uses libpq.
+        for variable in [each for each in os.environ if each.startswith("PG")]:
+            del os.environ[variable]
+        # Without this libpq would look for ~/.pgpass, and may complain about its permissions.
+        parameters = {**server.connect_args, "passfile": str(home / "no-passwords")}
+        yield Database(parameters, str(home), interruptible=interruptible, is_embedded=True, why_gone=server.why_gone)
+
+
+def _check_embedded_is_allowed() -> None:
+    """Raise WrongUsage if PAYPROC_EMBEDDED forbids the embedded database."""
+    setting = os.environ.get(EMBEDDED_VARIABLE, "")
+    if setting == "never":
+        raise WrongUsage(
+            f"no database is named, and {EMBEDDED_VARIABLE}=never forbids the embedded one; name one with "
+            f"--database-url, {URL_VARIABLE}, or {URL_VARIABLE} in .env"
         )
+    if setting:
+        raise WrongUsage(f'{EMBEDDED_VARIABLE}: unknown "{setting}", expected never or nothing')
 
 
 def _chosen_url(option: str | None) -> tuple[dict[str, str], str] | None:
@@ -340,8 +390,46 @@ def _host_names(parameters: Mapping[str, str]) -> str:
     return ",".join(host for host in parameters.get("host", "").split(",") if not host.startswith("/"))
 
 
-def _safe_name(parameters: Mapping[str, str]) -> str:
-    """User, host, port and database: what a person needs to recognise it, and nothing that is secret."""
-    user, port = parameters.get("user", ""), parameters.get("port", "")
-    host = parameters.get("host") or parameters.get("hostaddr") or "local socket"
-    return f"postgresql://{user}{user and '@'}{host}{port and ':'}{port}/{parameters.get('dbname', '')}"
+def _expected_name(parameters: Mapping[str, str]) -> str:
+    """Return the name of the database that libpq would connect to: of what is not given, PG* variables decide.
+
+    With a service, that is up to its file, which only libpq reads.
+    """
+    service = parameters.get("service") or os.environ.get("PGSERVICE")
+    variables = {} if service else os.environ
+
+    def given(name: str) -> str:
+        return parameters.get(name) or variables.get(_VARIABLES[name], "")
+
+    host = given("hostaddr") or given("host") or ("" if service else "local socket")
+    name = _name(given("user"), host, given("port"), given("dbname"))
+    return f"{name}?service={service}" if service else name
+
+
+_DEFAULT_PORT = 5432
+
+_VARIABLES = {
+    "user": "PGUSER",
+    "host": "PGHOST",
+    "hostaddr": "PGHOSTADDR",
+    "port": "PGPORT",
+    "dbname": "PGDATABASE",
+}
+"""Environment variables by the parameter of libpq that they stand in for."""
+
+
+def _real_name(connection: psycopg2.extensions.connection, given_port: str) -> str:
+    """Return the name of the database that this connection is to. A default port is left out unless it was given."""
+    info = connection.info
+    host = info.host
+    if info.dsn_parameters.get("hostaddr"):  # it decides, not the host; of a list, the driver does not tell which one
+        with socket.socket(fileno=os.dup(connection.fileno())) as link, suppress(OSError):  # if it is lost already
+            host = link.getpeername()[0]
+    port = "" if info.port == _DEFAULT_PORT and not given_port else str(info.port)
+    return _name(info.user, host, port, info.dbname)
+
+
+def _name(user: str, host: str, port: str, dbname: str) -> str:
+    """Return user, host, port and database: all that a person needs to recognise it, and nothing that is secret."""
+    host = f"[{host}]" if ":" in host and not host.startswith("/") else host
+    return f"postgresql://{user}{user and '@'}{host}{port and ':'}{port}/{dbname}"

@@ -33,10 +33,11 @@ import socket
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import platformdirs
 
@@ -91,6 +92,16 @@ log_timezone = 'UTC'
 """
 
 
+class Note(Protocol):
+    """A receiver of lines worth showing while a person waits; `always` marks one that no --quiet may drop."""
+
+    def __call__(self, line: str, *, always: bool = False) -> None: ...
+
+
+def no_note(line: str, *, always: bool = False) -> None:
+    """Drop a line."""
+
+
 @dataclass(frozen=True)
 class EmbeddedServer:
     """A running embedded server: what is needed to connect to it and to name it."""
@@ -124,20 +135,28 @@ def default_home() -> Path:
     """The folder of the embedded server: PAYPROC_HOME, else the user's data directory, for root below /var/lib."""
     try:
         if named := os.environ.get(HOME_VARIABLE):
-            return Path(named).expanduser().absolute()
+            return _absolute(Path(named).expanduser())
         if os.geteuid() == 0:
             return ROOT_HOME
-        return platformdirs.user_data_path("payproc").absolute()
+        return _absolute(platformdirs.user_data_path("payproc"))
     except RuntimeError as error:  # ~somebody who is not there, or a user without a home
         raise CannotFinish(
             f"the embedded database has no folder: the home directory is unknown; set {HOME_VARIABLE} to a full path"
         ) from error
 
 
+def _absolute(folder: Path) -> Path:
+    try:
+        return folder.absolute()
+    except FileNotFoundError as error:
+        raise CannotFinish(
+            f"the embedded database cannot use {folder}: the working directory does not exist any more; set "
+            f"{HOME_VARIABLE} to a full path"
+        ) from error
+
+
 @contextmanager
-def running_server(
-    home: Path, *, version: int = POSTGRES_VERSION, note: Callable[[str], None] = lambda _: None
-) -> Iterator[EmbeddedServer]:
+def running_server(home: Path, *, version: int = POSTGRES_VERSION, note: Note = no_note) -> Iterator[EmbeddedServer]:
     """Use the embedded server of `home`: create and start it if need be, stop it if nobody else uses it on leaving.
 
     `note` gets lines worth showing while a person waits. Raises CannotFinish, with what to do about it.
@@ -198,7 +217,7 @@ def _reason(error: Exception) -> str:
 class _Cluster:
     """One database cluster in one home, and the server process that runs it."""
 
-    def __init__(self, home: Path, version: int, note: Callable[[str], None]) -> None:
+    def __init__(self, home: Path, version: int, note: Note) -> None:
         self.home = home
         self.data = home / "data"
         self.log = home / "log"
@@ -361,7 +380,7 @@ class _Cluster:
             _user(os.geteuid())  # initdb asks for its name
         if (self.data / "global" / "pg_control").exists():
             raise CannotFinish(f"the embedded database in {self.data} is damaged: it has lost its file PG_VERSION")
-        self.note("creating the embedded database, this once")
+        self.note(f"creating the embedded database in {self.home}, because no other database is named", always=True)
         half_done = self.home / "data-half-done"  # only a whole database is ever called data
         for left in (half_done, self.data):
             if left.exists():

@@ -3,8 +3,9 @@
 What belongs here: the order of these steps, and what an error in one of them means for a batch. Handlers coordinate;
 logic.py decides, and record_decisions.sql writes.
 
-Every event has its own transaction. What makes it fast is not bigger transactions but fewer round trips (two queries
-and one CALL for a batch) and one flush for many commits. What a handler returns is durable; nothing is reported before.
+Every event has its own transaction. What makes it fast is not bigger transactions but fewer round trips (two queries,
+a third where there are conflicts, and one CALL for a batch) and one flush for many commits. What a handler returns is
+durable; nothing is reported before.
 """
 
 import json
@@ -83,6 +84,8 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
 
     decision: Decision
     recorded: OnRecord | None = None
+    is_known: bool = False
+    """Only for a conflict: the same conflict is on record already."""
 
 
 Result = Verdict | Malformed
@@ -96,6 +99,8 @@ class Knowledge(NamedTuple):
     """By event_id."""
     payments: dict[str, tuple[State, int]]
     """State and version by payment_id; a payment nobody has heard of is not in it."""
+    conflicts: dict[tuple[str, str, EventType], tuple[int, int] | None]
+    """Recorded conflicts by event_id, payment_id and type: source and line, or None if another run recorded it."""
 
 
 class Proposal(msgspec.Struct, frozen=True, gc=False):
@@ -118,6 +123,10 @@ _LOOK_UP_EVENTS = """
 _LOOK_UP_PAYMENTS = """
     SELECT payment_id, state, version
     FROM payproc.payments WHERE payment_id = ANY (string_to_array(%s, chr(31)))
+"""
+_LOOK_UP_CONFLICTS = """
+    SELECT event_id, payment_id, type, run_id = %s, source, line
+    FROM payproc.event_conflicts WHERE event_id = ANY (string_to_array(%s, chr(31)))
 """
 _RECORD = "CALL payproc.record_decisions(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, NULL)"
 
@@ -143,7 +152,27 @@ def look_up(
         }
         cursor.execute(_LOOK_UP_PAYMENTS, (_SEPARATOR.join(payment_ids),))
         payments = {payment_id: (_STATES[state], version) for payment_id, state, version in cursor}
-    return Knowledge(recorded, payments)
+    return Knowledge(recorded, payments, {})
+
+
+def look_up_conflicts(
+    connection: psycopg2.extensions.connection, run_id: int, batch: Iterable[Received], known: Knowledge
+) -> None:
+    """Add the recorded conflicts of the batch's event_ids to `known`. No query if the batch holds no conflict."""
+    event_ids = {
+        event.event_id
+        for event in (received.event for received in (batch if known.recorded else ()))
+        if (on_record := known.recorded.get(event.event_id)) is not None
+        and classify(event, on_record, State.CREATED).reason is Reason.EVENT_ID_CONFLICT
+        and (event.event_id, event.payment_id, event.type) not in known.conflicts
+    }
+    if not event_ids:
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(_LOOK_UP_CONFLICTS, (run_id, _SEPARATOR.join(event_ids)))
+        for event_id, payment_id, event_type, is_own, source, line in cursor:
+            conflict = (event_id, payment_id, _TYPES[event_type])
+            known.conflicts.setdefault(conflict, (source, line) if is_own else None)
 
 
 def _own(outcome: str, source: str, line: str, reason: str, before: str, after: str) -> Own:
@@ -152,7 +181,7 @@ def _own(outcome: str, source: str, line: str, reason: str, before: str, after: 
 
 def decide(batch: Sequence[Received], known: Knowledge) -> list[Proposal]:
     """Classify events in order, carrying what is on record and each payment's state forward in `known`."""
-    recorded, payments = known
+    recorded, payments, conflicts = known
     as_reported = _states_before_own_events(batch, known)
     proposals = []
     for received in batch:
@@ -173,7 +202,12 @@ def decide(batch: Sequence[Received], known: Knowledge) -> list[Proposal]:
         else:
             decision = classify(event, on_record, as_reported.get(event.payment_id, state))
             is_new = decision.reason is not Reason.DUPLICATE_EVENT
-            proposals.append(Proposal(received, Verdict(decision, on_record), version, is_new))
+            is_known = False
+            if decision.reason is Reason.EVENT_ID_CONFLICT:
+                # The place is this line's own if an attempt that was cut off has recorded the conflict.
+                place = _place(received)
+                is_known = conflicts.setdefault((event.event_id, event.payment_id, event.type), place) != place
+            proposals.append(Proposal(received, Verdict(decision, on_record, is_known), version, is_new))
     return proposals
 
 
@@ -250,6 +284,7 @@ class Recorder:
                     [received.event.event_id for received in pending],
                     {received.event.payment_id for received in pending},
                 )
+                look_up_conflicts(self._connection, run_id, pending, known)
                 proposals = decide(pending, known)
                 attempts.begin([proposal for proposal in proposals if proposal.is_new])
                 contested = self._record(proposals)
@@ -361,7 +396,7 @@ class Rehearsal:
         """Connect; with None, where nothing is recorded yet, there is nothing to look up."""
         self._database = database
         self._connection = None if database is None else database.connect()
-        self._known = Knowledge({}, {})
+        self._known = Knowledge({}, {}, {})
 
     def close(self) -> None:
         """Close the connection."""
@@ -380,7 +415,7 @@ class Rehearsal:
         return [proposal.verdict for proposal in decide(batch, self._known)]
 
     def _learn(self, connection: psycopg2.extensions.connection, batch: Sequence[Received]) -> None:
-        recorded, payments = self._known
+        recorded, payments, _ = self._known
         found = look_up(
             connection,
             _NO_RUN,
@@ -389,6 +424,7 @@ class Rehearsal:
         )
         recorded.update(found.recorded)
         payments.update(found.payments)
+        look_up_conflicts(connection, _NO_RUN, batch, self._known)
 
 
 _NO_RUN = 0

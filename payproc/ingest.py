@@ -76,11 +76,15 @@ class Summary(msgspec.Struct):
 
     run_id: int | None
     source: list[str]
+    database: str = ""
+    """Its name, as in messages."""
     lines: int = 0
     malformed: int = 0
     events: int = 0
     outcomes: dict[Outcome, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Outcome, 0))
     reasons: dict[Reason, int] = msgspec.field(default_factory=dict)
+    known_conflicts: int = 0
+    """How many of the conflicts were on record already."""
     elapsed_seconds: float = 0.0
     dry_run: bool = False
 
@@ -360,6 +364,7 @@ class _DecisionLine(msgspec.Struct, omit_defaults=True):
     state_after: str
     original_outcome: str | None = None
     recorded: dict[str, str] | None = None
+    known: bool = False
 
 
 class Ingest:
@@ -392,6 +397,7 @@ class Ingest:
         self._in_flight: deque[_Round] = deque()
         self._worker_of: dict[str, int] = {}
         self._reasons: Counter[Reason] = Counter()
+        self._known_conflicts = 0
         self._bytes_read = 0
         self._has_unsaved_counts = False
         self._began = time.monotonic()
@@ -494,6 +500,7 @@ class Ingest:
                 if isinstance(result, Verdict):
                     self._worker_of.pop(entry.event.event_id, None)  # on record from here on
                     self._reasons[result.decision.reason] += 1
+                    self._known_conflicts += result.is_known
                     if self._options.decisions is not None:
                         decisions += self._decision_line(entry, result)
                     continue
@@ -524,6 +531,7 @@ class Ingest:
             line.original_outcome = on_record.outcome
         elif on_record is not None:
             line.recorded = {"payment_id": on_record.payment_id, "type": on_record.type}
+            line.known = verdict.is_known
         return _json_line(line)
 
     def _report_malformed(self, malformed: MalformedLine) -> bytes:
@@ -541,6 +549,7 @@ class Ingest:
         summary.outcomes = dict.fromkeys(Outcome, 0)
         for reason, count in summary.reasons.items():
             summary.outcomes[OUTCOME_OF[reason]] += count
+        summary.known_conflicts = self._known_conflicts
 
     def _save_progress(self) -> None:
         """Save the counts for those who watch. If that fails, so be it: the last time, at the end, has to work."""

@@ -72,13 +72,18 @@ def print_summary(console: Console, summary: "Summary", is_whole: bool) -> None:
     for outcome, count in summary.outcomes.items():
         share = f"{count / summary.events:.1%}" if summary.events else "–"
         reasons = "\n".join(
-            f"{reason.value} {reason_count:,}"
+            f"{reason.value} {reason_count:,}" + _known(summary, reason)
             for reason, reason_count in summary.reasons.items()
             if OUTCOME_OF[reason] is outcome
         )
         table.add_row(Text(outcome.value, _STYLES[outcome]), f"{count:,}", share, Text(reasons))
     console.print(table)
     console.print(Text(_footer(summary, is_whole)), soft_wrap=True)
+
+
+def _known(summary: "Summary", reason: Reason) -> str:
+    is_told = reason is Reason.EVENT_ID_CONFLICT and summary.known_conflicts
+    return f" ({summary.known_conflicts:,} known)" if is_told else ""
 
 
 def _footer(summary: "Summary", is_whole: bool) -> str:

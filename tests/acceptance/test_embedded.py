@@ -233,7 +233,7 @@ def made_long_home(folder: Path, template: Path) -> Path:
 
 def test_what_one_command_records_the_next_one_finds(home: Path) -> None:
     first = succeed(home, "ingest", "--format", "json", "-", events=authorize("p1"))
-    assert "creating the embedded database, this once" in first
+    assert f"creating the embedded database in {home}, because no other database is named" in first
     assert not is_running(home)
     second = succeed(home, "ingest", "--format", "json", "-", events=authorize("p2"))
     assert "creating" not in second

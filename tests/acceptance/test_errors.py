@@ -365,6 +365,19 @@ def test_a_statement_timeout_is_one_line_and_a_rerun_completes(
     books_are_right()
 
 
+def test_run_numbers_behind_the_existing_runs_are_put_right_by_the_statement_that_is_named(
+    payproc: Payproc, sql: Any, good: Path
+) -> None:
+    """As after a restore without sequences."""
+    for _ in range(3):
+        payproc("ingest", "good.jsonl")
+    sql.rows("ALTER SEQUENCE payproc.runs_run_id_seq RESTART")
+    said = error(payproc("ingest", "good.jsonl"), 1)
+    assert "new runs would get the numbers of existing ones, as after a restore; run: SELECT setval(" in said
+    assert sql.value(said.partition("; run: ")[2]) == 3
+    assert payproc.summary("good.jsonl")["run_id"] == 4
+
+
 # ---- Which database -------------------------------------------------------------------------------
 
 

@@ -540,6 +540,24 @@ def test_a_wrong_password_is_not_shown_even_if_the_server_repeats_it(
     assert_no_password(finished.stdout + finished.stderr, url)
 
 
+@pytest.mark.parametrize("password", ["a", "wrong", "for", "password"])
+def test_a_mask_does_not_tell_which_ordinary_word_is_the_password(
+    payproc_on: Callable[[None], Payproc], password: str
+) -> None:
+    """With a mask wherever it stands, the words around tell what is under it."""
+    with server_that_repeats_the_password() as (port, told):
+        url = f"postgresql://u:{password}@127.0.0.1:{port}/d"
+        finished = payproc_on(None)("init", "--database-url", url)
+    assert told == [password]
+    assert finished.stderr.endswith(f':{port}/d: password "***" is wrong for user "u"\n')
+
+
+@pytest.mark.parametrize("password", ["a", "server", "refused"])
+def test_a_mask_does_not_stand_for_a_word_of_libpq(payproc_on: Callable[[None], Payproc], password: str) -> None:
+    finished = payproc_on(None)("init", "--database-url", f"postgresql://u:{password}@127.0.0.1:1/d")
+    assert finished.stderr.endswith("127.0.0.1:1/d: Connection refused\n")
+
+
 @slow
 def test_a_password_is_shown_neither_when_the_server_goes_away_nor_in_what_it_keeps(
     payproc: Payproc, sql: Any, server: Any, url: URL, line: Line, write_lines: Any

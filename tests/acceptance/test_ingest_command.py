@@ -29,7 +29,7 @@ SUMMARY_OF_FIVE = {
     "run_id": 1, "source": ["five.jsonl"], "lines": 7, "malformed": 2, "events": 5,
     "outcomes": {"APPLY": 2, "IGNORE": 1, "REJECT": 1, "MANUAL_REVIEW": 1},
     "reasons": {"event_id_conflict": 1, "duplicate_event": 1, "transition": 2, "predecessor_missing": 1},
-    "dry_run": False,
+    "known_conflicts": 0, "dry_run": False,
 }  # fmt: skip
 
 MALFORMED_OF_FIVE = """\
@@ -62,6 +62,7 @@ def test_the_summary_table_has_all_outcomes_in_order_and_malformed_lines_apart(p
 def test_json_is_one_object_with_the_promised_fields(payproc: Payproc, five: Path) -> None:
     summary = payproc.summary("five.jsonl", code=3)
     assert summary.pop("elapsed_seconds") > 0
+    assert f" {summary.pop('database')} (from" in payproc("runs").stderr
     assert summary == SUMMARY_OF_FIVE
     assert list(summary["outcomes"]) == ["APPLY", "IGNORE", "REJECT", "MANUAL_REVIEW"]
 
@@ -229,3 +230,76 @@ def test_events_of_an_ordinary_file_beside_a_fifo_are_read_once(payproc: Payproc
     fifo.write_bytes(line("e1", "p1", "authorize") + b"\n" + line("e2", "p1", "capture"))
     stdout, _ = process.communicate()
     assert json.loads(stdout)["outcomes"]["APPLY"] == 2
+
+
+# ---- Conflicts that are on record already ---------------------------------------------------------
+
+CONFLICTS = [
+    ("e1", "p1", "authorize"), ("e1", "p2", "authorize"), ("e1", "p1", "refund"), ("e1", "p2", "authorize"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def conflicts(line: Line, write_lines: WriteLines) -> Path:
+    """An event and three lines that contradict it, the last of which repeats the first of them."""
+    return write_lines("conflicts.jsonl", [line(*fact) for fact in CONFLICTS])
+
+
+def known_in(finished: Any) -> list[Any]:
+    """The field `known` of each decision, None where it is missing."""
+    return [json.loads(row).get("known") for row in finished.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]], ids=["real", "dry run"])
+def test_known_conflicts_are_marked_and_counted_apart(payproc: Payproc, conflicts: Path, dry_run: list[str]) -> None:
+    command = ("ingest", "conflicts.jsonl", "--workers", "1", *dry_run)
+    assert known_in(payproc(*command, "--decisions", "-")) == [None, None, None, True]
+    payproc("ingest", "conflicts.jsonl")
+    assert known_in(payproc(*command, "--decisions", "-")) == [None, True, True, True]
+    summary = payproc.summary("conflicts.jsonl", *dry_run)
+    assert summary["known_conflicts"] == 3
+    assert summary["reasons"] == {"event_id_conflict": 3, "duplicate_event": 1}
+    assert sum(summary["outcomes"].values()) == summary["events"] == 4
+
+
+def test_a_replay_of_a_day_with_conflicts_stays_clean(payproc: Payproc, conflicts: Path, line: Line, sql: Any) -> None:
+    gate = ("ingest", "-", "--quiet", "--fail-on", "REJECT")
+    day = conflicts.read_bytes()
+    first = payproc(*gate, stdin=day)
+    assert (first.code, first.stderr) == (3, "payproc: --fail-on REJECT: 2 came out so\n")
+    assert payproc(*gate, stdin=day) == (0, "", "")
+    more = day + line("e1", "p3", "fail") + b"\n"
+    assert payproc(*gate, "--dry-run", stdin=more).code == 3
+    assert "event_id_conflict 4 (3 known)" in payproc("ingest", "-", stdin=more).stdout
+    assert payproc(*gate, stdin=more) == (0, "", "")
+    assert sql.value("SELECT rejected FROM payproc.runs ORDER BY run_id DESC LIMIT 1") == 4
+
+
+def test_known_conflicts_do_not_depend_on_how_the_work_is_split(
+    payproc_on: Callable[..., Payproc], new_database: Callable[[str], Any], template: str, line: Line,
+    write_lines: WriteLines,
+) -> None:  # fmt: skip
+    """The conflicts with one event are under several payments, which several workers have."""
+    facts = [("e1", "p0", "authorize"), *[("e1", f"p{number % 7}", "capture") for number in range(50)]]
+    write_lines("day.jsonl", [line(*fact) for fact in facts])
+    expected = [None] + [None] * 7 + [True] * 43
+    for workers in ("1", "2", "5"):
+        payproc = payproc_on(new_database(template))
+        decided = payproc("ingest", "day.jsonl", "--workers", workers, "--decisions", "-")
+        assert known_in(decided) == expected
+
+
+def test_a_conflict_recorded_by_a_cut_off_attempt_of_the_run_is_not_known(
+    payproc: Payproc, line: Line, write_lines: WriteLines, sql: Any
+) -> None:
+    write_lines("first.jsonl", [line("e0", "slow", "authorize"), line("e1", "p1", "authorize")])
+    payproc("ingest", "first.jsonl")
+    facts = [("e1", "p2", "authorize"), ("e2", "slow", "capture"), ("e1", "p2", "authorize")]
+    write_lines("day.jsonl", [line(*fact) for fact in facts])
+    with sql.locked_payment("slow"):
+        process = payproc.start("ingest", "day.jsonl", "--workers", "1", "--decisions", "-")
+        backend = sql.wait_for_blocked_call()
+        assert sql.value("SELECT count(*) FROM payproc.event_conflicts") == 1
+        assert sql.value("SELECT pg_terminate_backend(%s, 30000)", backend)
+    stdout, _ = process.communicate()
+    assert [json.loads(row).get("known") for row in stdout.splitlines()] == [None, None, True]

@@ -44,9 +44,10 @@ def test_a_sample_comes_out_as_told(payproc: Any, name: str) -> None:
     path = str(SAMPLES / f"{name}.jsonl")
     summary = payproc.summary(path, code=3 if story["malformed"] else 0)
     assert summary.pop("elapsed_seconds") >= 0
+    assert summary.pop("database").startswith("postgresql://")
     events = sum(story["reasons"].values())
     assert summary == {
-        "run_id": 1, "source": [path], "dry_run": False, **story,
+        "run_id": 1, "source": [path], "known_conflicts": 0, "dry_run": False, **story,
         "lines": events + story["malformed"], "events": events,
         "outcomes": {
             outcome: sum(story["reasons"].get(reason, 0) for reason in reasons)

@@ -101,6 +101,7 @@ class Model:
                 outcomes[outcome_of(reason)] += count
         run |= {"lines": len(decisions), "malformed": counts.pop("malformed", 0)}
         run |= {"events": run["lines"] - run["malformed"], "outcomes": dict(outcomes), "reasons": dict(counts)}
+        run["known_conflicts"] = sum(decision.get("known", False) for decision in decisions)
         self.runs.append(run)
         return decisions
 
@@ -120,8 +121,9 @@ class Model:
             return {**decision, **duplicate}
         recorded = {"payment_id": first["payment_id"], "type": first["type"]}
         evidence = {**line.fact._asdict(), "recorded": recorded, **origin, "payload": line.payload}
+        known = {"known": True} if line.fact in self.conflicts else {}
         self.conflicts.setdefault(line.fact, evidence)
-        return {**decision, "outcome": "REJECT", "reason": "event_id_conflict", "recorded": recorded}
+        return {**decision, "outcome": "REJECT", "reason": "event_id_conflict", "recorded": recorded, **known}
 
     def _record(self, line: Line, origin: Row) -> Row:
         assert line.fact is not None
