@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import typer
+from old_schemas import load_version
 from postgres import Sql
 from shadows import SHADOW_CALLED, plant_shadows
 from sqlalchemy import URL
@@ -26,8 +27,6 @@ from payproc.verify import count_entries
 SAMPLES = Path(__file__).parents[2] / "sample_events"
 DAY = [SAMPLES / f"{name}.jsonl" for name in ("reused_ids", "contradictions", "refund_race", "redeliveries")]
 """Lines that come to every outcome, duplicates and conflicts."""
-
-VERSIONS = Path(__file__).with_name("schema_versions")
 
 Payproc = Any
 
@@ -57,7 +56,7 @@ HISTORY = """
 
 @pytest.fixture(scope="module")
 def template(server: Any, template: str) -> Iterator[str]:
-    """A database with payproc's schema, some history, and the shadows. It takes the place of the usual template."""
+    """Make a template with payproc's schema, some history, and the shadows, in place of the usual one."""
     name = f"payproc_hostile_{uuid.uuid4().hex[:8]}"
     server.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     with closing(Sql(server.url.set(database=name))) as sql:
@@ -86,6 +85,7 @@ COMMANDS: list[tuple[tuple[str | Path, ...], int]] = [
     (("runs",), 0),
     (("export",), 0),
     (("init",), 0),
+    (("init", "--sql"), 0),
 ]
 """Every command in the ways that lead to other statements, and its exit code."""
 
@@ -134,13 +134,22 @@ def test_a_contested_decision_calls_no_shadow(database: Database) -> None:
         assert cursor.fetchall() == [("1",)]
 
 
-@pytest.mark.parametrize("version", [None, "version_1.sql", "version_1_citus.sql"], ids=["none", "1", "1 for Citus"])
-def test_init_calls_no_shadow_whatever_is_there(
-    bare_url: URL, sql_on: Callable[[URL], Sql], payproc_on: Callable[[URL], Payproc], version: str | None
+def test_creating_the_schema_calls_no_shadow(
+    bare_url: URL, sql_on: Callable[[URL], Sql], payproc_on: Callable[[URL], Payproc]
 ) -> None:
-    sql, payproc = sql_on(bare_url), payproc_on(bare_url)
-    if version:
-        sql.rows((VERSIONS / version).read_text("utf-8"))
+    plant_shadows(sql_on(bare_url))
+    check(payproc_on(bare_url), "init")
+    check(payproc_on(bare_url), "ingest", *DAY)
+
+
+@pytest.mark.parametrize("for_citus", [False, True], ids=["one server", "Citus"])
+def test_bringing_the_schema_up_calls_no_shadow(
+    new_database: Callable[..., URL], sql_on: Callable[[URL], Sql], payproc_on: Callable[[URL], Payproc],
+    for_citus: bool,
+) -> None:  # fmt: skip
+    url = new_database("template0", "UTF8")
+    sql, payproc = sql_on(url), payproc_on(url)
+    load_version(sql, 1, for_citus=for_citus)
     plant_shadows(sql)
     check(payproc, "init")
     check(payproc, "ingest", *DAY)
