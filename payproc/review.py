@@ -37,9 +37,11 @@ _REVIEWS = """
 # What waits is found in steps: ids by one cursor, without those that are resolved, and then the rest of some at a time.
 # A query for each page would leave it to the planner, whose statistics may be older than a big ingest, or missing,
 # whether it reads and sorts all that is left for each.
+# OPERATOR(pg_catalog.=): a plain = on an ENUM takes an exact match in `public`, whose code would run as this role. The
+# condition on the outcome must stay the one of the index events_for_review; any other compares as text.
 _FLAGGED = """
     SELECT event_id FROM payproc.events
-    WHERE outcome = 'MANUAL_REVIEW' AND (%s::payproc.reason IS NULL OR reason = %s)
+    WHERE outcome OPERATOR(pg_catalog.=) 'MANUAL_REVIEW' AND (%s::text IS NULL OR reason::text = %s)
     ORDER BY recorded_at, event_id
 """
 
@@ -50,7 +52,7 @@ _SOME = _REVIEWS.format(events="SELECT * FROM payproc.events WHERE event_id = AN
 _ONE = _REVIEWS.format(events="SELECT * FROM payproc.events WHERE event_id = %s")
 
 _COUNT = """
-    SELECT (SELECT count(*) FROM payproc.events WHERE outcome = 'MANUAL_REVIEW')
+    SELECT (SELECT count(*) FROM payproc.events WHERE outcome OPERATOR(pg_catalog.=) 'MANUAL_REVIEW')
          - (SELECT count(*) FROM payproc.resolutions)
 """
 

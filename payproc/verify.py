@@ -26,7 +26,7 @@ _HISTORIES = """
     FROM payproc.events
     UNION ALL
     SELECT resolutions.payment_id, resolutions.position, events.type, resolution::text,
-           CASE WHEN events.outcome = 'MANUAL_REVIEW' AND events.payment_id = resolutions.payment_id
+           CASE WHEN events.outcome::text = 'MANUAL_REVIEW' AND events.payment_id = resolutions.payment_id
                      AND events.position < resolutions.position THEN 'resolution' ELSE 'nothing to resolve' END,
            resolutions.state_before, resolutions.state_after
     FROM payproc.resolutions LEFT JOIN payproc.events USING (event_id)

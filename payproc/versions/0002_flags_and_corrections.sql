@@ -6,7 +6,8 @@ ALTER TYPE payproc.event_type ADD VALUE 'flag';
 ALTER TYPE payproc.reason ADD VALUE 'flagged';
 
 -- `updated_at` moved with every ignored entry. What takes its place is the time of the last entry that moved the payment.
-ALTER TABLE payproc.payments RENAME COLUMN updated_at TO state_since;
+-- A new column, not a renamed one: PostgreSQL 18 names its NOT NULL constraint after the column.
+ALTER TABLE payproc.payments ADD COLUMN state_since TIMESTAMP WITH TIME ZONE;
 
 WITH entry AS MATERIALIZED (
     SELECT payment_id, position, recorded_at FROM payproc.events
@@ -21,6 +22,10 @@ WITH entry AS MATERIALIZED (
     FROM payproc.payments LEFT JOIN moved USING (payment_id)
 )
 UPDATE payproc.payments SET state_since = since.at FROM since WHERE payments.payment_id = since.payment_id;
+
+ALTER TABLE payproc.payments ALTER COLUMN state_since SET DEFAULT now();
+ALTER TABLE payproc.payments ALTER COLUMN state_since SET NOT NULL;
+ALTER TABLE payproc.payments DROP COLUMN updated_at;
 
 CREATE TABLE payproc.corrections (
     payment_id TEXT COLLATE "C" NOT NULL,

@@ -1,0 +1,171 @@
+"""A database in which `public` shadows all that payproc's SQL could take from there by mistake.
+
+Each command runs as the owner of payproc's schema and calls no shadow. If a test fails with "a shadow was called",
+write the catalog's own with its schema: `pg_catalog.array_to_string(…)`, `OPERATOR(pg_catalog.=)` where an index must
+match, `array_append(…)` in place of `||`; or cast an enum to text before it is compared.
+"""
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from old_schemas import load_version
+from postgres import Sql
+from shadows import SHADOW_CALLED, plant_shadows
+from sqlalchemy import URL
+
+from payproc import review
+from payproc.cli import app
+from payproc.db import Database
+from payproc.export import count_lines
+from payproc.verify import count_entries
+
+SAMPLES = Path(__file__).parents[2] / "sample_events"
+DAY = [SAMPLES / f"{name}.jsonl" for name in ("reused_ids", "contradictions", "refund_race", "redeliveries")]
+"""Lines that come to every outcome, duplicates and conflicts."""
+
+Payproc = Any
+
+HISTORY = """
+    INSERT INTO payproc.runs (sources, lines, finished_at) VALUES ('{day.jsonl}', 6, now());
+    INSERT INTO payproc.payments (payment_id, state, version) VALUES
+        ('p1', 'authorized', 1), ('p2', 'created', 1), ('p3', 'created', 1), ('p4', 'created', 2);
+    INSERT INTO payproc.events (event_id, payment_id, position, type, outcome, reason, state_before, state_after,
+                                source, run_id, line, payload)
+    SELECT event_id, payment_id, 1, type, outcome, reason, before, after, 0, 1, place,
+           pg_catalog.json_build_object('event_id', event_id, 'payment_id', payment_id, 'type', type)
+    FROM (VALUES
+        ('e1', 'p1', 'authorize'::payproc.event_type, 'APPLY'::payproc.outcome, 'transition'::payproc.reason,
+         'created'::payproc.state, 'authorized'::payproc.state, 1),
+        ('e2', 'p2', 'capture', 'MANUAL_REVIEW', 'predecessor_missing', 'created', 'created', 2),
+        ('e3', 'p3', 'refund', 'MANUAL_REVIEW', 'predecessor_missing', 'created', 'created', 3),
+        ('e4', 'p4', 'capture', 'MANUAL_REVIEW', 'predecessor_missing', 'created', 'created', 4)
+    ) AS event (event_id, payment_id, type, outcome, reason, before, after, place);
+    INSERT INTO payproc.resolutions (event_id, payment_id, position, resolution, state_before, state_after, note,
+                                     resolved_by)
+    VALUES ('e4', 'p4', 2, 'dismiss', 'created', 'created', 'a note', 'alice');
+    INSERT INTO payproc.event_conflicts (event_id, payment_id, type, source, run_id, line, payload)
+    VALUES ('e1', 'p2', 'fail', 0, 1, 5, '{"event_id": "e1", "payment_id": "p2", "type": "fail"}');
+"""
+"""Three events that need review, one of them resolved, and a conflict."""
+
+
+@pytest.fixture(scope="module")
+def template(server: Any, template: str) -> Iterator[str]:
+    """Make a template with payproc's schema, some history, and the shadows, in place of the usual one."""
+    name = f"payproc_hostile_{uuid.uuid4().hex[:8]}"
+    server.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    with closing(Sql(server.url.set(database=name))) as sql:
+        sql.rows(HISTORY)
+        plant_shadows(sql)
+    yield name
+    server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+DECIDE = ("--note", "a note", "--by", "bob", "--yes")
+
+COMMANDS: list[tuple[tuple[str | Path, ...], int]] = [
+    (("ingest", *DAY), 0),
+    (("ingest", "--dry-run", *DAY), 0),
+    (("show", "p1"), 0),
+    (("show", "p4"), 0),
+    (("show", "e1"), 1),
+    (("review",), 0),
+    (("review", "--reason", "predecessor_missing", "--limit", "1"), 0),
+    (("resolve", "e2", "--apply", *DECIDE, "--expect", "created"), 0),
+    (("resolve", "e3", "--dismiss", *DECIDE), 0),
+    (("resolve", "e1", "--dismiss", *DECIDE), 1),
+    (("resolve", "e4", "--dismiss", *DECIDE), 1),
+    (("resolve", "p1", "--dismiss", *DECIDE), 1),
+    (("verify",), 0),
+    (("runs",), 0),
+    (("export",), 0),
+    (("init",), 0),
+    (("init", "--sql"), 0),
+]
+"""Every command in the ways that lead to other statements, and its exit code."""
+
+WITHOUT_DATABASE = {"rules"}
+
+
+def check(payproc: Payproc, *command: str | Path, code: int = 0) -> None:
+    """Run a command; it must end with this code and call no shadow."""
+    finished = payproc(*command)
+    assert SHADOW_CALLED not in finished.stderr, finished.stderr
+    assert " refused: " not in finished.stderr, finished.stderr
+    assert finished.code == code, finished
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    COMMANDS,
+    ids=[" ".join(each for each in command[:3] if isinstance(each, str)) for command, _ in COMMANDS],
+)
+def test_a_command_calls_no_shadow(payproc: Payproc, command: tuple[str | Path, ...], code: int) -> None:
+    check(payproc, *command, code=code)
+
+
+def test_every_command_is_tried() -> None:
+    """If this fails, add the new command to COMMANDS, in each way that leads to other statements."""
+    commands: dict[str, Any] = getattr(typer.main.get_command(app), "commands")  # noqa: B009 - of Click's groups only
+    assert commands.keys() - WITHOUT_DATABASE == {command[0] for command, _ in COMMANDS}
+
+
+def test_a_replayed_day_calls_no_shadow(payproc: Payproc) -> None:
+    for _ in range(2):
+        check(payproc, "ingest", "--workers", "1", *DAY)
+
+
+@pytest.mark.parametrize("count", [review.count_open, count_entries, count_lines])
+def test_a_count_calls_no_shadow(database: Database, count: Callable[[Database], int]) -> None:
+    """The command counts these for its progress bar or after an ingest."""
+    assert count(database) > 0
+
+
+def test_a_contested_decision_calls_no_shadow(database: Database) -> None:
+    """Only another process that was there first makes one of these."""
+    stale = ("0", "9", "e9", "p1", "capture", "7", "APPLY", "transition", "authorized", "captured", "{}")
+    with closing(database.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute(f"CALL payproc.record_decisions(1, {', '.join(['%s'] * len(stale))}, NULL)", stale)
+        assert cursor.fetchall() == [("1",)]
+
+
+def test_creating_the_schema_calls_no_shadow(
+    bare_url: URL, sql_on: Callable[[URL], Sql], payproc_on: Callable[[URL], Payproc]
+) -> None:
+    plant_shadows(sql_on(bare_url))
+    check(payproc_on(bare_url), "init")
+    check(payproc_on(bare_url), "ingest", *DAY)
+
+
+@pytest.mark.parametrize("for_citus", [False, True], ids=["one server", "Citus"])
+def test_bringing_the_schema_up_calls_no_shadow(
+    new_database: Callable[..., URL], sql_on: Callable[[URL], Sql], payproc_on: Callable[[URL], Payproc],
+    for_citus: bool,
+) -> None:  # fmt: skip
+    url = new_database("template0", "UTF8")
+    sql, payproc = sql_on(url), payproc_on(url)
+    load_version(sql, 1, for_citus=for_citus)
+    plant_shadows(sql)
+    check(payproc, "init")
+    check(payproc, "ingest", *DAY)
+    check(payproc, "verify")
+
+
+def test_a_shadow_would_be_called(database: Database) -> None:
+    """Otherwise nothing here could fail."""
+    with closing(database.connect()) as connection, connection.cursor() as cursor:
+        for called in (
+            "obj_description('payproc.runs'::regclass, 'pg_class')",
+            "array_to_string('{}'::text[], ',')",
+            "'{}'::text[] || 'a'::text",
+            "'APPLY'::payproc.outcome = 'APPLY'",
+            "1::oid = 'payproc'::regnamespace",
+            "count('a'::text)",
+        ):
+            with pytest.raises(Exception, match=SHADOW_CALLED):
+                cursor.execute(f"SELECT {called}")
