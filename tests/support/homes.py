@@ -108,6 +108,16 @@ class Holder:
                 return self
         raise AssertionError(f"it ended with {self.process.wait()}")
 
+    def next_line(self) -> str:
+        """The next line on stderr, which it waits for."""
+        assert self.process.stderr is not None
+        return self.process.stderr.readline().rstrip("\n")
+
+    def last_line(self) -> str:
+        """The last line on stderr of a command that ends by itself."""
+        assert self.process.stderr is not None
+        return self.process.stderr.read().splitlines()[-1]
+
     def end(self, events: str = "") -> int:
         self.process.communicate(events, timeout=PATIENCE_SECONDS)
         return self.process.returncode
