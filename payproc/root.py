@@ -1,0 +1,220 @@
+"""Root, and a home that belongs to another user.
+
+What belongs here: whose rights each step is done with. PostgreSQL refuses to run as root, so for root the home belongs
+to another user, who may at any moment move a folder of it or put a link in its place.
+
+In the home, root acts as its owner, so a planted link leads only where the owner may go anyway. On the way there, root
+opens one folder at a time by descriptor and expands links itself. Below another user's folder or link, folders are made
+and changed with that user's rights. A folder of root is given to the server's user only if the whole way is root's.
+"""
+
+import errno
+import os
+import pwd
+import secrets
+import stat
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from payproc.errors import CannotFinish
+
+SYSTEM_USER = "payproc"
+
+_MAX_LINKS = 40
+"""Links on the way to the home before they count as a loop, as in Linux."""
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@contextmanager
+def acting_as(uid: int, gid: int) -> Iterator[None]:
+    """Act with the rights of a user. They count for all threads of the process."""
+    before = os.geteuid(), os.getegid(), os.getgroups()
+    try:
+        _become(uid, gid, [])
+        yield
+    finally:
+        _become(*before)
+
+
+def _become(uid: int, gid: int, groups: Sequence[int]) -> None:
+    os.seteuid(0)  # only root may change the others
+    os.setgroups(groups)
+    os.setegid(gid)
+    os.seteuid(uid)
+
+
+def claim_home(home: Path, note: Callable[[str], None]) -> tuple[Path, pwd.struct_passwd]:
+    """Return the home's path without links, and its owner. Make it if it is missing, and let the owner get there.
+
+    Raises OSError, with the home as its file name, if the home cannot be reached or made.
+    """
+    with ExitStack() as descriptors:
+        try:
+            *above, folder = _descend(home, descriptors)
+            names = os.listdir(folder.descriptor)  # noqa: PTH208 - a descriptor
+        except OSError as error:
+            raise OSError(error.errno, os.strerror(error.errno or 0), str(home)) from error
+        refuse_other_files(folder.path, names)
+        uid = os.fstat(folder.descriptor).st_uid
+        if uid == 0 and folder.reached_by.uid != 0:
+            raise CannotFinish(
+                f"the embedded database cannot use {folder.path}: it belongs to root, inside a folder or behind a link "
+                "of another user; give it to the user who is to run the server (chown)"
+            )
+        owner = user(uid) if uid else system_user()
+        for each in above:
+            _let_pass(each, owner, note)
+        if uid == 0:
+            _give_away(folder.descriptor, owner)
+        with acting_as(owner.pw_uid, owner.pw_gid):
+            os.fchmod(folder.descriptor, 0o700)
+        return folder.path, owner
+
+
+def refuse_other_files(home: Path, names: Sequence[str]) -> None:
+    """Raise CannotFinish if a folder with these entries is neither empty nor a home."""
+    if names and "start.lock" not in names:
+        raise CannotFinish(
+            f"the embedded database needs a folder of its own, but {home} holds other files; "
+            "set PAYPROC_HOME to a new or empty folder"
+        )
+
+
+def _give_away(home: int, owner: pwd.struct_passwd) -> None:
+    """Give a home of root, such as a restored copy, to the server's user, with what root owns inside."""
+    os.fchmod(home, 0o700)  # closed first, so that nobody can add a link to a file of root
+    for _, folders, files, descriptor in os.fwalk(dir_fd=home):
+        for name in (*folders, *files):
+            found = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+            if found.st_uid == 0 and (stat.S_ISDIR(found.st_mode) or found.st_nlink == 1):
+                os.chown(name, owner.pw_uid, owner.pw_gid, dir_fd=descriptor, follow_symlinks=False)
+    os.fchown(home, owner.pw_uid, owner.pw_gid)
+
+
+class _Rights(NamedTuple):
+    uid: int
+    gid: int
+
+    def below(self, found: os.stat_result) -> "_Rights":
+        """Return the rights below a folder or link: root's end at the first that belongs to another user."""
+        return self if self.uid else _Rights(found.st_uid, found.st_gid)
+
+
+class _Folder(NamedTuple):
+    """A folder on the way to the home, and whose rights count outside it and in it."""
+
+    path: Path
+    descriptor: int
+    reached_by: _Rights
+    rights: _Rights
+
+
+def _descend(home: Path, descriptors: ExitStack) -> list[_Folder]:
+    """Open every folder from / to the home, and make those that are missing."""
+    folders: list[_Folder] = []
+
+    def enter(name: str, reached_by: _Rights) -> None:
+        path, parent = (folders[-1].path / name, folders[-1].descriptor) if folders else (Path(name), None)
+        descriptor = os.open(name, _FOLDER, dir_fd=parent)
+        descriptors.callback(os.close, descriptor)
+        folders.append(_Folder(path, descriptor, reached_by, reached_by.below(os.fstat(descriptor))))
+
+    enter("/", _Rights(0, 0))
+    rights = folders[0].rights
+    names = list(reversed(home.parts[1:]))
+    links = 0
+    while names:
+        name = names.pop()
+        if name == "..":
+            del folders[max(1, len(folders) - 1) :]
+            continue
+        here = folders[-1].descriptor
+        try:
+            found = os.stat(name, dir_fd=here, follow_symlinks=False)
+        except FileNotFoundError:
+            if names:
+                with acting_as(*rights), suppress(FileExistsError):
+                    os.mkdir(name, 0o755, dir_fd=here)
+            else:
+                _make_home(name, here, rights)
+            found = os.stat(name, dir_fd=here, follow_symlinks=False)
+        if stat.S_ISLNK(found.st_mode):
+            links += 1
+            if links > _MAX_LINKS:
+                raise OSError(errno.ELOOP, "")
+            rights = rights.below(found)
+            target = os.readlink(name, dir_fd=here)
+            if target.startswith("/"):
+                del folders[1:]
+            names += [part for part in reversed(target.split("/")) if part not in ("", ".")]
+            continue
+        if not names and not stat.S_ISDIR(found.st_mode):
+            raise FileExistsError(errno.EEXIST, "")
+        enter(name, rights)
+        rights = folders[-1].rights
+    return folders
+
+
+def _make_home(name: str, parent: int, rights: _Rights) -> None:
+    """Make a home for the system user. Nobody sees it before it is that user's."""
+    owner = system_user()
+    unfinished = f".{name[:200]}-{secrets.token_hex(4)}"
+    with acting_as(*rights):
+        os.mkdir(unfinished, 0o700, dir_fd=parent)
+    descriptor = os.open(unfinished, _FOLDER, dir_fd=parent)
+    try:
+        if os.fstat(descriptor).st_uid == rights.uid:
+            os.fchown(descriptor, owner.pw_uid, owner.pw_gid)
+    finally:
+        os.close(descriptor)
+    try:
+        os.rename(unfinished, name, src_dir_fd=parent, dst_dir_fd=parent)
+    except OSError:  # another command made it at the same moment, and uses it
+        os.rmdir(unfinished, dir_fd=parent)
+
+
+def _let_pass(folder: _Folder, owner: pwd.struct_passwd, note: Callable[[str], None]) -> None:
+    """Let the server's user pass through a folder above the home."""
+    found = os.fstat(folder.descriptor)
+    if found.st_mode & stat.S_IXOTH or (found.st_uid == owner.pw_uid and found.st_mode & stat.S_IXUSR):
+        return
+    with acting_as(*folder.rights):
+        os.fchmod(folder.descriptor, stat.S_IMODE(found.st_mode) | stat.S_IXOTH)
+    note(f"letting the server's user {owner.pw_name} pass through {folder.path} (chmod o+x)")
+
+
+def user(uid: int) -> pwd.struct_passwd:
+    """Return the user with this number. Raises CannotFinish if there is none."""
+    try:
+        return pwd.getpwuid(uid)
+    except KeyError as error:
+        raise CannotFinish(
+            f"the embedded PostgreSQL would run as the user with the number {uid}, but no user has it; "
+            "add one to /etc/passwd, or name a server with --database-url"
+        ) from error
+
+
+def system_user() -> pwd.struct_passwd:
+    """Return the user that runs root's server, created if need be."""
+    try:
+        return pwd.getpwnam(SYSTEM_USER)
+    except KeyError:
+        pass
+    command = ["useradd", "--system", "--user-group", "--no-create-home"]
+    command += ["--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else error.strerror
+        try:
+            return pwd.getpwnam(SYSTEM_USER)  # another command created it at the same moment
+        except KeyError:
+            raise CannotFinish(
+                f"PostgreSQL refuses to run as root, and the system user {SYSTEM_USER} could not be created: {said}; "
+                "run payproc as an ordinary user, or name a server with --database-url"
+            ) from error
+    return pwd.getpwnam(SYSTEM_USER)
