@@ -17,6 +17,7 @@ from typing import NamedTuple
 import msgspec
 import psycopg2
 import psycopg2.errorcodes
+import psycopg2.errors
 import psycopg2.extensions
 
 from payproc.db import Database, is_about_connection
@@ -61,29 +62,27 @@ class Received(msgspec.Struct, frozen=True, gc=False):
     line: int
 
 
-class Own(msgspec.Struct, frozen=True, gc=False):
-    """What else is known of an event that this run has recorded, or is about to: its line, and what was decided."""
-
-    source: int
-    line: int
-    decision: Decision
-
-
 class OnRecord(msgspec.Struct, frozen=True, gc=False):
-    """What stands under an event_id."""
+    """The event on record under an event_id. The rest is known only if this run has recorded it, or is about to."""
 
     payment_id: str
     type: EventType
     outcome: Outcome
-    own: Own | None = None
-    """None if another run has recorded it."""
+    source: int | None = None
+    line: int | None = None
+    decision: Decision | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True, gc=False):
-    """What became of an event. `recorded` is what its event_id already stood for, if anything."""
+    """The decision about an event, and the version of its payment that it was based on."""
 
+    received: Received
     decision: Decision
+    version: int
+    is_new: bool
+    """Whether it has to be written: duplicates do not, nor events that an earlier attempt of this run has recorded."""
     recorded: OnRecord | None = None
+    """The event that its event_id already stood for, if any."""
     is_known: bool = False
     """Only for a conflict: the same conflict is on record already."""
 
@@ -103,21 +102,11 @@ class Knowledge(NamedTuple):
     """Recorded conflicts by event_id, payment_id and type: source and line, or None if another run recorded it."""
 
 
-class Proposal(msgspec.Struct, frozen=True, gc=False):
-    """A decision, and the version of the payment that it was based on."""
-
-    received: Received
-    verdict: Verdict
-    version: int
-    is_new: bool
-    """Whether it has to be written: duplicates do not, nor what an earlier attempt of this run has recorded."""
-
-
 _UNKNOWN_PAYMENT = (State.CREATED, 0)
 
 _LOOK_UP_EVENTS = """
-    SELECT event_id, payment_id, type, outcome, CASE WHEN run_id = %s THEN
-           ARRAY[source::text, line::text, reason::text, state_before::text, state_after::text] END
+    SELECT event_id, payment_id, type, outcome, CASE WHEN run_id = %s
+           THEN ARRAY[source::text, line::text, reason::text, state_before::text, state_after::text] ELSE '{}' END
     FROM payproc.events WHERE event_id = ANY (string_to_array(%s, chr(31)))
 """
 _LOOK_UP_PAYMENTS = """
@@ -128,7 +117,10 @@ _LOOK_UP_CONFLICTS = """
     SELECT event_id, payment_id, type, run_id = %s, source, line
     FROM payproc.event_conflicts WHERE event_id = ANY (string_to_array(%s, chr(31)))
 """
-_RECORD = "CALL payproc.record_decisions(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, NULL)"
+_RECORD = f"CALL payproc.record_decisions({', '.join(['%s'] * 13)}, NULL)"
+
+_KEYS_OF_A_RACE = ("events_are_recorded_once", "payments_have_one_state")
+"""Unique keys that end a CALL if another process was first; on Citus the number of a shard follows."""
 
 _COMMIT_MARK = "payproc: commit\n"
 """End of the message that record_decisions.sql sends before its last commit."""
@@ -147,7 +139,7 @@ def look_up(
         # own event_id, when it is written, and is contested. The other way round it could pass for new.
         cursor.execute(_LOOK_UP_EVENTS, (run_id, _SEPARATOR.join(event_ids)))
         recorded = {
-            event_id: OnRecord(payment_id, _TYPES[event_type], _OUTCOMES[outcome], own and _own(outcome, *own))
+            event_id: OnRecord(payment_id, _TYPES[event_type], _OUTCOMES[outcome], *(own and _own(outcome, *own)))
             for event_id, payment_id, event_type, outcome, own in cursor
         }
         cursor.execute(_LOOK_UP_PAYMENTS, (_SEPARATOR.join(payment_ids),))
@@ -175,40 +167,41 @@ def look_up_conflicts(
             known.conflicts.setdefault(conflict, (source, line) if is_own else None)
 
 
-def _own(outcome: str, source: str, line: str, reason: str, before: str, after: str) -> Own:
-    return Own(int(source), int(line), Decision(_OUTCOMES[outcome], Reason(reason), _STATES[before], _STATES[after]))
+def _own(outcome: str, source: str, line: str, reason: str, before: str, after: str) -> tuple[int, int, Decision]:
+    return int(source), int(line), Decision(_OUTCOMES[outcome], Reason(reason), _STATES[before], _STATES[after])
 
 
-def decide(batch: Sequence[Received], known: Knowledge) -> list[Proposal]:
+def decide(batch: Sequence[Received], known: Knowledge) -> list[Verdict]:
     """Classify events in order, carrying what is on record and each payment's state forward in `known`."""
     recorded, payments, conflicts = known
     as_reported = _states_before_own_events(batch, known)
-    proposals = []
+    verdicts = []
     for received in batch:
         event = received.event
-        on_record = recorded.get(event.event_id)
-        state, version = payments.get(event.payment_id, _UNKNOWN_PAYMENT)
+        event_id, payment_id = event.event_id, event.payment_id
+        on_record = recorded.get(event_id)
+        state, version = payments.get(payment_id, _UNKNOWN_PAYMENT)
         if on_record is None:
             decision = classify(event, None, state)
-            own = Own(received.source, received.line, decision)
-            recorded[event.event_id] = OnRecord(event.payment_id, event.type, decision.outcome, own)
-            payments[event.payment_id] = (decision.state_after, version + 1)
-            as_reported.pop(event.payment_id, None)  # behind the run's own events, what is stored is what lines see
-            proposals.append(Proposal(received, Verdict(decision), version, True))
+            recorded[event_id] = OnRecord(
+                payment_id, event.type, decision.outcome, received.source, received.line, decision
+            )
+            payments[payment_id] = (decision.state_after, version + 1)
+            if as_reported:
+                as_reported.pop(payment_id, None)  # behind the run's own events, what is stored is what lines see
+            verdicts.append(Verdict(received, decision, version, True))
         elif (decided := _decided_before(received, on_record)) is not None:
             # Recorded by an attempt that was cut off before it could tell: this very line, not a duplicate.
-            as_reported[event.payment_id] = decided.state_after
-            proposals.append(Proposal(received, Verdict(decided), version, False))
+            as_reported[payment_id] = decided.state_after
+            verdicts.append(Verdict(received, decided, version, False))
         else:
-            decision = classify(event, on_record, as_reported.get(event.payment_id, state))
-            is_new = decision.reason is not Reason.DUPLICATE_EVENT
-            is_known = False
-            if decision.reason is Reason.EVENT_ID_CONFLICT:
-                # The place is this line's own if an attempt that was cut off has recorded the conflict.
-                place = _place(received)
-                is_known = conflicts.setdefault((event.event_id, event.payment_id, event.type), place) != place
-            proposals.append(Proposal(received, Verdict(decision, on_record, is_known), version, is_new))
-    return proposals
+            decision = classify(event, on_record, as_reported.get(payment_id, state))
+            is_conflict = decision.reason is Reason.EVENT_ID_CONFLICT
+            # The place is this line's own if an attempt that was cut off has recorded the conflict.
+            place = _place(received)
+            is_known = is_conflict and conflicts.setdefault((event_id, payment_id, event.type), place) != place
+            verdicts.append(Verdict(received, decision, version, is_conflict, on_record, is_known))
+    return verdicts
 
 
 def _states_before_own_events(batch: Sequence[Received], known: Knowledge) -> dict[str, State]:
@@ -222,9 +215,9 @@ def _states_before_own_events(batch: Sequence[Received], known: Knowledge) -> di
 
 
 def _decided_before(received: Received, on_record: OnRecord) -> Decision | None:
-    """What this run has decided, if this very line is what stands on record."""
-    own = on_record.own
-    return own.decision if own and (own.source, own.line) == (received.source, received.line) else None
+    """Return the decision of this run if this very line is the one on record."""
+    is_this_line = on_record.line == received.line and on_record.source == received.source
+    return on_record.decision if is_this_line else None
 
 
 class Recorder:
@@ -285,37 +278,51 @@ class Recorder:
                     {received.event.payment_id for received in pending},
                 )
                 look_up_conflicts(self._connection, run_id, pending, known)
-                proposals = decide(pending, known)
-                attempts.begin([proposal for proposal in proposals if proposal.is_new])
-                contested = self._record(proposals)
+                verdicts = decide(pending, known)
+                new = [verdict for verdict in verdicts if verdict.is_new]
+                attempts.begin(new)
+                contested = self._record(verdicts, new)
+            except psycopg2.errors.UniqueViolation as error:
+                if not (error.diag.constraint_name or "").startswith(_KEYS_OF_A_RACE):
+                    raise
+                if len(pending) > 1:
+                    # Halves isolate the events that another process was first with.
+                    middle = len(pending) // 2
+                    for half in (pending[:middle], pending[middle:]):
+                        results = self._settle(half, is_first_attempt=False)
+                        settled.update(zip(map(_place, half), results, strict=True))
+                    break
+                continue
             except (psycopg2.Error, CannotFinish) as error:
                 if isinstance(error, psycopg2.Error) and is_about_connection(error):
                     self._connection.close()  # which the driver may not have noticed
                 attempts.failed(error, self._connection)
                 continue
             if not contested and not settled:
-                return [proposal.verdict for proposal in proposals]
-            settled.update((_place(proposal.received), proposal.verdict) for proposal in proposals)
+                return list[Result](verdicts)
+            settled.update((_place(verdict.received), verdict) for verdict in verdicts)
             pending = contested
         return [settled[_place(received)] for received in batch]
 
-    def _record(self, proposals: Sequence[Proposal]) -> list[Received]:
+    def _record(self, verdicts: Sequence[Verdict], new: Sequence[Verdict]) -> list[Received]:
         """Write what is new and flush everything; give the events that must be looked at again."""
-        new = [proposal for proposal in proposals if proposal.is_new]
-        events = [proposal.received.event for proposal in new]
-        decisions = [proposal.verdict.decision for proposal in new]
+        received = [verdict.received for verdict in new]
+        events = [each.event for each in received]
+        kinds: dict[tuple[EventType, Decision], int] = {}
+        numbers = [kinds.setdefault((each.received.event.type, each.decision), len(kinds) + 1) for each in new]
         columns: tuple[Iterable[str], ...] = (
-            [str(proposal.received.source) for proposal in new],
-            [str(proposal.received.line) for proposal in new],
+            [str(each.source) for each in received],
+            [str(each.line) for each in received],
             [event.event_id for event in events],
             [event.payment_id for event in events],
-            [event.type for event in events],
-            [str(proposal.version) for proposal in new],
-            [decision.outcome for decision in decisions],
-            [decision.reason for decision in decisions],
-            [decision.state_before for decision in decisions],
-            [decision.state_after for decision in decisions],
-            [proposal.received.payload for proposal in new],
+            map(str, numbers),
+            [event_type for event_type, _ in kinds],
+            [str(verdict.version) for verdict in new],
+            [decision.outcome for _, decision in kinds],
+            [decision.reason for _, decision in kinds],
+            [decision.state_before for _, decision in kinds],
+            [decision.state_after for _, decision in kinds],
+            [each.payload for each in received],
         )
         notices = self._connection.notices
         notices.clear()
@@ -325,19 +332,19 @@ class Recorder:
             (places,) = cursor.fetchone() or ("",)
         mark = max((number for number, each in enumerate(notices, 1) if each.endswith(_COMMIT_MARK)), default=0)
         self._database.refuse_warnings(notices[mark:])
-        return _to_look_at_again(proposals, new, [int(place) for place in places.split(",")]) if places else []
+        return _to_look_at_again(verdicts, new, [int(place) for place in places.split(",")]) if places else []
 
 
 def _to_look_at_again(
-    proposals: Sequence[Proposal], new: Sequence[Proposal], contested_places: Sequence[int]
+    verdicts: Sequence[Verdict], new: Sequence[Verdict], contested_places: Sequence[int]
 ) -> list[Received]:
     """What was contested, and all that was judged by it: whatever came later under its event_id or its payment."""
     contested = {_place(new[place - 1].received) for place in contested_places}
     event_ids = set()
     payment_ids = set()
     again = []
-    for proposal in proposals:
-        received = proposal.received
+    for verdict in verdicts:
+        received = verdict.received
         event = received.event
         if _place(received) in contested or event.event_id in event_ids or event.payment_id in payment_ids:
             event_ids.add(event.event_id)
@@ -359,7 +366,7 @@ class _Attempts:
         self._first: tuple[Received, int] | None = None
         self._repeats = 0
 
-    def begin(self, new: Sequence[Proposal]) -> None:
+    def begin(self, new: Sequence[Verdict]) -> None:
         """Note what this attempt is about to write."""
         if self._fewest_new is None or len(new) < self._fewest_new:
             self._fewest_new = len(new)
@@ -412,7 +419,7 @@ class Rehearsal:
                 if not _refuses_content(error):
                     raise self._database.explained(error) from error
                 return _by_halves(self.handle, batch, error)
-        return [proposal.verdict for proposal in decide(batch, self._known)]
+        return list[Result](decide(batch, self._known))
 
     def _learn(self, connection: psycopg2.extensions.connection, batch: Sequence[Received]) -> None:
         recorded, payments, _ = self._known

@@ -38,27 +38,56 @@ CREATE TABLE payproc.corrections (
     CONSTRAINT corrections_have_one_a_position PRIMARY KEY (payment_id, position)
 );
 
--- The roles that own, read and write resolutions do the same with corrections.
+-- record_decisions takes another list, so it is another procedure; its body comes after this file.
+CREATE PROCEDURE payproc.record_decisions(
+    in_run_id bigint, in_sources text, in_lines text, in_event_ids text, in_payment_ids text, in_kinds text, in_types text,
+    in_versions text, in_outcomes text, in_reasons text, in_befores text, in_afters text, in_payloads text,
+    INOUT contested text
+)
+LANGUAGE plpgsql AS 'BEGIN END';
+
+-- The roles that own and use resolutions do the same with corrections; those of the old procedure, with the new one.
 DO $grants$
 DECLARE
+    new_object text;
+    old_owner oid;
+    old_privileges aclitem[];
     granted record;
 BEGIN
-    EXECUTE pg_catalog.format('ALTER TABLE payproc.corrections OWNER TO %s', (
-        SELECT relowner::regrole::text FROM pg_catalog.pg_class WHERE oid = 'payproc.resolutions'::regclass::oid
-    ));
-    FOR granted IN
-        SELECT privilege.grantee, privilege.privilege_type AS privilege, privilege.is_grantable
-        FROM pg_catalog.pg_class AS relation, pg_catalog.aclexplode(relation.relacl) AS privilege
-        WHERE relation.oid = 'payproc.resolutions'::regclass::oid AND privilege.grantee <> relation.relowner
+    FOR new_object, old_owner, old_privileges IN
+        SELECT 'TABLE payproc.corrections', relowner, relacl
+        FROM pg_catalog.pg_class WHERE oid = 'payproc.resolutions'::regclass::oid
+        UNION ALL
+        SELECT 'PROCEDURE payproc.record_decisions(bigint, text, text, text, text, text, text, text, text, text, text, text, '
+               || 'text, text)', proowner, proacl
+        FROM pg_catalog.pg_proc
+        WHERE pronamespace = 'payproc'::regnamespace::oid AND proname = 'record_decisions' AND pronargs = 13::smallint
     LOOP
-        EXECUTE pg_catalog.format(
-            'GRANT %s ON payproc.corrections TO %s%s',
-            granted.privilege,
-            CASE WHEN granted.grantee = 0::oid THEN 'PUBLIC' ELSE granted.grantee::regrole::text END,
-            CASE WHEN granted.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
-        );
+        EXECUTE pg_catalog.format('ALTER %s OWNER TO %s', new_object, old_owner::regrole::text);
+        IF old_privileges IS NOT NULL THEN
+            EXECUTE pg_catalog.format('REVOKE ALL ON %s FROM PUBLIC', new_object);
+        END IF;
+        FOR granted IN
+            SELECT privilege.grantee, privilege.privilege_type AS privilege, privilege.is_grantable
+            FROM pg_catalog.aclexplode(old_privileges) AS privilege WHERE privilege.grantee <> old_owner
+        LOOP
+            EXECUTE pg_catalog.format(
+                'GRANT %s ON %s TO %s%s',
+                granted.privilege,
+                new_object,
+                CASE WHEN granted.grantee = 0::oid THEN 'PUBLIC' ELSE granted.grantee::regrole::text END,
+                CASE WHEN granted.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
+            );
+        END LOOP;
     END LOOP;
 END
 $grants$;
 
+DROP PROCEDURE payproc.record_decisions(
+    bigint, text, text, text, text, text, text, text, text, text, text, text, text
+);
+
 ALTER TABLE payproc.runs ADD COLUMN label TEXT;
+
+-- Room on each page for the new version of a row, so that no index entry is needed for it.
+ALTER TABLE payproc.payments SET (fillfactor = 90);

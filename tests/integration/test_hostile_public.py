@@ -128,7 +128,7 @@ def test_a_count_calls_no_shadow(database: Database, count: Callable[[Database],
 
 def test_a_contested_decision_calls_no_shadow(database: Database) -> None:
     """Only another process that was there first makes one of these."""
-    stale = ("0", "9", "e9", "p1", "capture", "7", "APPLY", "transition", "authorized", "captured", "{}")
+    stale = ("0", "9", "e9", "p1", "1", "capture", "7", "APPLY", "transition", "authorized", "captured", "{}")
     with closing(database.connect()) as connection, connection.cursor() as cursor:
         cursor.execute(f"CALL payproc.record_decisions(1, {', '.join(['%s'] * len(stale))}, NULL)", stale)
         assert cursor.fetchall() == [("1",)]

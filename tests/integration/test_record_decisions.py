@@ -6,6 +6,7 @@ from contextlib import closing
 from importlib import resources
 from typing import Any
 
+import psycopg2.errors
 import psycopg2.extensions
 import pytest
 from postgres import wait_for
@@ -29,13 +30,22 @@ def run_id(sql: Any) -> int:
     return int(sql.value("INSERT INTO payproc.runs (sources) VALUES ('{test}') RETURNING run_id"))
 
 
+_CALL = """
+    CALL payproc.record_decisions(
+        %(run_id)s, %(source)s, %(line)s, %(event)s, %(payment)s, %(kind)s, %(type)s, %(version)s, %(outcome)s,
+        %(reason)s, %(before)s, %(after)s, %(payload)s, NULL
+    )
+"""
+
+
 def record(connection: psycopg2.extensions.connection, run_id: int, *decisions: dict[str, object]) -> str:
     """Call the procedure with decisions as given, however wrong; give what it says is contested."""
     defaults = {"source": 0, "payload": "{}", "outcome": "APPLY", "reason": "transition"}
     rows = [{**defaults, "line": number, **decision} for number, decision in enumerate(decisions, 1)]
-    columns = [SEPARATOR.join(str(row[column]) for row in rows) for column in COLUMNS]
+    columns = {name: SEPARATOR.join(str(row[name]) for row in rows) for name in COLUMNS}
+    numbers = range(1, len(rows) + 1)  # each of a kind of its own, even where they are alike
     with connection.cursor() as cursor:
-        cursor.execute(f"CALL payproc.record_decisions({', '.join(['%s'] * 12)}, NULL)", (run_id, *columns))
+        cursor.execute(_CALL, {**columns, "run_id": run_id, "kind": SEPARATOR.join(map(str, numbers))})
         ((contested,),) = cursor.fetchall()
     return str(contested)
 
@@ -78,8 +88,8 @@ def test_every_event_of_a_batch_has_its_own_transaction_shared_with_its_payment(
 
 @pytest.mark.parametrize(
     "stale",
-    [capture("e2", "p1", version=7), {**capture("e2", "p1"), "before": "captured"}, capture("e1", "p1")],
-    ids=["another version", "another state", "an event_id on record"],
+    [capture("e2", "p1", version=7), {**capture("e2", "p1"), "before": "captured"}],
+    ids=["another version", "another state"],
 )
 def test_a_decision_whose_basis_has_changed_is_contested_and_leaves_everything_as_it_was(
     connection: psycopg2.extensions.connection, run_id: int, stored: Callable[[], Any], stale: dict[str, object]
@@ -90,22 +100,28 @@ def test_a_decision_whose_basis_has_changed_is_contested_and_leaves_everything_a
     assert stored() == before
 
 
-def test_a_new_payment_that_somebody_else_opened_is_contested(
-    connection: psycopg2.extensions.connection, run_id: int, stored: Callable[[], Any]
+@pytest.mark.parametrize(
+    ("late", "key"),
+    [
+        (capture("e1", "p1"), "events_are_recorded_once"),
+        (authorize("e1", "p2"), "events_are_recorded_once"),
+        (authorize("e3", "p1"), "payments_have_one_state"),
+    ],
+    ids=["event_id on record", "event_id on record for another payment", "payment opened by somebody else"],
+)
+def test_call_ends_where_another_was_first(
+    connection: psycopg2.extensions.connection, run_id: int, sql: Any, late: dict[str, object], key: str
 ) -> None:
+    """Events before it stay recorded; of it and of those behind it, nothing is written."""
     record(connection, run_id, authorize("e1", "p1"))
-    before = stored()
-    assert record(connection, run_id, authorize("e2", "p1")) == "1"
-    assert stored() == before
-
-
-def test_a_new_payment_is_not_opened_for_an_event_id_on_record(
-    connection: psycopg2.extensions.connection, run_id: int, stored: Callable[[], Any]
-) -> None:
-    record(connection, run_id, authorize("e1", "p1"))
-    before = stored()
-    assert record(connection, run_id, authorize("e1", "p2")) == "1"
-    assert stored() == before
+    with pytest.raises(psycopg2.errors.UniqueViolation) as caught:
+        record(connection, run_id, authorize("e2", "p3"), late, authorize("e4", "p4"))
+    assert caught.value.diag.constraint_name == key
+    assert sql.rows("SELECT event_id FROM payproc.events ORDER BY 1") == [("e1",), ("e2",)]
+    assert sql.rows("SELECT payment_id, state, version FROM payproc.payments ORDER BY 1") == [
+        ("p1", "authorized", 1),
+        ("p3", "authorized", 1),
+    ]
 
 
 def test_after_a_contested_event_every_later_one_of_its_payment_is_contested_even_where_the_version_fits(
@@ -209,7 +225,10 @@ def test_the_procedure_keeps_to_what_distributed_postgresql_runs() -> None:
     code = "\n".join(line.partition("--")[0] for line in source.splitlines())
     header, body = code.split("$procedure$")[0], code.split("$procedure$")[1]
     assert not re.search(r"\bFOUND\b", body), "RETURNING … INTO instead of FOUND"
-    assert not re.search(r"\[[^\]]+\]", body), "no array subscripts: neither read in UPDATE … SET nor assigned"
+    writes = re.findall(r"(?:INSERT INTO|UPDATE)[^;]*;", body)
+    assert len(writes) == 4
+    assert not re.search(r"\[[^\]]+\]", "".join(writes)), "no array subscripts in INSERT and UPDATE"
+    assert not re.search(r"\w\[[^\]]+\][ \t]*:=", body), "no assignment to array elements"
     assert not re.search(r"INSERT INTO[^;]*\bSELECT\b", body), "VALUES: Citus sees at once for which machine"
     assert "SECURITY DEFINER" not in header, "COMMIT needs SECURITY INVOKER"
     assert not re.search(r"^SET\b", header, re.MULTILINE), "COMMIT needs a procedure without a SET clause"
