@@ -24,7 +24,7 @@ import psycopg2.extensions
 
 from payproc.db import FETCH_LINES, Database
 from payproc.logic import Outcome, Resolution, State
-from payproc.schemas import MAX_LINE_BYTES, TOO_LONG, Malformed, parse_line
+from payproc.schemas import Malformed, parse_line
 from payproc.text import exact
 from payproc.verify import DECIDED
 
@@ -186,8 +186,6 @@ def _conflicts(
 
 def _why_not(line: bytes, event_id: str, payment_id: str, event_type: str) -> str | None:
     """Why a line would not be this event again; None if it would."""
-    if len(line) > MAX_LINE_BYTES:
-        return f"its line is malformed: {TOO_LONG}"
     if b"\n" in line:
         return "its line has a line feed in it, so it would be two"
     parsed = parse_line(line)

@@ -13,6 +13,7 @@ Memory is flat: the constants below bound the lines and bytes in flight.
 """
 
 import contextlib
+import gc
 import os
 import re
 import select
@@ -36,7 +37,7 @@ from payproc.errors import CannotFinish, WrongUsage
 from payproc.handlers import Received, Recorder, Rehearsal, Result, Verdict
 from payproc.logic import OUTCOME_OF, Outcome, Reason
 from payproc.runs import open_run, save_counts
-from payproc.schemas import MAX_LINE_BYTES, TOO_LONG, Malformed, PaymentEvent, parse_line
+from payproc.schemas import MAX_LINE_BYTES, TOO_LONG, Malformed, parse_lines
 from payproc.text import plain_json
 
 ROUND_LINES = 4_000
@@ -343,11 +344,10 @@ class _Round:
         return all(future.done() for future in self._futures)
 
     def results(self) -> Iterator[tuple[Entry, Result | None]]:
-        """Wait for all parts; give each entry in input order with what became of it, None for a malformed line."""
-        pairs = zip(self._parts, self._futures, strict=True)
-        results = [zip(part, future.result(), strict=True) for part, future in pairs]
+        """Wait for all parts; give each entry in input order with its result, None for a malformed line."""
+        results = [iter(future.result()) for future in self._futures]
         for entry, owner in zip(self.entries, self._owners, strict=True):
-            yield entry, None if owner == _NOBODY else next(results[owner])[1]
+            yield entry, None if owner == _NOBODY else next(results[owner])
 
 
 class _DecisionLine(msgspec.Struct, omit_defaults=True):
@@ -408,6 +408,9 @@ class Ingest:
 
         Raises CannotFinish, WrongUsage for unreadable input, BrokenPipeError if nobody reads a report any more.
         """
+        # Nothing here makes cycles, so the collector would only look through events in flight, again and again.
+        collects = gc.isenabled()
+        gc.disable()
         try:
             self._open()
             for index, name in enumerate(self._names):
@@ -424,6 +427,8 @@ class Ingest:
             self._close()
             self._save_progress()
             self.summary.elapsed_seconds = round(time.monotonic() - self._began, 3)
+            if collects:
+                gc.enable()
 
     def _open(self) -> None:
         if self._options.dry_run:
@@ -453,32 +458,39 @@ class Ingest:
                     stop.drain()
                 continue
             before = reader.bytes_read
-            for number, raw in reader.read():
-                self._add(raw, reader.index, number)
+            self._add(reader.read(), reader.index)
             self._bytes_read += reader.bytes_read - before
             while self._in_flight and self._in_flight[0].is_done():
                 self._report(self._in_flight.popleft())
 
-    def _add(self, raw: bytes | OversizedLine, source: int, line: int) -> None:
-        # What an oversized line leaves on disk takes a file descriptor: few of them make a round, too.
-        self._forming.bytes += MAX_LINE_BYTES if isinstance(raw, OversizedLine) else len(raw)
-        parsed = Malformed(TOO_LONG) if isinstance(raw, OversizedLine) else _parse(raw.removesuffix(b"\r"))
-        if isinstance(parsed, Malformed):
-            self._forming.add_malformed(MalformedLine(raw, source, line, parsed.error))
-        else:
-            self._assign(Received(*parsed, source, line))
-        if len(self._forming.entries) >= ROUND_LINES or self._forming.bytes >= ROUND_BYTES:
-            self._submit()
+    def _add(self, lines: Sequence[tuple[int, bytes | OversizedLine]], source: int) -> None:
+        """Parse numbered lines and add them to the forming round."""
+        workers, worker_of_event = self._workers, self._worker_of
+        parsed = iter(parse_lines([raw.removesuffix(b"\r") for _, raw in lines if isinstance(raw, bytes)]))
+        for line, raw in lines:
+            if isinstance(raw, bytes):
+                result, size = next(parsed), len(raw)
+            else:
+                # Its spool takes a file descriptor, so few of them make a round, too.
+                result, size = Malformed(TOO_LONG), MAX_LINE_BYTES
+            if isinstance(result, Malformed):
+                self._forming.add_malformed(MalformedLine(raw, source, line, result.error))
+            else:
+                event, text = result
+                worker = worker_of(event.payment_id, workers)
+                if worker_of_event.setdefault(event.event_id, worker) != worker:
+                    self._wait_for_all()
+                    worker_of_event[event.event_id] = worker
+                self._forming.add(Received(event, text, source, line), worker)
+            self._forming.bytes += size
+            if len(self._forming.entries) >= ROUND_LINES or self._forming.bytes >= ROUND_BYTES:
+                self._submit()
 
-    def _assign(self, received: Received) -> None:
-        worker = worker_of(received.event.payment_id, self._workers)
-        if self._worker_of.setdefault(received.event.event_id, worker) != worker:
-            # Another worker has this event_id under another payment. The first line must be recorded first.
-            self._submit()
-            while self._in_flight:
-                self._report(self._in_flight.popleft())
-            self._worker_of[received.event.event_id] = worker
-        self._forming.add(received, worker)
+    def _wait_for_all(self) -> None:
+        """Record everything before a line whose event_id another worker has under another payment: the first wins."""
+        self._submit()
+        while self._in_flight:
+            self._report(self._in_flight.popleft())
 
     def _submit(self) -> None:
         """Hand out the forming round; report old ones if too many are in flight."""
@@ -495,17 +507,20 @@ class Ingest:
         decisions = bytearray()
         malformed = 0
         malformed_lines: list[bytes | OversizedLine] = []
+        reasons = self._reasons
+        worker_of_event = self._worker_of
+        writes_decisions = self._options.decisions is not None
         for entry, result in finished.results():
-            if isinstance(entry, Received):
-                if isinstance(result, Verdict):
-                    self._worker_of.pop(entry.event.event_id, None)  # on record from here on
-                    self._reasons[result.decision.reason] += 1
-                    self._known_conflicts += result.is_known
-                    if self._options.decisions is not None:
-                        decisions += self._decision_line(entry, result)
-                    continue
-                if isinstance(result, Malformed):
-                    entry = MalformedLine(entry.payload.encode(), entry.source, entry.line, result.error)  # noqa: PLW2901
+            if isinstance(result, Verdict):
+                worker_of_event.pop(result.received.event.event_id, None)  # on record from here on
+                reasons[result.decision.reason] += 1
+                if result.is_known:
+                    self._known_conflicts += 1
+                if writes_decisions:
+                    decisions += self._decision_line(result)
+                continue
+            if isinstance(entry, Received) and isinstance(result, Malformed):
+                entry = MalformedLine(entry.payload.encode(), entry.source, entry.line, result.error)  # noqa: PLW2901
             if isinstance(entry, MalformedLine):
                 malformed += 1
                 malformed_lines.append(entry.raw)
@@ -521,8 +536,9 @@ class Ingest:
         if time.monotonic() - self._progress_at > PROGRESS_SECONDS:
             self._save_progress()
 
-    def _decision_line(self, received: Received, verdict: Verdict) -> bytes:
-        event, decision, on_record = received.event, verdict.decision, verdict.recorded
+    def _decision_line(self, verdict: Verdict) -> bytes:
+        received, decision, on_record = verdict.received, verdict.decision, verdict.recorded
+        event = received.event
         line = _DecisionLine(
             self.summary.source[received.source], received.line, event.event_id, event.payment_id, event.type,
             decision.outcome, decision.reason, decision.state_before, decision.state_after,
@@ -578,10 +594,6 @@ def _json_line(value: object) -> bytes:
     encoded = msgspec.json.encode(value)
     is_plain = encoded.isascii() and b"\x7f" not in encoded
     return (encoded if is_plain else plain_json(encoded.decode()).encode()) + b"\n"
-
-
-def _parse(line: bytes) -> tuple[PaymentEvent, str] | Malformed:
-    return parse_line(line) if len(line) <= MAX_LINE_BYTES else Malformed(TOO_LONG)
 
 
 def _shown_name(name: str) -> str:

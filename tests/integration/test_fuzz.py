@@ -17,7 +17,7 @@ import pytest
 from mutate import good_neighbour, mutated
 from second_reading import LONGEST_LINE_BYTES, Event, second_reading
 
-from payproc.schemas import Malformed, parse_line
+from payproc.schemas import Malformed, parse_line, parse_lines
 
 Payproc = Any
 Count = Callable[[str, int], None]
@@ -53,6 +53,21 @@ def test_the_parser_reads_every_damaged_line_as_a_second_reading_does(seed: int,
     assert accepted > lines // 10
     assert [kind for kind in KINDS_OF_ERROR if not any(error.startswith(kind) for error in errors)] == []
     count("damaged lines parsed", lines)
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=slow) for seed in range(1, 5))])
+def test_a_line_is_parsed_the_same_whatever_its_neighbours(seed: int, count: Count) -> None:
+    """Ordinary lines are parsed many at once. Two damaged ones among them, or next to each other, change nothing."""
+    lines = 4_000 if seed == 0 else 40_000
+    chance = Random(seed)
+    damaged = [line for line in mutated(seed, lines) if b"\n" not in line]
+    for first, second in zip(damaged[::2], damaged[1::2], strict=False):
+        group = [good_neighbour(str(number)) for number in range(chance.randrange(1, 60))]
+        where = chance.randrange(len(group))
+        group[where : where + 1] = [first, second] if chance.random() < 0.5 else [first]
+        group.insert(chance.randrange(len(group)), second)
+        assert parse_lines(group) == [parse_line(line) for line in group]
+    count("damaged lines parsed among others", lines)
 
 
 class Line(NamedTuple):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from second_reading import second_reading
 
 from payproc.logic import EventType
-from payproc.schemas import MAX_LINE_BYTES, Malformed, PaymentEvent, parse_line
+from payproc.schemas import MAX_LINE_BYTES, Malformed, PaymentEvent, parse_line, parse_lines
 
 # 52 bytes; the value of a field added behind it, `,"x":`, therefore stands at byte 56.
 GOOD = b'{"event_id":"e1","payment_id":"p1","type":"capture"}'
@@ -775,6 +775,48 @@ def test_a_good_line_damaged_anywhere_is_read_as_a_second_reading_reads_it(
     assert_an_event_or_a_sentence(parsed, line)
     event = None if isinstance(parsed, Malformed) else (parsed[0].event_id, parsed[0].payment_id, parsed[0].type.value)
     assert event == second_reading(line)
+
+
+def event_line(event_id: str, **more: object) -> bytes:
+    return json.dumps({"event_id": event_id, "payment_id": "p", "type": "fail", **more}, ensure_ascii=False).encode()
+
+
+ONE = event_line("one")
+
+# Together, each of these would pass for as many events as there are lines, or hide a fault behind a good neighbour.
+TRAPS = [
+    [ONE + ONE, ONE[:20], ONE[20:]],
+    [ONE + ONE, b""],
+    [ONE + ONE, b"{}"],
+    [ONE, b" " + ONE, ONE + b" ", ONE + b"\r"],
+    [ONE + b",", ONE + b","],
+    [ONE[:-1] + b',"type":"fail"}', b'{"event_id":"two","payment_id":"p"}'],
+    [ONE[:-1] + b',"event_id":"x"}', b'{"payment_id":"p","type":"fail"}'],
+    [event_line("a|b"), event_line("|"), event_line("||"), event_line("a"), event_line("b|")],
+    [ONE[:-1] + b',"event_id":"one"}', ONE],
+    [ONE[:-1] + b',"payment_id":"p"}', ONE],
+    [ONE[:-1] + b',"type":"fail"}', ONE],
+    [event_line(" a"), ONE],
+    [event_line("a "), ONE],
+    [ONE, event_line("c d"), event_line("e\u00a0")],
+    [event_line(""), ONE],
+    [ONE, event_line("")],
+    [event_line("x" * 255), event_line("x" * 256)],
+    [event_line("a\x7f"), ONE],
+    [ONE, ONE[:-1] + b',"x":"\\u0000"}', ONE[:-1] + b',"x":"\\/"}'],
+    [ONE, b"\xff"],
+    [ONE, b'{"event\\u005fid":"e","payment_id":"p","type":"fail","x":"event_id"}'],
+    [event_line(str(depth), x=json.loads("[" * depth + "]" * depth)) for depth in (1, 98, 99, 100, 101)],
+    [event_line(str(number), x=[[]] * 60) for number in range(50)],
+    [event_line("big", x="y" * MAX_LINE_BYTES), ONE],
+    [event_line(str(number)) for number in range(123)],
+    [],
+]
+
+
+@pytest.mark.parametrize("lines", TRAPS)
+def test_lines_parsed_together_come_out_as_each_alone(lines: list[bytes]) -> None:
+    assert parse_lines(lines) == [parse_line(line) for line in lines]
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
