@@ -20,25 +20,25 @@ LABEL = "payproc ingest FILE, the whole process"
 COMMAND = str(Path(sys.executable).with_name("payproc"))
 
 
-def measure(ground: Ground, day: Day) -> Iterator[Measured]:
+def measure(ground: Ground, day: Day, command: str = COMMAND) -> Iterator[Measured]:
     """Fresh events, the same file again, and two processes on a contested file."""
-    start_empty(ground)
+    start_empty(ground, command)
     with ground.timed(Row.FRESH, len(day.fresh)) as fresh:
-        (summary,) = _ingest(ground, day.fresh_file)
+        (summary,) = _ingest(ground, command, day.fresh_file)
     _expect(summary["outcomes"]["APPLY"], len(day.fresh))
     yield from fresh
 
     with ground.timed(Row.DUPLICATES, len(day.fresh)) as duplicates:
-        (summary,) = _ingest(ground, day.fresh_file)
+        (summary,) = _ingest(ground, command, day.fresh_file)
     _expect(summary["reasons"].get("duplicate_event"), len(day.fresh))
     yield from duplicates
 
     lines = day.contested(day.size)
     file = day.folder / "contested.jsonl"
     write(file, lines)
-    start_empty(ground)
+    start_empty(ground, command)
     with ground.timed(Row.CONTESTED, 2 * len(lines)) as contested:
-        summaries = _ingest(ground, file, processes=2)
+        summaries = _ingest(ground, command, file, processes=2)
     _expect(sum(summary["events"] for summary in summaries), 2 * len(lines))
     ground.main.check_books(len({line.event_id for line in lines}))
     yield from contested
@@ -60,16 +60,17 @@ def cpu_seconds(ground: Ground, *arguments: str) -> float:
     return best
 
 
-def start_empty(ground: Ground) -> None:
+def start_empty(ground: Ground, command: str = COMMAND) -> None:
     """Forget everything that payproc has recorded in the embedded database, and create its schema again."""
     ground.main.execute("DROP SCHEMA IF EXISTS payproc CASCADE")
-    subprocess.run([COMMAND, "init", "--quiet"], env=environment(ground), check=True)
+    subprocess.run([command, "init", "--quiet"], env=environment(ground), check=True)
 
 
-def _ingest(ground: Ground, file: Path, processes: int = 1) -> list[dict[str, Any]]:
-    command = [COMMAND, "ingest", "--quiet", "--format", "json", str(file)]
+def _ingest(ground: Ground, command: str, file: Path, processes: int = 1) -> list[dict[str, Any]]:
+    arguments = [command, "ingest", "--quiet", "--format", "json", str(file)]
     running = [
-        subprocess.Popen(command, env=environment(ground), stdout=subprocess.PIPE, text=True) for _ in range(processes)
+        subprocess.Popen(arguments, env=environment(ground), stdout=subprocess.PIPE, text=True)
+        for _ in range(processes)
     ]
     summaries = [json.loads(process.communicate()[0]) for process in running]
     _expect([process.returncode for process in running], [0] * processes)

@@ -14,8 +14,10 @@ language, as long as each waits for the disk. It is timed with 1 to 32 clients, 
 
 import importlib.util
 import io
+import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -112,24 +114,24 @@ def measure(ground: Ground, day: Day) -> Iterator[Measured]:
         per_client = max(1, min(EVENTS_PER_CLIENT, len(day.fresh) // clients))
         with ground.database(with_schema=True) as database:
             lines = day.fresh[: clients * per_client]
-            _stage(database, lines)
-            fresh.append(_run(ground, database, Row.FRESH, clients, per_client))
+            stage(database, lines)
+            fresh.append(run(ground, database, Row.FRESH, clients, per_client))
             database.check_books(len(lines))
-            duplicates.append(_run(ground, database, Row.DUPLICATES, clients, per_client))
+            duplicates.append(run(ground, database, Row.DUPLICATES, clients, per_client))
             database.check_books(len(lines))
     for clients in CLIENTS[1:]:
         # One half of the clients has the same lines as the other half.
         per_client = max(1, min(EVENTS_PER_CLIENT, len(day.fresh) // clients))
         with ground.database(with_schema=True) as database:
             lines = day.contested(clients * per_client)
-            _stage(database, [*lines, *lines])
-            contested.append(_run(ground, database, Row.CONTESTED, clients, per_client))
+            stage(database, [*lines, *lines])
+            contested.append(run(ground, database, Row.CONTESTED, clients, per_client))
             database.check_books(len({line.event_id for line in lines}))
     for runs in (fresh, duplicates, contested):
         yield max(runs, key=lambda run: run.rate)
 
 
-def _stage(database: BenchDatabase, lines: Sequence[Line]) -> None:
+def stage(database: BenchDatabase, lines: Sequence[Line]) -> None:
     rows = "".join(
         f"{place}\t{line.event_id}\t{line.payment_id}\t{line.type}\t{line.text}\n" for place, line in enumerate(lines)
     )
@@ -147,8 +149,13 @@ def _stage(database: BenchDatabase, lines: Sequence[Line]) -> None:
         cursor.execute("VACUUM (ANALYZE) decisions")
 
 
-def _run(ground: Ground, database: BenchDatabase, row: Row, clients: int, per_client: int) -> Measured:
-    """One run of pgbench. Its own clock counts, which leaves out its start and connecting."""
+def run(
+    ground: Ground, database: BenchDatabase, row: Row, clients: int, per_client: int, *, waits: bool = True
+) -> Measured:
+    """Run pgbench once. Its own clock counts, which leaves out its start and connecting.
+
+    Unless each commit `waits` for the disk, one flush at the end does, and its time is added.
+    """
     parameters = database.parameters
     command = [
         str(_program(ground)),
@@ -168,15 +175,20 @@ def _run(ground: Ground, database: BenchDatabase, row: Row, clients: int, per_cl
         parameters["dbname"],
     ]
     events = clients * per_client
+    environment = {**os.environ, "PGOPTIONS": "" if waits else "-c synchronous_commit=off"}
     with ground.timed(row, events) as result:
-        finished = subprocess.run(command, input=_SCRIPT, capture_output=True, text=True, check=False)
+        finished = subprocess.run(command, input=_SCRIPT, capture_output=True, text=True, check=False, env=environment)
+        began = time.perf_counter()
+        if not waits:
+            database.execute("SELECT pg_logical_emit_message(true, 'benchmark', '')")
+        flush = time.perf_counter() - began
     if finished.returncode:
         raise SystemExit(f"pgbench: {finished.stderr}")
     (rate,) = re.findall(r"^tps = ([\d.]+)", finished.stdout, re.MULTILINE)
     if f"number of transactions actually processed: {events}/{events}\n" not in finished.stdout:
         raise SystemExit(f"pgbench did not process {events} events: {finished.stdout}")
     note = f"{clients} client{'s' if clients > 1 else ''}"
-    return replace(result[0], seconds=events / float(rate), note=note)
+    return replace(result[0], seconds=events / float(rate) + flush, note=note)
 
 
 def _program(ground: Ground) -> Path:

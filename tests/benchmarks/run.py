@@ -1,9 +1,12 @@
 """How fast payproc is, side by side with other ways to do the same, in one run on one server.
 
     python tests/benchmarks/run.py [--events 100000] [--rounds 3] [--only NAME ...] [--svg FILE] [--json FILE]
+    python tests/benchmarks/run.py --before dist/payproc-0.1.0-py3-none-any.whl [--only payproc --rounds 8]
     python tests/benchmarks/run.py --growth 5000000
     python tests/benchmarks/run.py --pipes 30 [--events 100000]
     python tests/benchmarks/run.py --choices [--events 100000] [--rounds 3]
+    python tests/benchmarks/run.py --ceiling [--events 100000] [--rounds 3]
+    python tests/benchmarks/run.py --instructions 2000
 
 Everybody works on the same embedded PostgreSQL, with payproc's own settings and with fsync and synchronous_commit on,
 each in a database of its own that is new in every round, after a checkpoint. Rounds are interleaved: each has every
@@ -24,16 +27,19 @@ import shutil
 import statistics
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from pipes import measure_pipes
 from typing import cast
 
 import chart
+import payproc_before
+from ceiling import measure_ceiling
 from choices import measure_choices
 from ground import Contender, Day, Ground, Measured, Row
 from growth import measure_growth
+from instructions import measure_instructions
 from payproc import embedded
 from payproc_process import cpu_seconds
 
@@ -44,11 +50,15 @@ CONTENDERS = {
     "eventsourcing": "eventsourcing_app",
     "dbos": "dbos_workflow",
     "pgbench": "pgbench_statement",
+    "async": "pgbench_asynchronous",
     "copy": "copy_rows",
 }
 """By the name that --only takes: the module of each."""
 
-COMPARED_WITH = ("orm", "pgbench", "copy")
+COMPARED_WITH = ("orm", "pgbench", "async", "copy")
+
+BEFORE = "before"
+"""The name of another version of payproc, which takes part if its wheel is named."""
 
 Runs = Mapping[Row, Mapping[str, Sequence[Measured]]]
 """What was measured, by row and contender, round by round."""
@@ -69,10 +79,19 @@ def main() -> None:
             if options.pipes:
                 measure_pipes(ground, folder, options.pipes, options.events)
                 return
+            if options.ceiling:
+                measure_ceiling(ground, folder, options.events, options.rounds)
+                return
+            if options.instructions:
+                measure_instructions(options.instructions)
+                return
             if options.choices:
                 measure_choices(folder, options.events, options.rounds)
                 return
             contenders = _load(options.only or list(CONTENDERS))
+            if options.before:
+                payproc_before.install(options.before, folder)
+                contenders[BEFORE] = cast(Contender, payproc_before)
             runs = _run(ground, contenders, options.events, options.rounds, folder)
             commands = {command: cpu_seconds(ground, *command.split()) for command in ("--help", "show unknown")}
     finally:
@@ -81,6 +100,8 @@ def main() -> None:
     labels = {name: module.LABEL for name, module in contenders.items()}
     for row in runs:
         _print_table(row, runs, labels)
+    if options.before and "payproc" in contenders:
+        _print_change(runs[Row.FRESH])
     print("\nCPU of a command: " + ", ".join(f"payproc {name} {used:.2f} s" for name, used in commands.items()))
     if options.json:
         found = {
@@ -104,6 +125,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--growth", type=int, metavar="N", help="only one payproc run over N events, slice by slice")
     parser.add_argument("--pipes", type=int, metavar="N", help="only payproc on a pipe: N single lines, and a flood")
     parser.add_argument("--choices", action="store_true", help="only payproc under other schemas and settings")
+    parser.add_argument("--before", type=Path, metavar="WHEEL", help="another version of payproc takes part, too")
+    parser.add_argument("--ceiling", action="store_true", help="only payproc's own half, with the server left out")
+    parser.add_argument("--instructions", type=int, metavar="N", help="only the server's instructions, in batches of N")
     return parser.parse_args()
 
 
@@ -160,6 +184,23 @@ def _print_table(row: Row, runs: Runs, labels: Mapping[str, str]) -> None:
             + ("" if row is Row.CONTESTED else f" {_cpu(rounds):>15}")  # there it would count starting processes
             + _notes(rounds)
         )
+
+
+def _print_change(runs: Mapping[str, Sequence[Measured]]) -> None:
+    """Print the processor time of this version and the other, and the median of their ratios round by round."""
+    print(f"\n{'CPU us/event':<12} {'before':>8} {'now':>8} {'now / before':>14}")
+    for name, cost in _COSTS.items():
+        now, before = ([cost(run) for run in runs[each]] for each in ("payproc", BEFORE))
+        ratio = statistics.median(one / other for one, other in zip(now, before, strict=True))
+        print(f"{name:<12} {statistics.median(before):>8.1f} {statistics.median(now):>8.1f} {ratio:>14.2f}")
+
+
+_COSTS: Mapping[str, Callable[[Measured], float]] = {
+    "client": lambda run: run.client_cpu / run.events * 1e6,
+    "server": lambda run: (run.server_cpu or 0) / run.events * 1e6,
+    "total": lambda run: (run.client_cpu + (run.server_cpu or 0)) / run.events * 1e6,
+}
+"""Processor time of a run, in microseconds an event."""
 
 
 def _median(rounds: Sequence[Measured]) -> float:
