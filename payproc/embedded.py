@@ -41,6 +41,7 @@ from pathlib import Path
 import platformdirs
 
 from payproc.errors import CannotFinish
+from payproc.signals import interrupt
 
 HOME_VARIABLE = "PAYPROC_HOME"
 
@@ -56,6 +57,9 @@ START_SECONDS = 600
 
 STOP_SECONDS = 120
 """How long to wait for a stop, which writes a checkpoint of up to shared_buffers."""
+
+LEAVE_SECONDS = 10
+"""Seconds to wait on leaving for another command to give back start.lock."""
 
 _POLL_SECONDS = 0.02
 _LONGEST_SOCKET_PATH = 100
@@ -143,21 +147,35 @@ def running_server(
     `note` gets lines worth showing while a person waits. Raises CannotFinish, with what to do about it.
     """
     cluster = _Cluster(Path(os.path.realpath(home)), version, note)
-    with _explained(home):
-        cluster.prepare()
-        users_lock = cluster.open("users.lock")
-    with _closing(users_lock):
-        try:
+
+    def leave() -> None:
+        with interrupt.put_off():
+            if _locks(users_lock):
+                cluster.stop()
+
+    with interrupt.held():  # an exception while a lock changes hands could leave it with nobody who gives it back
+        with _explained(home):
+            cluster.prepare()
+            users_lock = cluster.open("users.lock")
+        with _closing(users_lock):
             with _explained(home), _closing(cluster.open("start.lock")) as start_lock:
-                fcntl.flock(start_lock, fcntl.LOCK_EX)
+                while not _locks(start_lock):
+                    _pause()
                 fcntl.flock(users_lock, fcntl.LOCK_SH)
-                server = cluster.start()
-            yield server
-        finally:  # also after Ctrl-C during a start
-            with _explained(home), _closing(cluster.open("start.lock")) as start_lock:
-                fcntl.flock(start_lock, fcntl.LOCK_EX)
-                if _locks(users_lock):
-                    cluster.stop()
+                try:
+                    server = cluster.start()
+                except BaseException:  # also after Ctrl-C during a start
+                    if cluster.process is not None:
+                        leave()
+                    raise
+            try:
+                with interrupt.raised():
+                    yield server
+            finally:
+                with _explained(home), _closing(cluster.open("start.lock")) as start_lock:
+                    # Nobody holds this for long but to start the server, and then stops it in the end.
+                    if _locks_soon(start_lock):
+                        leave()
 
 
 @contextmanager
@@ -187,6 +205,22 @@ def _locks(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _locks_soon(descriptor: int) -> bool:
+    """Take the exclusive lock, unless somebody else keeps it for LEAVE_SECONDS."""
+    deadline = time.monotonic() + LEAVE_SECONDS
+    while not _locks(descriptor):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+def _pause() -> None:
+    """Wait for the next poll. Raise KeyboardInterrupt after a signal, except while the server is stopped."""
+    time.sleep(_POLL_SECONDS)
+    interrupt.check()
 
 
 def _reason(error: Exception) -> str:
@@ -304,7 +338,7 @@ class _Cluster:
                 raise CannotFinish(
                     f"the embedded database in {self.home} has not answered for {START_SECONDS} s; see {self.log}"
                 )
-            time.sleep(_POLL_SECONDS)
+            _pause()
         return None
 
     def _disown_pid_files(self) -> None:
@@ -336,7 +370,7 @@ class _Cluster:
                 told = True
             if waited > START_SECONDS:
                 raise CannotFinish(f"the embedded database did not start within {START_SECONDS} s; see {self.log}")
-            time.sleep(_POLL_SECONDS)
+            _pause()
         raise CannotFinish(f"the embedded database in {self.home} did not start: {self._log_end(log_starts)}")
 
     def _pid_file(self) -> list[str]:
@@ -377,7 +411,8 @@ class _Cluster:
         ]
         with self._spawn(command, subprocess.PIPE, lock) as process:
             try:
-                output, _ = process.communicate()
+                with interrupt.raised():
+                    output, _ = process.communicate()
             except BaseException:
                 os.killpg(process.pid, signal.SIGKILL)
                 raise
