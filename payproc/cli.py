@@ -8,23 +8,21 @@ lines were malformed, an outcome named by --fail-on occurred, or what is on reco
 interrupted by SIGINT, SIGTERM and SIGHUP; 141 the reader of stdout went away.
 """
 
-import signal
+from payproc.signals import interrupt, let_signals_kill
 
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # Ctrl-C while modules are still imported: an end without a traceback. The commands take over from here.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+let_signals_kill()
 
 import contextlib
 import io
 import itertools
 import os
 import re
+import signal
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
-from types import FrameType
 from typing import IO, TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -125,6 +123,9 @@ def main() -> None:
     except _UsageError as error:
         _show_usage_error(error)
         raise SystemExit(WrongUsage.exit_code) from None
+    except (KeyboardInterrupt, typer.Abort):  # a signal between two steps of entering a command
+        _say("interrupted")
+        raise SystemExit(128 + (interrupt.signal or signal.SIGINT)) from None
     except OSError as error:  # of --help and --version, which no command is around
         _abandon_stdout()
         _say(f"output could not be written: {error.strerror}")
@@ -213,7 +214,7 @@ def ingest(
     """
     with _reporting_errors():
         from payproc import db, schema
-        from payproc.ingest import Ingest, Options, StopRequest
+        from payproc.ingest import Ingest, Options
         from payproc.review import count_open
 
         names = _sources(files)
@@ -223,7 +224,7 @@ def ingest(
             if not dry_run:
                 schema.prepare_schema(database, _say, create=True)
             is_there = not dry_run or schema.has_schema(database)  # connects, which is noted, before there is a bar
-            stop = stack.enter_context(StopRequest())
+            stop = stack.enter_context(interrupt.noted())
             listed = _FaultList()
             show_progress = not quiet and sys.stderr.isatty() and decisions != "-"
             on_progress = bar.enter_context(_progress_bar(_total_bytes(names), "bytes", show_progress))
@@ -247,15 +248,18 @@ def ingest(
                         _print_waiting(count_open(database), output_format, "-" in (decisions, malformed))
 
             try:
-                _raise_if_interrupted()
+                stop.check()
                 _empty(outputs)
                 run.run(stop)
-            except PayprocError:
+            except PayprocError as error:
                 if run.summary.lines:  # what is counted is recorded, also when the rest could not be
                     report(is_whole=False)
-                raise
-            report(is_whole=stop.signal is None)
-        code = _exit_code(run.summary, stop.signal, fail_on or [])
+                if stop.signal is None:
+                    raise
+                _say(str(error))  # a signal to a whole group of processes may have ended the server as well
+            else:
+                report(is_whole=stop.signal is None)
+        code = _exit_code(run.summary, interrupt.take(), fail_on or [])
     raise typer.Exit(code)
 
 
@@ -558,15 +562,14 @@ def _noter(quiet: bool) -> "Note":
 @contextlib.contextmanager
 def _reporting_errors() -> Iterator[None]:
     """Turn what went wrong into one line and an exit code. No traceback reaches a user."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            signal.signal(number, _interrupt)
+    interrupt.install()
     try:
-        yield
-        sys.stdout.flush()
-        _raise_if_interrupted()
+        with interrupt.raised():
+            yield
+            sys.stdout.flush()
+        interrupt.check()
     except PayprocError as error:
-        if _signals:  # a wait that was cut short looks like an error of the database
+        if interrupt.signal is not None:  # a wait that was cut short looks like an error of the database
             _end_interrupted()
         _say(str(error))
         try:
@@ -592,43 +595,17 @@ def _reporting_errors() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-_signals: list[int] = []
-
-
-def _interrupt(number: int, _: FrameType | None) -> NoReturn:
-    # Noted as well as raised: what is raised in a callback of the garbage collector, say, reaches nobody.
-    _signals.append(number)
-    raise KeyboardInterrupt
-
-
 def _end_interrupted() -> NoReturn:
     _say("interrupted")
-    raise typer.Exit(128 + (_signals[-1] if _signals else signal.SIGINT)) from None
-
-
-def _raise_if_interrupted() -> None:
-    if _signals:
-        raise KeyboardInterrupt
+    raise typer.Exit(128 + (interrupt.signal or signal.SIGINT)) from None
 
 
 def _write_whole(block: bytes) -> None:
-    """Write whole lines to stdout. A signal is put off until they are out; a second one, of any kind, ends it."""
-    numbers = [each for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is _interrupt]
-
-    def put_off(number: int, _: FrameType | None) -> None:
-        _signals.append(number)
-        for each in numbers:
-            signal.signal(each, signal.SIG_DFL)
-
-    try:
-        for number in numbers:
-            signal.signal(number, put_off)
+    """Write whole lines to stdout. A signal that arrives meanwhile interrupts the command when they are out."""
+    with interrupt.noted():
         sys.stdout.buffer.write(block)
         sys.stdout.buffer.flush()
-    finally:
-        for number in numbers:
-            signal.signal(number, _interrupt)
-    _raise_if_interrupted()
+    interrupt.check()
 
 
 def _abandon_stdout() -> None:

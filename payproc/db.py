@@ -12,6 +12,7 @@ import itertools
 import logging
 import os
 import re
+import select
 import socket
 import stat
 import sys
@@ -23,10 +24,10 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 import psycopg2.errorcodes
 import psycopg2.extensions
-import psycopg2.extras
 from dotenv import dotenv_values
 
 from payproc.errors import CannotFinish, WrongUsage
+from payproc.signals import interrupt
 
 if TYPE_CHECKING:
     from payproc.embedded import Note
@@ -123,7 +124,7 @@ class Database:
                 self._note(self.where)
                 self._note = None
         if self._interruptible:
-            psycopg2.extensions.set_wait_callback(psycopg2.extras.wait_select)
+            psycopg2.extensions.set_wait_callback(_wait)
         connection.autocommit = True
         return connection
 
@@ -213,6 +214,19 @@ class Database:
         for before, after in ('""', "''", ":@"):
             said = said.replace(f"{before}{password}{after}", f"{before}***{after}")
         return said
+
+
+def _wait(connection: psycopg2.extensions.connection) -> None:
+    """Wait for the server's answer. A signal raises KeyboardInterrupt, and the driver then closes the connection.
+
+    psycopg2's own wait_select asks the server to cancel instead. That never returns if the server does not answer.
+    """
+    while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
+        waiting = [connection.fileno()]
+        reading = waiting if state == psycopg2.extensions.POLL_READ else []
+        # Once a signal is noted this stays readable; what waits then is cleaning up.
+        wake_up = [interrupt.wake_up] if interrupt.wake_up >= 0 and interrupt.signal is None else []
+        select.select(reading + wake_up, [] if reading else waiting, [])
 
 
 def _leave(connection: psycopg2.extensions.connection) -> None:

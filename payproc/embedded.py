@@ -24,6 +24,7 @@ import errno
 import fcntl
 import importlib.metadata
 import importlib.util
+import math
 import os
 import pwd
 import re
@@ -47,6 +48,7 @@ import platformdirs
 
 from payproc import root
 from payproc.errors import CannotFinish
+from payproc.signals import interrupt
 
 HOME_VARIABLE = "PAYPROC_HOME"
 
@@ -62,8 +64,11 @@ START_SECONDS = 600
 STOP_SECONDS = 120
 """How long to wait for a stop, which writes a checkpoint of up to shared_buffers."""
 
+LEAVE_SECONDS = 10
+"""Seconds to wait on leaving for another command to give back start.lock."""
+
 _SILENT_SECONDS = 3
-"""How long to wait for a server without saying so."""
+"""How long to wait for a server, or for another command, without saying so."""
 
 _POLL_SECONDS = 0.02
 _LONGEST_SOCKET_PATH = 100
@@ -205,21 +210,36 @@ def running_server(home: Path, *, version: int = POSTGRES_VERSION, note: Note = 
     `note` gets lines worth showing while a person waits. Raises CannotFinish, with what to do about it.
     """
     cluster = _Cluster(home, version, note)
-    with _explained(home):
-        cluster.prepare()
-        users_lock = cluster.open("users.lock")
-    with _closing(users_lock):
-        try:
+
+    def leave() -> None:
+        with interrupt.put_off():
+            if _locks(users_lock):
+                cluster.stop()
+
+    with interrupt.held():  # an exception while a lock changes hands could leave it with nobody who gives it back
+        with _explained(home):
+            cluster.prepare()
+            users_lock = cluster.open("users.lock")
+        with _closing(users_lock):
             with _explained(home), _closing(cluster.open("start.lock")) as start_lock:
-                fcntl.flock(start_lock, fcntl.LOCK_EX)
+                for _ in cluster.poll(math.inf, lambda: "waiting for another command that starts or stops the server"):
+                    if _locks(start_lock):
+                        break
                 fcntl.flock(users_lock, fcntl.LOCK_SH)
-                server = cluster.start()
-            yield server
-        finally:  # also after Ctrl-C during a start
-            with _explained(home), _closing(cluster.open("start.lock")) as start_lock:
-                fcntl.flock(start_lock, fcntl.LOCK_EX)
-                if _locks(users_lock):
-                    cluster.stop()
+                try:
+                    server = cluster.start()
+                except BaseException:  # also after Ctrl-C during a start
+                    if cluster.process is not None:
+                        leave()
+                    raise
+            try:
+                with interrupt.raised():
+                    yield server
+            finally:
+                with _explained(home), _closing(cluster.open("start.lock")) as start_lock:
+                    # Nobody holds this for long but to start the server, and then stops it in the end.
+                    if _locks_soon(start_lock):
+                        leave()
 
 
 @contextmanager
@@ -262,6 +282,22 @@ def _locks(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _locks_soon(descriptor: int) -> bool:
+    """Take the exclusive lock, unless somebody else keeps it for LEAVE_SECONDS."""
+    deadline = time.monotonic() + LEAVE_SECONDS
+    while not _locks(descriptor):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+def _pause() -> None:
+    """Wait for the next poll. Raise KeyboardInterrupt after a signal, except while the server is stopped."""
+    time.sleep(_POLL_SECONDS)
+    interrupt.check()
 
 
 class _Cluster:
@@ -342,7 +378,7 @@ class _Cluster:
         with self.as_owner():
             self._shorten_log()
             with _closing(self.open("server.lock")) as lock:
-                if (running := self._running(lock)) is not None:
+                if (running := self._running(lock, START_SECONDS)) is not None:
                     return running
                 _refuse_small_files()
                 binaries = self._binaries()
@@ -369,8 +405,11 @@ class _Cluster:
                 pid = self.process.pid
             else:
                 with _closing(self.open("server.lock")) as lock:
-                    # One that is still starting, too: Ctrl-C may come before its process is known here.
-                    if (running := self._running(lock)) is None:
+                    try:
+                        running = self._running(lock, LEAVE_SECONDS)
+                    except CannotFinish:
+                        return  # it does not answer; the next command waits for it
+                    if running is None:
                         return
                 listener = _listener(running.socket_folder)
                 if listener is None:
@@ -385,7 +424,7 @@ class _Cluster:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGINT)  # what PostgreSQL calls a fast shutdown
             with _closing(self.open("server.lock")) as lock:
-                for _ in self._poll(STOP_SECONDS, lambda: "the embedded database is writing its last checkpoint"):
+                for _ in self.poll(STOP_SECONDS, lambda: "the embedded database is writing its last checkpoint"):
                     if _locks(lock):
                         break
                 else:
@@ -404,12 +443,12 @@ class _Cluster:
                 old.write(os.pread(log, _LOG_BYTES, size - _LOG_BYTES))
             os.ftruncate(log, 0)
 
-    def _running(self, lock: int) -> EmbeddedServer | None:
+    def _running(self, lock: int, seconds: int) -> EmbeddedServer | None:
         """The server if it accepts connections; one that is still starting, recovering or ending is waited for.
 
         None means that no process of it is left, and that `lock` is now ours.
         """
-        for _ in self._poll(START_SECONDS, self._wait_reason):
+        for _ in self.poll(seconds, self._wait_reason):
             if _locks(lock):
                 return None
             lines = self._pid_file()
@@ -417,7 +456,7 @@ class _Cluster:
             if self._status(lines) == "ready" and _listener(folder) is not None:
                 return self._server(folder)
         raise CannotFinish(
-            f"the embedded database in {self.home} has not answered for {START_SECONDS} s; see {self.log}"
+            f"the embedded database in {self.home} has not answered for {seconds} s; see {self.log}"
         )
 
     def _wait_reason(self) -> str:
@@ -431,7 +470,7 @@ class _Cluster:
             f"with kill -INT and the process id in the first line of {self.data}/postmaster.pid"
         )
 
-    def _poll(self, seconds: float, reason: Callable[[], str]) -> Iterator[None]:
+    def poll(self, seconds: float, reason: Callable[[], str]) -> Iterator[None]:
         """Yield from time to time until the time is up. Show the reason once if the wait is no longer short."""
         began = time.monotonic()
         told = False
@@ -440,7 +479,7 @@ class _Cluster:
             if waited > _SILENT_SECONDS and not told:
                 self.note(reason())
                 told = True
-            time.sleep(_POLL_SECONDS)
+            _pause()
 
     def _disown_pid_files(self) -> None:
         """Keep the pid files that a crash left from stopping the next server.
@@ -459,7 +498,7 @@ class _Cluster:
         return EmbeddedServer(self.home, socket_folder, self.version, self.owner)
 
     def _wait_until_ready(self, process: "subprocess.Popen[bytes]", log_starts: int) -> EmbeddedServer:
-        for _ in self._poll(
+        for _ in self.poll(
             START_SECONDS, lambda: "the embedded database is recovering after a crash; this can take minutes"
         ):
             if process.poll() is not None:
@@ -517,7 +556,8 @@ class _Cluster:
         ]
         with self._spawn(command, subprocess.PIPE, lock) as process:
             try:
-                output, _ = process.communicate()
+                with interrupt.raised():
+                    output, _ = process.communicate()
             except BaseException:
                 os.killpg(process.pid, signal.SIGKILL)
                 raise

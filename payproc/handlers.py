@@ -24,9 +24,13 @@ from payproc.db import Database, is_about_connection
 from payproc.errors import CannotFinish
 from payproc.logic import Decision, EventType, Outcome, Reason, State, classify
 from payproc.schemas import Malformed, PaymentEvent
+from payproc.signals import interrupt
 
 FRUITLESS_ATTEMPTS = 8
 """How often a batch is tried again after errors that may pass, without one event of it getting recorded between."""
+
+ATTEMPTS_AFTER_SIGNAL = 4
+"""The same once a signal has asked for a stop: it may have ended the server as well."""
 
 FIRST_PAUSE_SECONDS = 0.05
 """The pause before the second try; it doubles with each. All eight together wait for 13 s."""
@@ -387,7 +391,8 @@ class _Attempts:
         """Pause before the next attempt if the error may pass; raise it if it will not, or has not."""
         passing = bool(connection.closed) or (isinstance(error, psycopg2.Error) and error.pgcode in _PASSING_ERRORS)
         self._failures += 1
-        if not passing or self._failures > FRUITLESS_ATTEMPTS:
+        most = FRUITLESS_ATTEMPTS if interrupt.signal is None else ATTEMPTS_AFTER_SIGNAL
+        if not passing or self._failures > most:
             raise error
         self._first = None
         time.sleep(FIRST_PAUSE_SECONDS * 2 ** (self._failures - 1))

@@ -18,7 +18,6 @@ import os
 import re
 import select
 import shutil
-import signal
 import stat
 import tempfile
 import time
@@ -27,7 +26,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import FrameType
 from typing import IO, Protocol
 
 import msgspec
@@ -38,6 +36,7 @@ from payproc.handlers import Received, Recorder, Rehearsal, Result, Verdict
 from payproc.logic import OUTCOME_OF, Outcome, Reason
 from payproc.runs import open_run, save_counts
 from payproc.schemas import MAX_LINE_BYTES, TOO_LONG, Malformed, parse_lines
+from payproc.signals import Interrupt, block_signals
 from payproc.text import plain_json
 
 ROUND_LINES = 4_000
@@ -270,44 +269,6 @@ class LineReader:
             self._descriptor = -1
 
 
-# ---- Stopping ------------------------------------------------------------------------------------
-
-
-class StopRequest:
-    """Turns the first SIGINT, SIGTERM or SIGHUP into a request to stop after what is in flight; a second one kills."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self.wake_up, self._write_end = os.pipe()
-        os.set_blocking(self.wake_up, False)
-        os.set_blocking(self._write_end, False)
-
-    def __enter__(self) -> "StopRequest":
-        self._handlers = {
-            number: signal.signal(number, self._request)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-            if signal.getsignal(number) is not signal.SIG_IGN  # as under nohup
-        }
-        self._old_wake_up = signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.set_wakeup_fd(self._old_wake_up)
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        os.close(self.wake_up)
-        os.close(self._write_end)
-
-    def _request(self, number: int, _: FrameType | None) -> None:
-        self.signal = number
-        signal.signal(number, signal.SIG_DFL)
-
-    def drain(self) -> None:
-        """Forget signals that were about something else, such as a window's new size."""
-        with contextlib.suppress(BlockingIOError):
-            os.read(self.wake_up, 1024)
-
-
 # ---- Working -------------------------------------------------------------------------------------
 
 
@@ -403,7 +364,7 @@ class Ingest:
         self._began = time.monotonic()
         self._progress_at = self._began
 
-    def run(self, stop: StopRequest) -> None:
+    def run(self, stop: Interrupt) -> None:
         """Process everything, or until `stop` is requested; `summary` tells how far it got, also after an exception.
 
         Raises CannotFinish, WrongUsage for unreadable input, BrokenPipeError if nobody reads a report any more.
@@ -437,7 +398,7 @@ class Ingest:
             self.summary.run_id = run_id = open_run(self._database, self.summary.source)
             for _ in range(self._workers):
                 self._handlers.append(Recorder(self._database, run_id))
-        self._executors += [ThreadPoolExecutor(1, "payproc-worker") for _ in self._handlers]
+        self._executors += [ThreadPoolExecutor(1, "payproc-worker", block_signals) for _ in self._handlers]
 
     def _close(self) -> None:
         for executor in self._executors:
@@ -445,7 +406,7 @@ class Ingest:
         for handler in self._handlers:
             handler.close()
 
-    def _read(self, reader: LineReader, stop: StopRequest) -> None:
+    def _read(self, reader: LineReader, stop: Interrupt) -> None:
         while reader.is_open and stop.signal is None:
             if not reader.wait(stop.wake_up, 0):
                 # Nothing more right now: work with what there is, then report it, and only then wait.
@@ -455,7 +416,6 @@ class Ingest:
                 else:
                     self._save_progress()
                     reader.wait(stop.wake_up, None)
-                    stop.drain()
                 continue
             before = reader.bytes_read
             self._add(reader.read(), reader.index)

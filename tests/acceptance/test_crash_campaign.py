@@ -216,7 +216,9 @@ class Server:
     def start(self) -> Sql:
         """Start it, recovering from a crash if there was one."""
         running = self._use.enter_context(embedded.running_server(self.home))
-        return self._use.enter_context(closing(Sql(URL.create("postgresql+psycopg2", query=running.connect_args))))
+        query = {"host": str(running.socket_folder)}
+        url = URL.create("postgresql+psycopg2", embedded.SUPERUSER, database="postgres", query=query)
+        return self._use.enter_context(closing(Sql(url)))
 
     def pull_the_plug(self) -> None:
         """Stop it at once, in what PostgreSQL calls immediate mode: what is not on disk is gone."""

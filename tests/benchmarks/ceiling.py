@@ -16,7 +16,8 @@ import psycopg2.extensions
 from days import fresh, write
 from ground import Ground
 from payproc import db, ingest, schema
-from payproc.ingest import Ingest, Options, StopRequest
+from payproc.ingest import Ingest, Options
+from payproc.signals import Interrupt
 
 
 class SilentCursor(psycopg2.extensions.cursor):
@@ -53,9 +54,8 @@ def measure_ceiling(ground: Ground, folder: Path, events: int, rounds: int) -> N
     for _ in range(rounds):
         gc.collect()
         began = time.process_time()
-        with StopRequest() as stop:
-            job = Ingest(database, [str(file)], Options(workers=2))
-            job.run(stop)
+        job = Ingest(database, [str(file)], Options(workers=2))
+        job.run(Interrupt())
         rates.append(events / (time.process_time() - began))
         assert job.summary.events == events
     rates.sort()

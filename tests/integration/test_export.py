@@ -13,9 +13,10 @@ from payproc import schema
 from payproc.db import FETCH_LINES, Database
 from payproc.export import BLOCK_BYTES, LeftOut, Totals, export
 from payproc.handlers import Received, Recorder
-from payproc.ingest import Ingest, Options, StopRequest
+from payproc.ingest import Ingest, Options
 from payproc.logic import Resolution
 from payproc.review import Verdict, resolve
+from payproc.signals import Interrupt
 from payproc.verify import Totals as Verified
 from payproc.verify import verify
 
@@ -25,7 +26,7 @@ WriteLines = Callable[[str, Sequence[bytes]], Path]
 
 
 def ingest(database: Database, *paths: Path, workers: int = 2) -> None:
-    Ingest(database, [str(path) for path in paths], Options(workers)).run(StopRequest())
+    Ingest(database, [str(path) for path in paths], Options(workers)).run(Interrupt())
 
 
 def exported(database: Database) -> tuple[list[bytes], Totals, list[LeftOut]]:

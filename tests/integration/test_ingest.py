@@ -15,8 +15,9 @@ from sqlalchemy import URL
 
 from payproc import ingest, schema
 from payproc.db import Database
-from payproc.ingest import Ingest, LineReader, Options, OversizedLine, StopRequest, worker_of
+from payproc.ingest import Ingest, LineReader, Options, OversizedLine, worker_of
 from payproc.schemas import MAX_LINE_BYTES
+from payproc.signals import Interrupt
 
 WriteLines = Callable[[str, Sequence[bytes]], Path]
 
@@ -27,7 +28,7 @@ def run(
     """Ingest in this process; give what was written as decisions, and the ingest."""
     decisions = io.BytesIO()
     job = Ingest(database, [str(file) for file in files], Options(workers, dry_run, decisions))
-    job.run(StopRequest())
+    job.run(Interrupt())
     return [json.loads(line) for line in decisions.getvalue().splitlines()], job
 
 
@@ -198,12 +199,12 @@ def test_an_oversized_line_is_one_malformed_line_and_its_neighbours_are_whole(
 
 
 def test_a_pipe_is_waited_for_without_losing_a_stop_request() -> None:
-    stop = StopRequest()
+    wake_up, _ = os.pipe()
     read_end, write_end = os.pipe()
     reader = LineReader(f"/dev/fd/{read_end}", 0, False)
-    assert not reader.wait(stop.wake_up, 0)
+    assert not reader.wait(wake_up, 0)
     os.write(write_end, b"half a line")
-    assert reader.wait(stop.wake_up, None)
+    assert reader.wait(wake_up, None)
     assert reader.read() == []
     os.write(write_end, b", and the rest\nmore")
     assert reader.read() == [(1, b"half a line, and the rest")]

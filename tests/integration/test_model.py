@@ -19,12 +19,13 @@ from payproc import ingest
 from payproc.db import Database
 from payproc.export import Totals as ExportTotals
 from payproc.export import export
-from payproc.ingest import Ingest, Options, StopRequest
+from payproc.ingest import Ingest, Options
 from payproc.logic import Resolution
 from payproc.payments import load_payment
 from payproc.reports import to_json_line
 from payproc.review import Verdict, open_reviews, resolve
 from payproc.runs import list_runs
+from payproc.signals import Interrupt
 from payproc.verify import Totals, verify
 
 Row = dict[str, Any]
@@ -126,7 +127,7 @@ class Told:
         decisions = io.BytesIO()
         self.monkeypatch.setattr(ingest, "ROUND_LINES", run.round_lines)
         job = Ingest(self.database, [source.name for source in sources], Options(run.workers, False, decisions))
-        job.run(StopRequest())
+        job.run(Interrupt())
         expected = self.model.ingest(sources)
         assert [_without_error(json.loads(line)) for line in decisions.getvalue().splitlines()] == expected
         summary = json.loads(to_json_line(job.summary))
@@ -176,7 +177,7 @@ class Told:
         path = self.folder / "export.jsonl"
         path.write_bytes(exported)
         copy.ingest([Source(str(path), lines)])
-        Ingest(database, [str(path)], Options(1 + len(lines) % 3)).run(StopRequest())
+        Ingest(database, [str(path)], Options(1 + len(lines) % 3)).run(Interrupt())
         assert contents(sql) == {
             "payments": sorted((each, copy.state(each), len(history)) for each, history in copy.histories.items()),
             "events": [
