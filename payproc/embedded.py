@@ -455,9 +455,7 @@ class _Cluster:
             folder = self._named_socket_folder(lines)
             if self._status(lines) == "ready" and _listener(folder) is not None:
                 return self._server(folder)
-        raise CannotFinish(
-            f"the embedded database in {self.home} has not answered for {seconds} s; see {self.log}"
-        )
+        raise CannotFinish(f"the embedded database in {self.home} has not answered for {seconds} s; see {self.log}")
 
     def _wait_reason(self) -> str:
         lines = self._pid_file()

@@ -5,6 +5,7 @@
     python tests/benchmarks/run.py --growth 5000000
     python tests/benchmarks/run.py --pipes 30 [--events 100000]
     python tests/benchmarks/run.py --choices [--events 100000] [--rounds 3]
+    python tests/benchmarks/run.py --processes 1 2 4 [--events 100000] [--rounds 3]
     python tests/benchmarks/run.py --ceiling [--events 100000] [--rounds 3]
     python tests/benchmarks/run.py --instructions 2000
 
@@ -42,6 +43,7 @@ from growth import measure_growth
 from instructions import measure_instructions
 from payproc import embedded
 from payproc_process import cpu_seconds
+from processes import measure_processes
 
 CONTENDERS = {
     "payproc": "payproc_process",
@@ -78,6 +80,9 @@ def main() -> None:
                 return
             if options.pipes:
                 measure_pipes(ground, folder, options.pipes, options.events)
+                return
+            if options.processes:
+                measure_processes(ground, folder, options.processes, options.events, options.rounds)
                 return
             if options.ceiling:
                 measure_ceiling(ground, folder, options.events, options.rounds)
@@ -126,6 +131,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pipes", type=int, metavar="N", help="only payproc on a pipe: N single lines, and a flood")
     parser.add_argument("--choices", action="store_true", help="only payproc under other schemas and settings")
     parser.add_argument("--before", type=Path, metavar="WHEEL", help="another version of payproc takes part, too")
+    parser.add_argument("--processes", type=int, nargs="+", metavar="N", help="only payproc in N processes at once")
     parser.add_argument("--ceiling", action="store_true", help="only payproc's own half, with the server left out")
     parser.add_argument("--instructions", type=int, metavar="N", help="only the server's instructions, in batches of N")
     return parser.parse_args()
