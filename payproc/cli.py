@@ -32,10 +32,9 @@ from payproc.logic import OUTCOME_OF, Outcome, Reason, Resolution, State
 from payproc.text import exact, plain, plain_json
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from payproc.embedded import Note
     from payproc.ingest import Summary
+    from payproc.screen import Screen
 
 DONE_WITH_FINDINGS = 3
 BROKEN_PIPE = 128 + signal.SIGPIPE
@@ -48,9 +47,6 @@ MOST_WORKERS = 64
 
 MOST_ROWS = 1_000_000_000
 """Beyond any queue, and within what PostgreSQL takes for a limit."""
-
-NARROWEST = 40
-"""Columns that a table takes at least. In fewer it would be letters under each other, and in none it would be gone."""
 
 NOT_JSON_LINES = (
     'no line is an object, expected lines such as {"event_id": "evt_1", "payment_id": "pay_1", "type": "capture"}; '
@@ -289,7 +285,7 @@ def show(
         if output_format is Format.JSON:
             typer.echo(reports.to_json(payment))
         else:
-            reports.print_payment(_console(), payment)
+            reports.print_payment(_screen(), payment)
 
 
 @app.command(epilog=_examples("payproc review", "payproc review --reason repeated_refund --limit 10"))
@@ -324,7 +320,7 @@ def review(
             if output_format is Format.JSON:
                 for each in reviews:
                     typer.echo(reports.to_json_line(each))
-            elif not reports.print_reviews(_console(), reviews, datetime.now(timezone.utc)):
+            elif not reports.print_reviews(_screen(), reviews, datetime.now(timezone.utc)):
                 typer.echo("nothing waits for a person" + (f" with the reason {reason.value}" if reason else ""))
 
 
@@ -429,7 +425,7 @@ def rules(
         from payproc import reports
 
         if output_format is RulesFormat.TABLE:
-            reports.print_rules(_console())
+            reports.print_rules(_screen())
         elif output_format is RulesFormat.JSON:
             typer.echo(reports.rules_json())
         elif output_format is RulesFormat.MARKDOWN:
@@ -460,7 +456,7 @@ def runs(
                 for run in found:
                     typer.echo(reports.to_json_line(run))
             else:
-                reports.print_runs(_console(), found)
+                reports.print_runs(_screen(), found)
 
 
 @app.command(
@@ -613,18 +609,10 @@ def _abandon_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _console(*, stderr: bool = False) -> "Console":
-    from rich.console import Console
+def _screen(*, stderr: bool = False) -> "Screen":
+    from payproc.screen import Screen
 
-    class PipeConsole(Console):
-        """Leaves it to `_reporting_errors` what a broken pipe means."""
-
-        def on_broken_pipe(self) -> None:
-            raise BrokenPipeError
-
-    console = PipeConsole(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=False)
-    console.width = max(console.width, NARROWEST)
-    return console
+    return Screen(sys.stderr if stderr else sys.stdout)
 
 
 def _text(name: str, value: str) -> str:
@@ -743,10 +731,14 @@ def _progress_bar(total: int | None, unit: str, is_shown: bool) -> Iterator[Call
         yield lambda _: None
         return
     from rich import progress as bars
+    from rich.console import Console
 
+    # What is printed meanwhile goes through it, as it is.
+    width = _screen(stderr=True).width
+    console = Console(stderr=True, width=width, highlight=False, markup=False, emoji=False)
     amount = bars.DownloadColumn() if unit == "bytes" else bars.MofNCompleteColumn()
     columns = (bars.BarColumn(), bars.TaskProgressColumn(), amount, bars.TimeRemainingColumn())
-    with bars.Progress(*columns, console=_console(stderr=True), transient=True) as progress:
+    with bars.Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=total)
         yield lambda completed: progress.update(task, completed=completed)
 
@@ -795,7 +787,7 @@ def _print_summary(
     if output_format is Format.JSON:
         typer.echo(reports.to_json(summary), err=stdout_is_taken)
     elif not quiet:
-        reports.print_summary(_console(stderr=stdout_is_taken), summary, is_whole)
+        reports.print_summary(_screen(stderr=stdout_is_taken), summary, is_whole)
 
 
 def _print_waiting(count: int, output_format: Format, stdout_is_taken: bool) -> None:

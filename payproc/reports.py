@@ -1,21 +1,19 @@
 """Tables and JSON for people and scripts.
 
-What belongs here: how results look. Text from events is data: it goes through the functions
-of text.py, so that it cannot drive a terminal, and into tables as `Text`, never as a string that Rich would interpret.
+What belongs here: how results look. Text from events is data: it goes through the functions of text.py, so that it
+cannot drive a terminal.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta, timezone
-from itertools import islice
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group
-from rich.table import Table
-from rich.text import Text
 
 from payproc.logic import OUTCOME_OF, TABLE, Decision, EventType, Outcome, Reason, Resolution, State
+from payproc.screen import Screen
+from payproc.table import GAP, SAMPLE_ROWS, Cell, Column, Line, Row, Styled
 from payproc.text import exact, plain_json, unbroken
 
 if TYPE_CHECKING:  # reports show these, and need nothing that they need
@@ -65,20 +63,20 @@ def to_json_line(value: Any) -> str:
     return plain_json(msgspec.json.encode(value).decode())
 
 
-def print_summary(console: Console, summary: "Summary", is_whole: bool) -> None:
+def print_summary(screen: Screen, summary: "Summary", is_whole: bool) -> None:
     """What an ingest did: the four outcomes, malformed lines, time, and whether that is all of its input."""
-    table = _table("Outcome", "Events", "Share", "Reasons")
-    table.columns[1].justify = table.columns[2].justify = "right"
+    columns = (Column("Outcome"), Column("Events", is_number=True), Column("Share", is_number=True), Column("Reasons"))
+    rows: list[Row] = []
     for outcome, count in summary.outcomes.items():
         share = f"{count / summary.events:.1%}" if summary.events else "–"
-        reasons = "\n".join(
+        reasons: list[Line] = [
             f"{reason.value} {reason_count:,}" + _known(summary, reason)
             for reason, reason_count in summary.reasons.items()
             if OUTCOME_OF[reason] is outcome
-        )
-        table.add_row(Text(outcome.value, _STYLES[outcome]), f"{count:,}", share, Text(reasons))
-    console.print(table)
-    console.print(Text(_footer(summary, is_whole)), soft_wrap=True)
+        ]
+        rows.append((Styled(outcome.value, _STYLES[outcome]), f"{count:,}", share, reasons))
+    screen.print_table(columns, rows)
+    screen.print([_footer(summary, is_whole)])
 
 
 def _known(summary: "Summary", reason: Reason) -> str:
@@ -99,103 +97,93 @@ def _footer(summary: "Summary", is_whole: bool) -> str:
     return " · ".join(parts)
 
 
-def print_payment(console: Console, payment: "Payment") -> None:
+def print_payment(screen: Screen, payment: "Payment") -> None:
     """A payment's state, its history and its conflicts."""
-    console.print(
-        Text.assemble(
-            "payment ", (exact(payment.payment_id), "bold"), " is ", (payment.state.value, "bold"),
-            f" · {_counted(len(payment.history), 'entry', 'entries')}",
-        ),
-        soft_wrap=True,
-    )  # fmt: skip
+    name, state = (screen.paint(Styled(text, "bold")) for text in (exact(payment.payment_id), payment.state.value))
+    screen.print([f"payment {name} is {state} · {_counted(len(payment.history), 'entry', 'entries')}"])
     if payment.history:
-        console.print(_history_table(payment.history, console.width))
+        _print_history(screen, payment.history)
     if payment.open_reviews:
         waiting = ", ".join(exact(entry.event_id) for entry in payment.open_reviews)
-        console.print(Text(f"waiting for a person: {waiting}", "yellow"), soft_wrap=True)
+        screen.print([screen.paint(Styled(f"waiting for a person: {waiting}", "yellow"))])
     if payment.conflicts:
-        console.print(Group(Text("\nconflicts: what came under an event_id that was already taken"), ""))
-        console.print(_conflict_table(payment.conflicts))
+        screen.print(["", "conflicts: what came under an event_id that was already taken", ""])
+        _print_conflicts(screen, payment.conflicts)
 
 
-def _history_table(history: "Iterable[HistoryEntry]", width: int) -> Table:
+def _print_history(screen: Screen, history: "Sequence[HistoryEntry]") -> None:
     """One row an entry; on a narrow terminal, each row has two lines."""
-    is_wide = width >= WIDE
+    is_wide = screen.width >= WIDE
     if is_wide:
-        table = _table("#", "Event", "Type", "Outcome", "Reason", "Transition", "Recorded (UTC)", "From")
+        headers = ["Event", "Type", "Outcome", "Reason", "Transition", "Recorded (UTC)", "From"]
     else:
-        table = _table("#", "Event\nType", "Outcome\nReason", "Transition", "Recorded (UTC)\nFrom")
-    table.columns[0].justify = "right"
-    for entry in history:
-        event, kind, outcome, reason, origin = _entry_cells(entry)
-        place, when = Text(str(entry.position)), Text(_when(entry.recorded_at))
-        if is_wide:
-            table.add_row(place, event, kind, outcome, reason, _transition(entry, " "), when, origin)
-        else:
-            table.add_row(place, _two(event, kind), _two(outcome, reason), _transition(entry, "\n"), _two(when, origin))
-    return table
+        headers = ["Event\nType", "Outcome\nReason", "Transition", "Recorded (UTC)\nFrom"]
+    columns = (Column("#", is_number=True), *map(Column, headers))
+    row = _wide_entry if is_wide else _narrow_entry
+    # Numbers of entries and lines get longer towards the end.
+    measured = [*history[:SAMPLE_ROWS], *history[SAMPLE_ROWS:][-SAMPLE_ROWS:]]
+    screen.print_table(columns, map(row, history), measured=map(row, measured))
 
 
-def _entry_cells(entry: "HistoryEntry") -> tuple[Text, Text, Text, Text, Text]:
+def _wide_entry(entry: "HistoryEntry") -> Row:
+    event, kind, outcome, reason, origin = _entry_cells(entry)
+    transition = " ".join(_transition(entry))
+    return str(entry.position), event, kind, outcome, reason, transition, _when(entry.recorded_at), origin
+
+
+def _narrow_entry(entry: "HistoryEntry") -> Row:
+    event, kind, outcome, reason, origin = _entry_cells(entry)
+    transition: list[Line] = [*_transition(entry)]
+    return str(entry.position), [event, kind], [outcome, reason], transition, [_when(entry.recorded_at), origin]
+
+
+def _entry_cells(entry: "HistoryEntry") -> tuple[Line, Line, Line, Line, Line]:
     """Event, type, outcome, reason and origin; for a person's decision: what, by whom and why."""
     from payproc.payments import ResolutionEntry
 
-    event = Text(unbroken(entry.event_id))
+    event = unbroken(entry.event_id)
     if isinstance(entry, ResolutionEntry):
-        decided = Text(_DONE[entry.resolution], "bold")
-        return event, Text("resolution"), decided, Text(f"by {exact(entry.resolved_by)}"), Text(exact(entry.note))
-    outcome = Text(entry.outcome.value, _STYLES[entry.outcome])
-    return event, Text(entry.type.value), outcome, Text(entry.reason.value), Text(_origin(entry))
+        decided = Styled(_DONE[entry.resolution], "bold")
+        return event, "resolution", decided, f"by {exact(entry.resolved_by)}", exact(entry.note)
+    outcome = Styled(entry.outcome.value, _STYLES[entry.outcome])
+    return event, entry.type.value, outcome, entry.reason.value, _origin(entry)
 
 
 _DONE = {Resolution.APPLY: "applied", Resolution.DISMISS: "dismissed"}
 
 
-def _two(upper: Text, lower: Text) -> Text:
-    return Text("\n").join((upper, lower))
-
-
 # ---- The review queue -----------------------------------------------------------------------------
 
-PAGE_ROWS = 200
-"""Rows of a long table that are laid out at a time: what keeps memory flat, and columns in place."""
+
+def print_reviews(screen: Screen, reviews: "Iterable[Review]", now: datetime) -> bool:
+    """Print the queue; return whether there is anything in it."""
+    iterator = iter(reviews)
+    if (first := next(iterator, None)) is None:
+        return False
+    is_wide = screen.width >= WIDE
+    rows = (_review_row(review, now, is_wide=is_wide) for review in chain((first,), iterator))
+    screen.print_table(_review_columns(screen.width, is_wide=is_wide), rows)
+    return True
 
 
-def print_reviews(console: Console, reviews: "Iterable[Review]", now: datetime) -> int:
-    """The queue, in pages of one table; give how many there were."""
-    count = 0
-    for page in _pages(reviews):
-        console.print(_review_table(page, console.width, now, show_header=count == 0))
-        count += len(page)
-    return count
-
-
-def _review_table(reviews: "Sequence[Review]", width: int, now: datetime, *, show_header: bool) -> Table:
-    """Columns have the same width on every page, whatever is in them."""
-    if is_wide := width >= WIDE:
+def _review_columns(width: int, *, is_wide: bool) -> list[Column]:
+    """Return columns whose width does not depend on what is in them: events and payments share what is left."""
+    if is_wide:
         widths = {"Event": 0, "Payment": 0, "Now": 10, "Type": 9, "Why a person must look": 38, "Age": 6, "From": 24}
     else:
         widths = {"Event\nPayment": 0, "Type\nNow": 10, "Why a person must look": 22, "Age\nFrom": 19}
-    given = sum(widths.values()) + 2 * (len(widths) - 1)  # two blanks between columns
-    flexible = [header for header, fixed in widths.items() if not fixed]
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, show_header=show_header)
-    for header, fixed in widths.items():
-        table.add_column(header, overflow="fold", width=fixed or max((width - given) // len(flexible), 8))
-    for review in reviews:
-        event, payment = Text(unbroken(review.event_id)), Text(unbroken(review.payment_id))
-        kind, state = Text(review.type.value), Text(review.state.value, "bold")
-        why, age, origin = MEANING[review.reason], Text(_age(now - review.recorded_at)), Text(_origin(review))
-        if is_wide:
-            table.add_row(event, payment, state, kind, why, age, origin)
-        else:
-            table.add_row(_two(event, payment), _two(kind, state), why, _two(age, origin))
-    return table
+    left = width - sum(widths.values()) - len(GAP) * (len(widths) - 1)
+    shared = max(left // sum(not fixed for fixed in widths.values()), 8)
+    return [Column(header, fixed or shared) for header, fixed in widths.items()]
 
 
-def _pages(rows: "Iterable[Review]") -> "Iterator[list[Review]]":
-    iterator = iter(rows)
-    while page := list(islice(iterator, PAGE_ROWS)):
-        yield page
+def _review_row(review: "Review", now: datetime, *, is_wide: bool) -> Row:
+    event, payment = unbroken(review.event_id), unbroken(review.payment_id)
+    kind, state = review.type.value, Styled(review.state.value, "bold")
+    why, age, origin = MEANING[review.reason], _age(now - review.recorded_at), _origin(review)
+    if is_wide:
+        return event, payment, state, kind, why, age, origin
+    return [event, payment], [kind, state], why, [age, origin]
 
 
 def _age(age: timedelta) -> str:
@@ -245,26 +233,25 @@ _SOURCES_SHOWN = 4
 """How many sources of a run a table names: some runs take a folder of thousands of files."""
 
 
-def print_runs(console: Console, runs: "Iterable[Run]") -> None:
+def print_runs(screen: Screen, runs: "Iterable[Run]") -> None:
     """Past ingests, the newest first."""
-    table = _table("Run", "Started (UTC)\nLasted", "Events\nMalformed", "Outcomes", "Source")
-    table.columns[0].justify = table.columns[2].justify = "right"
-    for run in runs:
-        ended = run.finished_at or run.active_at
-        lasted = f"{(ended - run.started_at).total_seconds():.2f} s"
-        state = "finished" if run.finished_at else "not finished"
-        outcomes = "\n".join(f"{outcome.value} {count:,}" for outcome, count in run.outcomes.items() if count)
-        sources = [exact(source) for source in run.source[:_SOURCES_SHOWN]]
-        if more := len(run.source) - len(sources):
-            sources.append(f"… and {more:,} more")
-        table.add_row(
-            str(run.run_id),
-            f"{_when(run.started_at)}\n{lasted}, {state}",
-            f"{run.events:,}\n{run.malformed:,}",
-            outcomes or "none",
-            Text("\n".join(sources)),
-        )
-    console.print(table)
+    columns = (
+        Column("Run", is_number=True), Column("Started (UTC)\nLasted"), Column("Events\nMalformed", is_number=True),
+        Column("Outcomes"), Column("Source"),
+    )  # fmt: skip
+    screen.print_table(columns, map(_run_row, runs))
+
+
+def _run_row(run: "Run") -> Row:
+    ended = run.finished_at or run.active_at
+    lasted = f"{(ended - run.started_at).total_seconds():.2f} s"
+    state = "finished" if run.finished_at else "not finished"
+    outcomes: list[Line] = [f"{outcome.value} {count:,}" for outcome, count in run.outcomes.items() if count]
+    sources: list[Line] = [exact(source) for source in run.source[:_SOURCES_SHOWN]]
+    if more := len(run.source) - len(sources):
+        sources.append(f"… and {more:,} more")
+    times: Cell = [_when(run.started_at), f"{lasted}, {state}"]
+    return str(run.run_id), times, [f"{run.events:,}", f"{run.malformed:,}"], outcomes or "none", sources
 
 
 # ---- Verify ---------------------------------------------------------------------------------------
@@ -344,20 +331,17 @@ def export_lines(totals: "ExportTotals", *, quiet: bool) -> list[str]:
 # ---- Rules ----------------------------------------------------------------------------------------
 
 
-def print_rules(console: Console) -> None:
+def print_rules(screen: Screen) -> None:
     """The decision table, one row a cell, and what comes before it."""
-    table = _table("State", "Event", "Outcome", "Reason", "Next state")
+    rows: list[Row] = []
     for state, row in TABLE.items():
+        rows += [()] * bool(rows)
         for event_type, decision in row.items():
-            outcome = Text(decision.outcome.value, _STYLES[decision.outcome])
-            table.add_row(
-                state.value, event_type.value, outcome, decision.reason.value, decision.state_after.value,
-                end_section=event_type is EventType.FLAG,
-            )  # fmt: skip
-    console.print(table)
-    console.print("\nBefore the state is looked at, in this order:", soft_wrap=True)
-    for reason in BY_IDENTITY:
-        console.print(f"{OUTCOME_OF[reason].value} {reason.value}: {MEANING[reason]}", soft_wrap=True)
+            outcome = Styled(decision.outcome.value, _STYLES[decision.outcome])
+            rows.append((state.value, event_type.value, outcome, decision.reason.value, decision.state_after.value))
+    screen.print_table([*map(Column, ("State", "Event", "Outcome", "Reason", "Next state"))], rows)
+    screen.print(["", "Before the state is looked at, in this order:"])
+    screen.print(f"{OUTCOME_OF[reason].value} {reason.value}: {MEANING[reason]}" for reason in BY_IDENTITY)
 
 
 BY_IDENTITY = (Reason.EVENT_ID_CONFLICT, Reason.DUPLICATE_EVENT)
@@ -414,35 +398,28 @@ def rules_mermaid() -> str:
 # ---- Parts ----------------------------------------------------------------------------------------
 
 
-def _conflict_table(conflicts: "Iterable[Conflict]") -> Table:
-    table = _table("Event", "Came as", "On record as", "Recorded (UTC)", "From")
-    for conflict in conflicts:
-        table.add_row(
-            Text(unbroken(conflict.event_id)),
-            Text(f"{conflict.type.value} of {unbroken(conflict.payment_id)}"),
-            Text(f"{conflict.recorded.type.value} of {unbroken(conflict.recorded.payment_id)}"),
+def _print_conflicts(screen: Screen, conflicts: "Iterable[Conflict]") -> None:
+    rows = (
+        (
+            unbroken(conflict.event_id),
+            f"{conflict.type.value} of {unbroken(conflict.payment_id)}",
+            f"{conflict.recorded.type.value} of {unbroken(conflict.recorded.payment_id)}",
             _when(conflict.recorded_at),
-            Text(_origin(conflict)),
+            _origin(conflict),
         )
-    return table
+        for conflict in conflicts
+    )
+    screen.print_table([*map(Column, ("Event", "Came as", "On record as", "Recorded (UTC)", "From"))], rows)
 
 
-def _table(*headers: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for header in headers:
-        # Long ids are broken, never cut: what cannot be read whole cannot be looked up.
-        table.add_column(header, overflow="fold")
-    return table
-
-
-def _transition(entry: "HistoryEntry", break_at: str) -> Text:
+def _transition(entry: "HistoryEntry") -> tuple[str, ...]:
     if entry.state_before is entry.state_after:
-        return Text(entry.state_after.value)
-    return Text(f"{entry.state_before.value} →{break_at}{entry.state_after.value}")
+        return (entry.state_after.value,)
+    return f"{entry.state_before.value} →", entry.state_after.value
 
 
 def _when(moment: datetime) -> str:
-    return moment.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+    return moment.astimezone(timezone.utc).isoformat(" ")[:19]
 
 
 def _origin(entry: "EventEntry | Conflict | Review") -> str:
