@@ -30,6 +30,7 @@ import typer
 from payproc.errors import CannotFinish, PayprocError, WrongUsage
 from payproc.logic import OUTCOME_OF, Outcome, Reason, Resolution, State
 from payproc.text import exact, plain, plain_json
+from payproc.values import without_pydantic
 
 if TYPE_CHECKING:
     from payproc.embedded import Note
@@ -115,7 +116,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = app(standalone_mode=False)
+        code = without_pydantic(typer.main.get_command(app))(standalone_mode=False)
     except _UsageError as error:
         _show_usage_error(error)
         raise SystemExit(WrongUsage.exit_code) from None
