@@ -12,6 +12,11 @@ from payproc.signals import interrupt, let_signals_kill
 
 let_signals_kill()
 
+import gc
+
+gc.disable()  # an import makes no garbage to look for
+
+import atexit
 import contextlib
 import io
 import itertools
@@ -31,6 +36,10 @@ from payproc.errors import CannotFinish, PayprocError, WrongUsage
 from payproc.logic import OUTCOME_OF, Outcome, Reason, Resolution, State
 from payproc.text import exact, plain, plain_json
 from payproc.values import without_pydantic
+
+gc.freeze()  # what is imported stays until the end, and is not looked through again, not even then
+gc.enable()
+atexit.register(gc.freeze)
 
 if TYPE_CHECKING:
     from payproc.embedded import Note

@@ -7,9 +7,7 @@ Everything here is plain psycopg2: SQLAlchemy would add a quarter of a second to
 payproc's schema is there, and of which version, is schema.py's.
 """
 
-import io
 import itertools
-import logging
 import os
 import re
 import select
@@ -24,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 import psycopg2.errorcodes
 import psycopg2.extensions
-from dotenv import dotenv_values
 
 from payproc.errors import CannotFinish, WrongUsage
 from payproc.signals import interrupt
@@ -351,6 +348,11 @@ def _dotenv_url(path: Path) -> str | None:
         raise WrongUsage(f".env: is not UTF-8, expected UTF-8 text; {advice}") from error
     except OSError as error:
         raise WrongUsage(f".env: cannot be read: {error.strerror}; {advice}") from error
+    import io
+    import logging
+
+    from dotenv import dotenv_values  # only where there is such a file
+
     logging.getLogger("dotenv").setLevel(logging.ERROR)  # it warns of any line it cannot parse, other settings' too
     url = dotenv_values(stream=io.StringIO(text), interpolate=False).get(URL_VARIABLE)
     if url is None and (entry := re.search(rf"^[ \t]*(export[ \t]+)?{URL_VARIABLE}\b", text, re.MULTILINE)):

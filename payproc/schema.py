@@ -9,10 +9,9 @@ lock, so two commands cannot take the same step, and a crash leaves the version 
 The procedure has no version of its own. If only its digest differs, its owner's next `ingest` or `init` replaces it.
 """
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator
-from importlib import resources
+from pathlib import Path
 from typing import NamedTuple
 
 import psycopg2
@@ -31,6 +30,9 @@ ASYNCHRONOUS_COMMIT = "SET LOCAL synchronous_commit = off;"
 
 LOCK_KEY = 0x70617970726F63
 """Key of the advisory lock: "payproc" in ASCII, because all applications of a database share the keys."""
+
+_FOLDER = Path(__file__).parent
+"""The folder of the .sql files. importlib.resources, which also reads archives, takes longer to import than `re`."""
 
 _TABLES = {"payments", "events", "event_conflicts", "runs", "resolutions"}
 """The tables of every version."""
@@ -291,7 +293,7 @@ def _version_step(mark: Mark) -> Step:
     statements = list(_FOR_CITUS) if mark.for_citus else []
     files = [
         file
-        for file in resources.files("payproc").joinpath("versions").iterdir()
+        for file in _FOLDER.joinpath("versions").iterdir()
         if file.name.startswith(f"{version:04}_") and (mark.for_citus or not file.name.endswith(".citus.sql"))
     ]
     statements += [file.read_text("utf-8") for file in sorted(files, key=lambda file: len(file.name))]
@@ -300,6 +302,8 @@ def _version_step(mark: Mark) -> Step:
 
 
 def _current_mark(*, for_citus: bool) -> Mark:
+    import hashlib  # loads OpenSSL, which reading commands do without
+
     digest = hashlib.sha256(procedure(for_citus=for_citus).encode()).hexdigest()[:16]
     return Mark(VERSION, for_citus, digest)
 
@@ -318,7 +322,7 @@ def procedure(*, for_citus: bool) -> str:
     There the coordinator's commit is the decision that the other machines follow. If it could be lost after one of
     them has followed it, a payment would be left without its event, or an event without its payment.
     """
-    statement = resources.files("payproc").joinpath("record_decisions.sql").read_text("utf-8")
+    statement = _FOLDER.joinpath("record_decisions.sql").read_text("utf-8")
     return statement.replace(ASYNCHRONOUS_COMMIT, "") if for_citus else statement
 
 

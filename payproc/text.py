@@ -5,7 +5,6 @@ data: nothing in them may move a cursor, change a colour, turn the reading order
 shown of an id says exactly which id it is. The standard library alone, so that every module may use it.
 """
 
-import json
 import re
 import unicodedata
 
@@ -80,4 +79,6 @@ def _in_json(character: str) -> str:
         return " "
     if character == "\n" or _is_visible(character):
         return character
+    import json  # rarely needed, and this module is imported even for --help
+
     return "\\u007f" if character == "\x7f" else json.dumps(character)[1:-1]
