@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import struct
+import sys
 import termios
 from collections.abc import Callable
 from fcntl import ioctl
@@ -16,8 +17,8 @@ import pytest
 
 Payproc = Any
 
-SLOW = {"pydantic", "rich", "sqlalchemy", "asyncio", "dotenv", "platformdirs", "email", "zipfile"}
-"""Each takes from 3 to 100 ms of processor time. The last two come with importlib.metadata and importlib.resources."""
+SLOW = {"pydantic", "rich", "sqlalchemy", "asyncio", "dotenv", "platformdirs", "hmac", "email", "zipfile"}
+"""Each takes from 3 to 100 ms of processor time. The last three come with secrets and parts of importlib."""
 
 SLOW_WITHOUT_DATABASE = SLOW | {"psycopg2", "json"}
 
@@ -55,6 +56,14 @@ def test_no_command_imports_what_it_does_not_need(payproc: Payproc, line: Callab
         finished = payproc(*command.split(), env={"PYTHONPROFILEIMPORTTIME": "1"})
         assert "psycopg2" in imported(finished), command
         assert not imported(finished) & SLOW, command
+
+
+def test_the_embedded_database_imports_little(payproc_on: Callable[..., Payproc]) -> None:
+    finished = payproc_on(None)(
+        "-c", "import payproc.db, payproc.embedded", command=sys.executable, env={"PYTHONPROFILEIMPORTTIME": "1"}
+    )
+    assert "psycopg2" in imported(finished)
+    assert not imported(finished) & SLOW
 
 
 def test_results_in_a_pipe_are_as_wide_as_the_terminal_beside_it(payproc_on: Callable[..., Payproc]) -> None:
