@@ -35,7 +35,6 @@ import typer
 from payproc.errors import CannotFinish, PayprocError, WrongUsage
 from payproc.logic import OUTCOME_OF, Outcome, Reason, Resolution, State
 from payproc.text import exact, plain, plain_json
-from payproc.values import without_pydantic
 
 gc.freeze()  # what is imported stays until the end, and is not looked through again, not even then
 gc.enable()
@@ -125,7 +124,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = without_pydantic(typer.main.get_command(app))(standalone_mode=False)
+        code = app(standalone_mode=False)
     except _UsageError as error:
         _show_usage_error(error)
         raise SystemExit(WrongUsage.exit_code) from None
