@@ -567,8 +567,8 @@ def _noter(quiet: bool) -> "Note":
 @contextlib.contextmanager
 def _reporting_errors() -> Iterator[None]:
     """Turn what went wrong into one line and an exit code. No traceback reaches a user."""
-    interrupt.install()
     try:
+        interrupt.install()
         with interrupt.raised():
             yield
             sys.stdout.flush()
@@ -594,10 +594,18 @@ def _reporting_errors() -> Iterator[None]:
     except typer.Exit:
         raise
     except Exception as error:
+        if _is_about_limits(error):
+            _say(f"this session's limits are too low: {error}; see ulimit -a")
+            raise typer.Exit(1) from None
         if os.environ.get("PAYPROC_DEBUG"):
             raise
         _say(f"this is a fault in payproc: {type(error).__name__}: {error} (PAYPROC_DEBUG=1 shows where)")
         raise typer.Exit(1) from None
+
+
+def _is_about_limits(error: Exception) -> bool:
+    """Return whether a thread could not be started, or no memory was to be had."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "start new thread" in str(error))
 
 
 def _end_interrupted() -> NoReturn:
@@ -615,7 +623,8 @@ def _write_whole(block: bytes) -> None:
 
 def _abandon_stdout() -> None:
     """Nobody reads stdout any more; without this, flushing it at exit would complain once more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(OSError):  # no descriptor may be left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _screen(*, stderr: bool = False) -> "Screen":

@@ -137,7 +137,7 @@ class Database:
                     yield cursor
                 connection.notices.clear()
                 connection.commit()
-                self.refuse_warnings(connection.notices)
+                self.refuse_warnings(connection, list(connection.notices))
             except psycopg2.Error as error:
                 raise self.explained(error) from error
             finally:
@@ -180,14 +180,20 @@ class Database:
             with suppress(psycopg2.Error):  # who stops reading early may have left with the connection already
                 cursor.close()
 
-    def refuse_warnings(self, notices: Sequence[str]) -> None:
+    def refuse_warnings(self, connection: psycopg2.extensions.connection, notices: Sequence[str]) -> None:
         """Raise CannotFinish if the server sent a warning at a commit, as when a wait for a standby was canceled."""
-        if notices:
-            said = " ".join(notices[0].split())
-            raise CannotFinish(
-                f"the database {self.where} has committed, but perhaps not on its standby: {said}; "
-                "run it again when the standby is back"
-            )
+        if not notices:
+            return
+        said = " ".join(notices[0].split())
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+        except psycopg2.Error:
+            return  # the message was about the end of the connection, after the commit
+        raise CannotFinish(
+            f"the database {self.where} has committed, but perhaps not on its standby: {said}; "
+            "run it again when the standby is back"
+        )
 
     def explained(self, error: psycopg2.Error) -> CannotFinish:
         """Say in one line what a database error means to the user: what the server said, and advice by SQLSTATE."""

@@ -11,6 +11,7 @@ durable; nothing is reported before.
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from functools import partial
 from typing import NamedTuple
 
@@ -106,10 +107,21 @@ class Knowledge(NamedTuple):
     """Recorded conflicts by event_id, payment_id and type: source and line, or None if another run recorded it."""
 
 
+class OwnRun(NamedTuple):
+    """The run whose events are its own, not duplicates. Its number alone is not enough: numbers may start again."""
+
+    run_id: int
+    since: datetime | str
+    """Nothing older is the run's own; by the server's clock."""
+
+
+_NO_RUN = OwnRun(0, "infinity")
+"""The run of no event: runs are numbered from 1."""
+
 _UNKNOWN_PAYMENT = (State.CREATED, 0)
 
 _LOOK_UP_EVENTS = """
-    SELECT event_id, payment_id, type, outcome, CASE WHEN run_id = %s
+    SELECT event_id, payment_id, type, outcome, CASE WHEN run_id = %s AND recorded_at >= %s
            THEN ARRAY[source::text, line::text, reason::text, state_before::text, state_after::text] ELSE '{}' END
     FROM payproc.events WHERE event_id = ANY (string_to_array(%s, chr(31)))
 """
@@ -118,7 +130,7 @@ _LOOK_UP_PAYMENTS = """
     FROM payproc.payments WHERE payment_id = ANY (string_to_array(%s, chr(31)))
 """
 _LOOK_UP_CONFLICTS = """
-    SELECT event_id, payment_id, type, run_id = %s, source, line
+    SELECT event_id, payment_id, type, run_id = %s AND recorded_at >= %s, source, line
     FROM payproc.event_conflicts WHERE event_id = ANY (string_to_array(%s, chr(31)))
 """
 _RECORD = f"CALL payproc.record_decisions({', '.join(['%s'] * 13)}, NULL)"
@@ -135,16 +147,16 @@ _STATES = {each.value: each for each in State}
 
 
 def look_up(
-    connection: psycopg2.extensions.connection, run_id: int, event_ids: Iterable[str], payment_ids: Iterable[str]
+    connection: psycopg2.extensions.connection, own: OwnRun, event_ids: Iterable[str], payment_ids: Iterable[str]
 ) -> Knowledge:
     """Fetch what is on record under these event_ids, and the state and version of these payments, for a run."""
     with connection.cursor() as cursor:
         # Events first. An event recorded between the two queries then meets a payment that has moved on, or its
         # own event_id, when it is written, and is contested. The other way round it could pass for new.
-        cursor.execute(_LOOK_UP_EVENTS, (run_id, _SEPARATOR.join(event_ids)))
+        cursor.execute(_LOOK_UP_EVENTS, (*own, _SEPARATOR.join(event_ids)))
         recorded = {
-            event_id: OnRecord(payment_id, _TYPES[event_type], _OUTCOMES[outcome], *(own and _own(outcome, *own)))
-            for event_id, payment_id, event_type, outcome, own in cursor
+            event_id: OnRecord(payment_id, _TYPES[event_type], _OUTCOMES[outcome], *(rest and _own(outcome, *rest)))
+            for event_id, payment_id, event_type, outcome, rest in cursor
         }
         cursor.execute(_LOOK_UP_PAYMENTS, (_SEPARATOR.join(payment_ids),))
         payments = {payment_id: (_STATES[state], version) for payment_id, state, version in cursor}
@@ -152,7 +164,7 @@ def look_up(
 
 
 def look_up_conflicts(
-    connection: psycopg2.extensions.connection, run_id: int, batch: Iterable[Received], known: Knowledge
+    connection: psycopg2.extensions.connection, own: OwnRun, batch: Iterable[Received], known: Knowledge
 ) -> None:
     """Add the recorded conflicts of the batch's event_ids to `known`. No query if the batch holds no conflict."""
     event_ids = {
@@ -165,7 +177,7 @@ def look_up_conflicts(
     if not event_ids:
         return
     with connection.cursor() as cursor:
-        cursor.execute(_LOOK_UP_CONFLICTS, (run_id, _SEPARATOR.join(event_ids)))
+        cursor.execute(_LOOK_UP_CONFLICTS, (*own, _SEPARATOR.join(event_ids)))
         for event_id, payment_id, event_type, is_own, source, line in cursor:
             conflict = (event_id, payment_id, _TYPES[event_type])
             known.conflicts.setdefault(conflict, (source, line) if is_own else None)
@@ -230,9 +242,18 @@ class Recorder:
     def __init__(self, database: Database, run_id: int) -> None:
         """Connect. Raises CannotFinish if that fails."""
         self._database = database
-        self._run_id = run_id
         self._connection = database.connect()
+        self._own = OwnRun(run_id, self._now())
         self._may_go_on = True
+
+    def _now(self) -> datetime:
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute("SELECT now()")
+                ((now,),) = cursor.fetchall()
+        except psycopg2.Error as error:
+            raise self._database.explained(error) from error
+        return now  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Close the connection."""
@@ -270,18 +291,18 @@ class Recorder:
         pending = batch
         attempts = _Attempts()
         while pending:
-            run_id = _NO_RUN if is_first_attempt else self._run_id
+            own = _NO_RUN if is_first_attempt else self._own
             is_first_attempt = False
             try:
                 if self._connection.closed:
                     self._connection = self._database.connect()
                 known = look_up(
                     self._connection,
-                    run_id,
+                    own,
                     [received.event.event_id for received in pending],
                     {received.event.payment_id for received in pending},
                 )
-                look_up_conflicts(self._connection, run_id, pending, known)
+                look_up_conflicts(self._connection, own, pending, known)
                 verdicts = decide(pending, known)
                 new = [verdict for verdict in verdicts if verdict.is_new]
                 attempts.begin(new)
@@ -332,10 +353,12 @@ class Recorder:
         notices.clear()
         with self._connection.cursor() as cursor:
             # Even with nothing new: what a duplicate repeats may be visible but not yet durable.
-            cursor.execute(_RECORD, (self._run_id, *(_SEPARATOR.join(column) for column in columns)))
-            (places,) = cursor.fetchone() or ("",)
+            cursor.execute(_RECORD, (self._own.run_id, *(_SEPARATOR.join(column) for column in columns)))
+            ((places,),) = cursor.fetchall()
+        if places is None:
+            raise CannotFinish("the procedure record_decisions has lost its body; run payproc init")
         mark = max((number for number, each in enumerate(notices, 1) if each.endswith(_COMMIT_MARK)), default=0)
-        self._database.refuse_warnings(notices[mark:])
+        self._database.refuse_warnings(self._connection, notices[mark:])
         return _to_look_at_again(verdicts, new, [int(place) for place in places.split(",")]) if places else []
 
 
@@ -437,10 +460,6 @@ class Rehearsal:
         recorded.update(found.recorded)
         payments.update(found.payments)
         look_up_conflicts(connection, _NO_RUN, batch, self._known)
-
-
-_NO_RUN = 0
-"""A run that no event is from: runs are numbered from 1."""
 
 
 def _refuses_content(error: psycopg2.Error) -> bool:

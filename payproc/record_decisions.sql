@@ -5,7 +5,7 @@
 -- and its place in the batch, counted from 1, is reported in `contested`. So is that of every later event of the same
 -- payment in this batch, even if the version happens to fit, because it was decided on a state that never came to be.
 -- If somebody has recorded its event_id, or opened its payment, in the meantime, a unique key ends the CALL with an
--- error. Events before it stay recorded; the caller looks again.
+-- error. Events before it stay recorded; the caller looks again. So does a trigger or a rule that lets no row through.
 --
 -- Places, not event_ids: text may come back from a database of another encoding unlike what was sent to it.
 --
@@ -73,6 +73,7 @@ DECLARE
     this_after payproc.state;
     this_payload json;
     new_version integer;
+    written bigint;
     contested_places text[] := '{}';
     contested_payments text[] := '{}';
 BEGIN
@@ -118,7 +119,7 @@ BEGIN
 
         IF this_version = 0 THEN
             INSERT INTO payproc.payments (payment_id, state, version) VALUES (this_payment, this_after, 1);
-            new_version := 1;
+            GET DIAGNOSTICS new_version = ROW_COUNT;
         ELSE
             UPDATE payproc.payments
             SET state = this_after, version = this_version + 1,
@@ -130,14 +131,18 @@ BEGIN
             RETURNING payments.version INTO new_version;
         END IF;
 
-        IF new_version IS NULL THEN
-            contested_places := pg_catalog.array_append(contested_places, this_place::text);
-            contested_payments := pg_catalog.array_append(contested_payments, this_payment);
-        ELSE
+        IF new_version > 0 THEN
             INSERT INTO payproc.events (event_id, payment_id, position, type, outcome, reason,
                                         state_before, state_after, run_id, source, line, payload)
             VALUES (this_event, this_payment, new_version, this_type, this_outcome, this_reason,
                     this_before, this_after, in_run_id, this_source, this_line, this_payload);
+            GET DIAGNOSTICS written = ROW_COUNT;
+            IF written = 0 THEN
+                RAISE EXCEPTION 'a trigger or rule of payproc.events has swallowed an event';
+            END IF;
+        ELSE
+            contested_places := pg_catalog.array_append(contested_places, this_place::text);
+            contested_payments := pg_catalog.array_append(contested_payments, this_payment);
         END IF;
         COMMIT;
     END LOOP;

@@ -37,6 +37,9 @@ _FOLDER = Path(__file__).parent
 _TABLES = {"payments", "events", "event_conflicts", "runs", "resolutions"}
 """The tables of every version."""
 
+_LATER_TABLES = ((2, "corrections"),)
+"""Tables by the version that brought them."""
+
 _MARK = re.compile(r"payproc schema version (\d+)( for Citus)?(?:, procedure ([0-9a-f]+))?")
 
 _RELATIONS = """
@@ -48,6 +51,11 @@ _RELATIONS = """
 
 _HAS_COLUMN = """
     SELECT FROM pg_catalog.pg_attribute WHERE attrelid = %s::regclass::oid AND attname = %s AND NOT attisdropped
+"""
+
+_PROCEDURES = """
+    SELECT prosrc FROM pg_catalog.pg_proc
+    WHERE pronamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = %s) AND proname = 'record_decisions'
 """
 
 _HAS_UNIQUE_POSITIONS = """
@@ -90,6 +98,13 @@ class _Found(NamedTuple):
     owner: str
     unlogged: list[str]
     """Tables that a crash of the server would empty."""
+    bodies: list[str]
+    """Of the procedure, which may be gone, or replaced by somebody."""
+
+    def is_current(self) -> bool:
+        """Return whether there is no step to take."""
+        for_citus = self.mark.for_citus
+        return self.mark == _current_mark(for_citus=for_citus) and _body(for_citus=for_citus) in self.bodies
 
 
 # ---- Is it there? ---------------------------------------------------------------------------------
@@ -131,7 +146,7 @@ def prepare_schema(database: Database, say: Callable[[str], None], *, create: bo
         )
     if found.mark.version != VERSION and not (found.mark.version < VERSION and database.is_embedded):
         _refuse_other_version(found.mark, database)
-    if found.mark == _current_mark(for_citus=found.mark.for_citus):
+    if found.is_current():
         return
     try:
         for summary in bring_up(database):
@@ -168,8 +183,15 @@ def _read_mark(cursor: psycopg2.extensions.cursor, where: str) -> _Found | None:
             f"the schema {SCHEMA} of the database {where} has lost its mark, as by a restore without comments; as its "
             f"owner {owner} run: COMMENT ON TABLE {SCHEMA}.runs IS '{_recognize(cursor)}'"
         )
+    missing = [name for version, name in _LATER_TABLES if version <= int(mark[1]) <= VERSION and name not in tables]
+    if missing:
+        raise CannotFinish(
+            f"the schema {SCHEMA} of the database {where} lacks its table {missing[0]}; restore it from a backup"
+        )
+    cursor.execute(_PROCEDURES, (SCHEMA,))
+    bodies = [body for (body,) in cursor.fetchall()]
     unlogged = sorted(name for name in tables if relations[name][3] == "u")
-    return _Found(Mark(int(mark[1]), bool(mark[2]), mark[3]), owner, unlogged)
+    return _Found(Mark(int(mark[1]), bool(mark[2]), mark[3]), owner, unlogged, bodies)
 
 
 def _recognize(cursor: psycopg2.extensions.cursor) -> Mark:
@@ -213,6 +235,7 @@ def bring_up(database: Database, *, for_citus: bool = False) -> list[str]:
             if step is None:
                 return done
             try:
+                cursor.execute("SET LOCAL row_security = off")  # a policy would hide rows; like this it is an error
                 for statement in step.statements:
                     cursor.execute(statement)
             except psycopg2.errors.InsufficientPrivilege as error:
@@ -236,7 +259,7 @@ def script(database: Database, *, for_citus: bool = False) -> Iterator[str]:
                 f"{statement.strip().rstrip(';')};" for statement in ("BEGIN", lock, *step.statements, "COMMIT")
             ]
             yield "\n\n".join((f"-- {step.summary}", *statements))
-            found = _Found(step.mark, "", [])
+            found = _Found(step.mark, "", [], [_body(for_citus=step.mark.for_citus)])
 
 
 def _next_step(
@@ -256,9 +279,9 @@ def _next_step(
         _refuse_other_version(mark, database)
     if mark.version < VERSION:
         return _version_step(mark)
-    current = _current_mark(for_citus=mark.for_citus)
-    if mark == current:
+    if found.is_current():
         return None
+    current = _current_mark(for_citus=mark.for_citus)
     return Step(f"replaced the procedure of the schema {SCHEMA}", _installation(current), current)
 
 
@@ -324,6 +347,10 @@ def procedure(*, for_citus: bool) -> str:
     """
     statement = _FOLDER.joinpath("record_decisions.sql").read_text("utf-8")
     return statement.replace(ASYNCHRONOUS_COMMIT, "") if for_citus else statement
+
+
+def _body(*, for_citus: bool) -> str:
+    return procedure(for_citus=for_citus).split("$procedure$")[1]
 
 
 def _check_citus(cursor: psycopg2.extensions.cursor, where: str) -> None:

@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import pty
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -326,6 +327,13 @@ def test_a_schema_that_is_not_payprocs_is_left_alone(
     connection.close()
     for command in (["ingest", "good.jsonl"], ["show", "p1"], ["init"], ["ingest", "--dry-run", "good.jsonl"]):
         assert "is not payproc's: it holds 1 tables and indexes of something else" in error(payproc(*command), 1)
+
+
+@pytest.mark.parametrize("files", [5, 7])
+def test_too_few_open_files_are_one_line(payproc: Payproc, files: int) -> None:
+    finished = payproc("verify", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files)))
+    assert finished.code == 1
+    assert finished.stdout == ""
 
 
 @pytest.mark.parametrize(

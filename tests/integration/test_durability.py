@@ -137,3 +137,53 @@ def test_after_run_numbers_start_again_a_replay_is_duplicates(database: Database
         with closing(Recorder(database, open_run(database, ["test"]))) as recorder:
             assert [result.decision.reason.value for result in recorder.handle(day)] == expected  # type: ignore[union-attr]
         sql.rows("TRUNCATE payproc.runs RESTART IDENTITY")
+
+
+SWALLOWED = [
+    "CREATE TRIGGER swallow BEFORE INSERT ON payproc.{} FOR EACH ROW EXECUTE FUNCTION swallow()",
+    "CREATE RULE swallow AS ON INSERT TO payproc.{} DO INSTEAD NOTHING",
+]
+
+
+@pytest.mark.parametrize("statement", SWALLOWED, ids=["trigger", "rule"])
+@pytest.mark.parametrize("table", ["payments", "events"])
+def test_a_swallowed_row_is_not_reported(
+    database: Database, events: Events, sql: Sql, stored: Callable[[], Any], table: str, statement: str
+) -> None:
+    sql.rows("CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+    sql.rows(statement.format(table))
+    run_id = open_run(database, ["test"])
+    with closing(Recorder(database, run_id)) as recorder, pytest.raises(CannotFinish):
+        recorder.handle(events(("e1", "p1", "authorize"), ("e2", "p1", "capture")))
+    assert not any(stored().values())
+
+
+def test_a_procedure_without_a_body_is_not_believed(database: Database, events: Events, sql: Sql) -> None:
+    definition = sql.value("SELECT pg_get_functiondef('payproc.record_decisions'::regproc)")
+    head, _, tail = definition.partition("$procedure$")
+    sql.rows(f"{head}$procedure$ BEGIN END $procedure${tail.rpartition('$procedure$')[2]}")
+    recorder = Recorder(database, open_run(database, ["test"]))
+    with closing(recorder), pytest.raises(CannotFinish, match="has lost its body; run payproc init"):
+        recorder.handle(events(("e1", "p1", "authorize")))
+    assert schema.bring_up(database) == ["replaced the procedure of the schema payproc"]
+    with closing(Recorder(database, open_run(database, ["test"]))) as recorder:
+        recorder.handle(events(("e1", "p1", "authorize")))
+
+
+def test_a_connection_that_ends_after_its_commit_is_no_warning(database: Database, sql: Sql) -> None:
+    """The last message is FATAL, and what it is about came after the commit was answered."""
+    with closing(database.connect()) as connection:
+        sql.rows("SELECT pg_terminate_backend(%s)", connection.info.backend_pid)
+        wait_for(lambda: not sql.rows("SELECT FROM pg_stat_activity WHERE pid = %s", connection.info.backend_pid))
+        database.refuse_warnings(connection, ["FATAL:  terminating connection due to administrator command"])
+
+
+def test_an_older_run_of_the_same_number_is_another(database: Database, events: Events, sql: Sql) -> None:
+    """Also from the second attempt on, as after a lost connection."""
+    day = events(("e1", "p1", "authorize"))
+    with closing(Recorder(database, open_run(database, ["test"]))) as recorder:
+        recorder.handle(day)
+    sql.rows("TRUNCATE payproc.runs RESTART IDENTITY")
+    with closing(Recorder(database, open_run(database, ["test"]))) as recorder:
+        (result,) = recorder._settle(day, is_first_attempt=False)
+    assert result.decision.reason.value == "duplicate_event"  # type: ignore[union-attr]

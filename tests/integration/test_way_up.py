@@ -510,3 +510,17 @@ def test_earlier_versions_have_dumps_and_steps() -> None:
         for for_citus in (False, True):
             assert dump_of(version, for_citus=for_citus).stat().st_size > 0
         assert f"{version + 1:04}" in steps
+
+
+def test_a_lost_procedure_is_installed_again(payproc: Payproc, sql: Sql) -> None:
+    sql.rows("DROP PROCEDURE payproc.record_decisions")
+    assert payproc("init").stdout == "replaced the procedure of the schema payproc\n"
+    assert payproc("init").stdout == "the schema payproc is up to date\n"
+
+
+def test_a_lost_table_is_named(payproc: Payproc, sql: Sql) -> None:
+    sql.rows("DROP TABLE payproc.corrections")
+    for command in ("init", "verify"):
+        finished = payproc(command, "--quiet")
+        assert finished.code == 1
+        assert finished.stderr.endswith("lacks its table corrections; restore it from a backup\n")
