@@ -27,17 +27,18 @@ class SilentCursor(psycopg2.extensions.cursor):
 
     def execute(self, query: Any, arguments: Any = None) -> None:
         """Quote the arguments; pretend that a look-up finds nothing and a CALL has recorded everything."""
-        is_silent = "string_to_array" in query or query.startswith("CALL")
+        is_call = query.startswith("CALL")
+        is_silent = is_call or ("string_to_array" in query and query.lstrip().startswith("SELECT"))
         self._answer = None
         if is_silent:
             self.mogrify(query, arguments)
-            self._answer = (("",),) if query.startswith("CALL") else ()
+            self._answer = (("",),) if is_call else ()
         else:
             super().execute(query, arguments)
 
-    def fetchone(self) -> tuple[Any, ...] | None:
-        """Return the row of a CALL, or of a real query."""
-        return super().fetchone() if self._answer is None else self._answer[0]
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        """Return the row of a CALL, or the rows of a real query."""
+        return super().fetchall() if self._answer is None else list(self._answer)
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:  # type: ignore[override]
         return super().__iter__() if self._answer is None else iter(self._answer)
