@@ -74,6 +74,13 @@ def test_the_version_is_that_of_the_package(payproc_on: Callable[..., Payproc]) 
     assert payproc_on(None)("--version").stdout == f"payproc {version[1]}\n"
 
 
+def test_the_module_is_the_command(payproc_on: Callable[..., Payproc]) -> None:
+    payproc = payproc_on(None)
+    assert payproc("-m", "payproc", "rules", command=sys.executable) == payproc("rules")
+    refused = payproc("-m", "payproc", "shw", command=sys.executable)
+    assert refused.stderr.startswith('payproc: "shw": no such command')
+
+
 # ---- The first ten minutes -----------------------------------------------------------------------
 
 
