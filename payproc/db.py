@@ -312,8 +312,9 @@ def open_database(option: str | None, note: "Note", *, interruptible: bool = Tru
         for variable in [each for each in os.environ if each.startswith("PG")]:
             del os.environ[variable]
         # Without this libpq would look for ~/.pgpass, and may complain about its permissions.
-        parameters = {**server.connect_args, "passfile": str(home / "no-passwords")}
-        yield Database(parameters, str(home), interruptible=interruptible, is_embedded=True, why_gone=server.why_gone)
+        parameters = {**server.connect_args, "passfile": str(server.socket_folder / "no-passwords")}
+        where = os.fsencode(home).decode(errors="backslashreplace")  # a path may hold bytes that no text can
+        yield Database(parameters, where, interruptible=interruptible, is_embedded=True, why_gone=server.why_gone)
 
 
 def _check_embedded_is_allowed() -> None:

@@ -272,7 +272,8 @@ def test_a_server_that_loses_power_at_any_moment(
             if was_running:
                 break
         stderr = (payproc.folder / "stderr").read_text()
-        assert code == -signal.SIGKILL if dies_with_it else code in (1, 3), stderr
+        # It may have met the end of the server, and its own, just before it was to be killed.
+        assert code in ((-signal.SIGKILL, 1) if dies_with_it else (1, 3)), stderr
         assert "Traceback" not in stderr
         if code == 3:
             assert decisions_of((payproc.folder / "reported.jsonl").read_text()) == day.decisions

@@ -114,7 +114,7 @@ def test_what_one_command_records_the_next_one_finds(home: Path) -> None:
 )
 def test_the_home_may_have_any_name(folder: Path, name: str) -> None:
     home = folder / name
-    succeed(home, "ingest", "-", events=authorize("p1"))
+    succeed(home, "ingest", "-", "--format", "json", events=authorize("p1"))
     assert state_of(home, "p1") == "authorized"
     assert not is_running(home)
 

@@ -569,7 +569,7 @@ def test_a_standby_answers_every_question_and_sends_whoever_wants_to_write_to_th
             rehearsal = ("ingest", "--dry-run", "day.jsonl", "--format", "json")
             there, here = json.loads(on_primary(*rehearsal).stdout), json.loads(on_standby(*rehearsal).stdout)
             assert {**here, "elapsed_seconds": 0, "database": ""} == {**there, "elapsed_seconds": 0, "database": ""}
-            assert on_standby("init").stdout == "the schema payproc is already there\n"
+            assert on_standby("init").stdout == "the schema payproc is up to date\n"
 
         before = stored_in(replica)
         refused = "in a read-only transaction; connect to the primary, with a role that may write"
