@@ -30,11 +30,11 @@
 -- nothing more, so two calls cannot wait for each other.
 --
 -- What it costs is mostly setting up expressions and statements anew for each transaction, so there are few of them, and
--- the text is cast in the one query that the loop reads. Plain INSERTs, because a
--- conflict is rare: ON CONFLICT on payments alone costs 4 % of the server's instructions.
+-- the text is cast in the one query that the loop reads. The INSERTs are plain, because a conflict is rare: ON CONFLICT
+-- on payments alone costs 4 % of the server's instructions.
 --
--- Kept to what runs on distributed PostgreSQL too: no array subscript inside INSERT or UPDATE, RETURNING ... INTO instead
--- of FOUND, no assignment to array elements, a plain loop over scalars, variables named unlike columns.
+-- Kept to what distributed PostgreSQL should run, too: no array subscript inside INSERT or UPDATE, RETURNING ... INTO or
+-- ROW_COUNT instead of FOUND, no assignment to array elements, a plain loop over scalars, variables named unlike columns.
 CREATE OR REPLACE PROCEDURE payproc.record_decisions(
     in_run_id bigint,
     in_sources text,
