@@ -1,5 +1,5 @@
 """`python -m payproc`: the same as the command `payproc`."""
 
-from payproc.cli import main
+from payproc.cli.main import main
 
 main()

@@ -22,10 +22,10 @@ from typing import Any
 import msgspec
 import psycopg2.extensions
 
-from payproc.db import FETCH_LINES, Database
+from payproc.db.connection import FETCH_LINES, Database
+from payproc.escape import unambiguous
 from payproc.logic import Outcome, Resolution, State
 from payproc.schemas import Malformed, parse_line
-from payproc.text import exact
 from payproc.verify import DECIDED
 
 BLOCK_BYTES = 64 << 10
@@ -67,7 +67,7 @@ class LeftOut(msgspec.Struct, frozen=True):
     why: str
 
 
-class Totals(msgspec.Struct):
+class ExportSummary(msgspec.Struct):
     """What went out, what did not, and what that means for a copy."""
 
     events: int = 0
@@ -88,7 +88,7 @@ class Totals(msgspec.Struct):
 
 
 def export(
-    database: Database, totals: Totals, on_left_out: Callable[[LeftOut], None] = lambda _: None
+    database: Database, totals: ExportSummary, on_left_out: Callable[[LeftOut], None] = lambda _: None
 ) -> Generator[bytes, None, None]:
     """Give what is on record as blocks of whole lines, as of one moment, counting in `totals`. Memory stays flat.
 
@@ -119,7 +119,7 @@ def count_lines(database: Database) -> int:
 
 
 def _events(
-    connection: psycopg2.extensions.connection, totals: Totals, on_left_out: Callable[[LeftOut], None]
+    connection: psycopg2.extensions.connection, totals: ExportSummary, on_left_out: Callable[[LeftOut], None]
 ) -> Iterator[bytes]:
     """The lines of events, payment by payment; with what would become of them in a copy."""
     last_resolution = _LastResolutions(Database.stream(connection, _RESOLUTIONS))
@@ -163,7 +163,7 @@ class _LastResolutions:
 
 
 def _conflicts(
-    connection: psycopg2.extensions.connection, totals: Totals, on_left_out: Callable[[LeftOut], None]
+    connection: psycopg2.extensions.connection, totals: ExportSummary, on_left_out: Callable[[LeftOut], None]
 ) -> Iterator[bytes]:
     """The lines of conflicts."""
     rows = Database.stream(connection, _CONFLICTS, fetch_rows=FETCH_LINES)
@@ -193,7 +193,7 @@ def _why_not(line: bytes, event_id: str, payment_id: str, event_type: str) -> st
         return f"its line is malformed: {parsed.error}"
     event, _ = parsed
     if event.event_id != event_id:
-        return f'its line has the event_id "{exact(event.event_id)}"'
+        return f'its line has the event_id "{unambiguous(event.event_id)}"'
     if event.payment_id != payment_id:
-        return f'its line has the payment_id "{exact(event.payment_id)}"'
+        return f'its line has the payment_id "{unambiguous(event.payment_id)}"'
     return None if event.type == event_type else f"its line has the type {event.type.value}, the record {event_type}"

@@ -13,24 +13,35 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import partial
-from typing import NamedTuple
 
-import msgspec
 import psycopg2
 import psycopg2.errorcodes
 import psycopg2.errors
 import psycopg2.extensions
 
-from payproc.db import Database, is_about_connection
+from payproc.batch import (
+    NO_RUN,
+    EventResult,
+    InputEvent,
+    Known,
+    RecordedEvent,
+    Result,
+    ThisRun,
+    decide,
+    place_of,
+    retry_set,
+)
+from payproc.db.connection import Database
+from payproc.db.errors import is_about_connection
 from payproc.errors import CannotFinish
 from payproc.logic import Decision, EventType, Outcome, Reason, State, classify
-from payproc.schemas import Malformed, PaymentEvent
+from payproc.schemas import Malformed
 from payproc.signals import interrupt
 
-FRUITLESS_ATTEMPTS = 8
+MAX_RETRIES = 8
 """How often a batch is tried again after errors that may pass, without one event of it getting recorded between."""
 
-ATTEMPTS_AFTER_SIGNAL = 4
+MAX_RETRIES_AFTER_SIGNAL = 4
 """The same once a signal has asked for a stop: it may have ended the server as well."""
 
 FIRST_PAUSE_SECONDS = 0.05
@@ -54,85 +65,22 @@ _PASSING_ERRORS = frozenset(
 _DATA_EXCEPTIONS = "22"
 """The class of SQLSTATEs that mean, like statement_too_complex: this content cannot be stored here."""
 
-
-# The structs below are made for every event and cannot be part of a cycle: gc=False keeps the collector away from them.
-
-
-class Received(msgspec.Struct, frozen=True, gc=False):
-    """An event and where it came from: the index of its source in the run, and its line there, counted from 1."""
-
-    event: PaymentEvent
-    payload: str
-    source: int
-    line: int
-
-
-class OnRecord(msgspec.Struct, frozen=True, gc=False):
-    """The event on record under an event_id. The rest is known only if this run has recorded it, or is about to."""
-
-    payment_id: str
-    type: EventType
-    outcome: Outcome
-    source: int | None = None
-    line: int | None = None
-    decision: Decision | None = None
-
-
-class Verdict(msgspec.Struct, frozen=True, gc=False):
-    """The decision about an event, and the version of its payment that it was based on."""
-
-    received: Received
-    decision: Decision
-    version: int
-    is_new: bool
-    """Whether it has to be written: duplicates do not, nor events that an earlier attempt of this run has recorded."""
-    recorded: OnRecord | None = None
-    """The event that its event_id already stood for, if any."""
-    is_known: bool = False
-    """Only for a conflict: the same conflict is on record already."""
-
-
-Result = Verdict | Malformed
-"""Malformed only where the database itself refuses to store an event."""
-
-
-class Knowledge(NamedTuple):
-    """What decisions are based on. It grows with each decision, so that the next one builds on it."""
-
-    recorded: dict[str, OnRecord]
-    """By event_id."""
-    payments: dict[str, tuple[State, int]]
-    """State and version by payment_id; a payment nobody has heard of is not in it."""
-    conflicts: dict[tuple[str, str, EventType], tuple[int, int] | None]
-    """Recorded conflicts by event_id, payment_id and type: source and line, or None if another run recorded it."""
-
-
-class OwnRun(NamedTuple):
-    """The run whose events are its own, not duplicates. Its number alone is not enough: numbers may start again."""
-
-    run_id: int
-    since: datetime | str
-    """Nothing older is the run's own; by the server's clock."""
-
-
-_NO_RUN = OwnRun(0, "infinity")
-"""The run of no event: runs are numbered from 1."""
-
-_UNKNOWN_PAYMENT = (State.CREATED, 0)
-
 _LOOK_UP_EVENTS = """
     SELECT event_id, payment_id, type, outcome, CASE WHEN run_id = %s AND recorded_at >= %s
            THEN ARRAY[source::text, line::text, reason::text, state_before::text, state_after::text] ELSE '{}' END
     FROM payproc.events WHERE event_id = ANY (string_to_array(%s, chr(31)))
 """
+
 _LOOK_UP_PAYMENTS = """
     SELECT payment_id, state, version
     FROM payproc.payments WHERE payment_id = ANY (string_to_array(%s, chr(31)))
 """
+
 _LOOK_UP_CONFLICTS = """
     SELECT event_id, payment_id, type, run_id = %s AND recorded_at >= %s, source, line
     FROM payproc.event_conflicts WHERE event_id = ANY (string_to_array(%s, chr(31)))
 """
+
 _RECORD = f"CALL payproc.record_decisions({', '.join(['%s'] * 13)}, NULL)"
 
 _KEYS_OF_A_RACE = ("events_are_recorded_once", "payments_have_one_state")
@@ -142,29 +90,33 @@ _COMMIT_MARK = "payproc: commit\n"
 """End of the message that record_decisions.sql sends before its last commit."""
 
 _TYPES = {each.value: each for each in EventType}
+
 _OUTCOMES = {each.value: each for each in Outcome}
+
 _STATES = {each.value: each for each in State}
 
 
 def look_up(
-    connection: psycopg2.extensions.connection, own: OwnRun, event_ids: Iterable[str], payment_ids: Iterable[str]
-) -> Knowledge:
+    connection: psycopg2.extensions.connection, own: ThisRun, event_ids: Iterable[str], payment_ids: Iterable[str]
+) -> Known:
     """Fetch what is on record under these event_ids, and the state and version of these payments, for a run."""
     with connection.cursor() as cursor:
         # Events first. An event recorded between the two queries then meets a payment that has moved on, or its
         # own event_id, when it is written, and is contested. The other way round it could pass for new.
         cursor.execute(_LOOK_UP_EVENTS, (*own, _SEPARATOR.join(event_ids)))
         recorded = {
-            event_id: OnRecord(payment_id, _TYPES[event_type], _OUTCOMES[outcome], *(rest and _own(outcome, *rest)))
+            event_id: RecordedEvent(
+                payment_id, _TYPES[event_type], _OUTCOMES[outcome], *(rest and _own(outcome, *rest))
+            )
             for event_id, payment_id, event_type, outcome, rest in cursor
         }
         cursor.execute(_LOOK_UP_PAYMENTS, (_SEPARATOR.join(payment_ids),))
         payments = {payment_id: (_STATES[state], version) for payment_id, state, version in cursor}
-    return Knowledge(recorded, payments, {})
+    return Known(recorded, payments, {})
 
 
 def look_up_conflicts(
-    connection: psycopg2.extensions.connection, own: OwnRun, batch: Iterable[Received], known: Knowledge
+    connection: psycopg2.extensions.connection, own: ThisRun, batch: Iterable[InputEvent], known: Known
 ) -> None:
     """Add the recorded conflicts of the batch's event_ids to `known`. No query if the batch holds no conflict."""
     event_ids = {
@@ -187,55 +139,6 @@ def _own(outcome: str, source: str, line: str, reason: str, before: str, after: 
     return int(source), int(line), Decision(_OUTCOMES[outcome], Reason(reason), _STATES[before], _STATES[after])
 
 
-def decide(batch: Sequence[Received], known: Knowledge) -> list[Verdict]:
-    """Classify events in order, carrying what is on record and each payment's state forward in `known`."""
-    recorded, payments, conflicts = known
-    as_reported = _states_before_own_events(batch, known)
-    verdicts = []
-    for received in batch:
-        event = received.event
-        event_id, payment_id = event.event_id, event.payment_id
-        on_record = recorded.get(event_id)
-        state, version = payments.get(payment_id, _UNKNOWN_PAYMENT)
-        if on_record is None:
-            decision = classify(event, None, state)
-            recorded[event_id] = OnRecord(
-                payment_id, event.type, decision.outcome, received.source, received.line, decision
-            )
-            payments[payment_id] = (decision.state_after, version + 1)
-            if as_reported:
-                as_reported.pop(payment_id, None)  # behind the run's own events, what is stored is what lines see
-            verdicts.append(Verdict(received, decision, version, True))
-        elif (decided := _decided_before(received, on_record)) is not None:
-            # Recorded by an attempt that was cut off before it could tell: this very line, not a duplicate.
-            as_reported[payment_id] = decided.state_after
-            verdicts.append(Verdict(received, decided, version, False))
-        else:
-            decision = classify(event, on_record, as_reported.get(payment_id, state))
-            is_conflict = decision.reason is Reason.EVENT_ID_CONFLICT
-            # The place is this line's own if an attempt that was cut off has recorded the conflict.
-            place = _place(received)
-            is_known = is_conflict and conflicts.setdefault((event_id, payment_id, event.type), place) != place
-            verdicts.append(Verdict(received, decision, version, is_conflict, on_record, is_known))
-    return verdicts
-
-
-def _states_before_own_events(batch: Sequence[Received], known: Knowledge) -> dict[str, State]:
-    """Where an attempt that was cut off has already moved payments: their states before that, as lines saw them."""
-    states: dict[str, State] = {}
-    for received in batch if known.recorded else ():
-        on_record = known.recorded.get(received.event.event_id)
-        if on_record is not None and (decided := _decided_before(received, on_record)) is not None:
-            states.setdefault(received.event.payment_id, decided.state_before)
-    return states
-
-
-def _decided_before(received: Received, on_record: OnRecord) -> Decision | None:
-    """Return the decision of this run if this very line is the one on record."""
-    is_this_line = on_record.line == received.line and on_record.source == received.source
-    return on_record.decision if is_this_line else None
-
-
 class Recorder:
     """Records one run's events over one connection. Not for two threads at once."""
 
@@ -243,7 +146,7 @@ class Recorder:
         """Connect. Raises CannotFinish if that fails."""
         self._database = database
         self._connection = database.connect()
-        self._own = OwnRun(run_id, self._now())
+        self._own = ThisRun(run_id, self._now())
         self._may_go_on = True
 
     def _now(self) -> datetime:
@@ -252,14 +155,14 @@ class Recorder:
                 cursor.execute("SELECT now()")
                 ((now,),) = cursor.fetchall()
         except psycopg2.Error as error:
-            raise self._database.explained(error) from error
+            raise self._database.describe_error(error) from error
         return now  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
 
-    def handle(self, batch: Sequence[Received]) -> list[Result]:
+    def handle(self, batch: Sequence[InputEvent]) -> list[Result]:
         """Process events in order; give what became of each, in the same order. All of it is durable on return.
 
         Raises CannotFinish if the database cannot be worked with. Part of the batch may be recorded then; handling it
@@ -273,15 +176,15 @@ class Recorder:
         self._may_go_on = True
         return results
 
-    def _handle(self, batch: Sequence[Received], *, is_first_attempt: bool = True) -> list[Result]:
+    def _handle(self, batch: Sequence[InputEvent], *, is_first_attempt: bool = True) -> list[Result]:
         try:
             return self._settle(batch, is_first_attempt=is_first_attempt)
         except psycopg2.Error as error:
             if not _refuses_content(error):
-                raise self._database.explained(error) from error
-            return _by_halves(partial(self._handle, is_first_attempt=False), batch, error)
+                raise self._database.describe_error(error) from error
+            return _bisect(partial(self._handle, is_first_attempt=False), batch, error)
 
-    def _settle(self, batch: Sequence[Received], *, is_first_attempt: bool) -> list[Result]:
+    def _settle(self, batch: Sequence[InputEvent], *, is_first_attempt: bool) -> list[Result]:
         """Look up, classify, record; and again for what was contested, until nothing is.
 
         Only a batch that was tried before can find its own events on record. In a first attempt, events of this run's
@@ -289,9 +192,9 @@ class Recorder:
         """
         settled: dict[tuple[int, int], Result] = {}
         pending = batch
-        attempts = _Attempts()
+        attempts = RetryBudget()
         while pending:
-            own = _NO_RUN if is_first_attempt else self._own
+            own = NO_RUN if is_first_attempt else self._own
             is_first_attempt = False
             try:
                 if self._connection.closed:
@@ -315,7 +218,7 @@ class Recorder:
                     middle = len(pending) // 2
                     for half in (pending[:middle], pending[middle:]):
                         results = self._settle(half, is_first_attempt=False)
-                        settled.update(zip(map(_place, half), results, strict=True))
+                        settled.update(zip(map(place_of, half), results, strict=True))
                     break
                 continue
             except (psycopg2.Error, CannotFinish) as error:
@@ -325,11 +228,11 @@ class Recorder:
                 continue
             if not contested and not settled:
                 return list[Result](verdicts)
-            settled.update((_place(verdict.received), verdict) for verdict in verdicts)
+            settled.update((place_of(verdict.received), verdict) for verdict in verdicts)
             pending = contested
-        return [settled[_place(received)] for received in batch]
+        return [settled[place_of(received)] for received in batch]
 
-    def _record(self, verdicts: Sequence[Verdict], new: Sequence[Verdict]) -> list[Received]:
+    def _record(self, verdicts: Sequence[EventResult], new: Sequence[EventResult]) -> list[InputEvent]:
         """Write what is new and flush everything; give the events that must be looked at again."""
         received = [verdict.received for verdict in new]
         events = [each.event for each in received]
@@ -359,41 +262,19 @@ class Recorder:
             raise CannotFinish("the procedure record_decisions has lost its body; run payproc init")
         mark = max((number for number, each in enumerate(notices, 1) if each.endswith(_COMMIT_MARK)), default=0)
         self._database.refuse_warnings(self._connection, notices[mark:])
-        return _to_look_at_again(verdicts, new, [int(place) for place in places.split(",")]) if places else []
+        return retry_set(verdicts, new, [int(place) for place in places.split(",")]) if places else []
 
 
-def _to_look_at_again(
-    verdicts: Sequence[Verdict], new: Sequence[Verdict], contested_places: Sequence[int]
-) -> list[Received]:
-    """What was contested, and all that was judged by it: whatever came later under its event_id or its payment."""
-    contested = {_place(new[place - 1].received) for place in contested_places}
-    event_ids = set()
-    payment_ids = set()
-    again = []
-    for verdict in verdicts:
-        received = verdict.received
-        event = received.event
-        if _place(received) in contested or event.event_id in event_ids or event.payment_id in payment_ids:
-            event_ids.add(event.event_id)
-            payment_ids.add(event.payment_id)
-            again.append(received)
-    return again
-
-
-def _place(received: Received) -> tuple[int, int]:
-    return received.source, received.line
-
-
-class _Attempts:
+class RetryBudget:
     """Watches that trying a batch again leads somewhere, and ends it if it does not."""
 
     def __init__(self) -> None:
         self._fewest_new: int | None = None
         self._failures = 0
-        self._first: tuple[Received, int] | None = None
+        self._first: tuple[InputEvent, int] | None = None
         self._repeats = 0
 
-    def begin(self, new: Sequence[Verdict]) -> None:
+    def begin(self, new: Sequence[EventResult]) -> None:
         """Note what this attempt is about to write."""
         if self._fewest_new is None or len(new) < self._fewest_new:
             self._fewest_new = len(new)
@@ -414,14 +295,14 @@ class _Attempts:
         """Pause before the next attempt if the error may pass; raise it if it will not, or has not."""
         passing = bool(connection.closed) or (isinstance(error, psycopg2.Error) and error.pgcode in _PASSING_ERRORS)
         self._failures += 1
-        most = FRUITLESS_ATTEMPTS if interrupt.signal is None else ATTEMPTS_AFTER_SIGNAL
+        most = MAX_RETRIES if interrupt.signal is None else MAX_RETRIES_AFTER_SIGNAL
         if not passing or self._failures > most:
             raise error
         self._first = None
         time.sleep(FIRST_PAUSE_SECONDS * 2 ** (self._failures - 1))
 
 
-class Rehearsal:
+class DryRun:
     """Classifies events against what is recorded, and against its own earlier ones, and writes nothing.
 
     What a real run would leave in the database it has to keep in memory: some hundred bytes an event.
@@ -431,35 +312,35 @@ class Rehearsal:
         """Connect; with None, where nothing is recorded yet, there is nothing to look up."""
         self._database = database
         self._connection = None if database is None else database.connect()
-        self._known = Knowledge({}, {}, {})
+        self._known = Known({}, {}, {})
 
     def close(self) -> None:
         """Close the connection."""
         if self._connection is not None:
             self._connection.close()
 
-    def handle(self, batch: Sequence[Received]) -> list[Result]:
+    def handle(self, batch: Sequence[InputEvent]) -> list[Result]:
         """Give what would become of each event. Raises CannotFinish if the database cannot be read."""
         if self._connection is not None and self._database is not None:
             try:
                 self._learn(self._connection, batch)
             except psycopg2.Error as error:
                 if not _refuses_content(error):
-                    raise self._database.explained(error) from error
-                return _by_halves(self.handle, batch, error)
+                    raise self._database.describe_error(error) from error
+                return _bisect(self.handle, batch, error)
         return list[Result](decide(batch, self._known))
 
-    def _learn(self, connection: psycopg2.extensions.connection, batch: Sequence[Received]) -> None:
+    def _learn(self, connection: psycopg2.extensions.connection, batch: Sequence[InputEvent]) -> None:
         recorded, payments, _ = self._known
         found = look_up(
             connection,
-            _NO_RUN,
+            NO_RUN,
             {received.event.event_id for received in batch} - recorded.keys(),
             {received.event.payment_id for received in batch} - payments.keys(),
         )
         recorded.update(found.recorded)
         payments.update(found.payments)
-        look_up_conflicts(connection, _NO_RUN, batch, self._known)
+        look_up_conflicts(connection, NO_RUN, batch, self._known)
 
 
 def _refuses_content(error: psycopg2.Error) -> bool:
@@ -467,8 +348,8 @@ def _refuses_content(error: psycopg2.Error) -> bool:
     return sqlstate[:2] == _DATA_EXCEPTIONS or sqlstate == psycopg2.errorcodes.STATEMENT_TOO_COMPLEX
 
 
-def _by_halves(
-    handle: Callable[[Sequence[Received]], list[Result]], batch: Sequence[Received], error: psycopg2.Error
+def _bisect(
+    handle: Callable[[Sequence[InputEvent]], list[Result]], batch: Sequence[InputEvent], error: psycopg2.Error
 ) -> list[Result]:
     """Find what the database refuses to store, so that no good neighbour goes with it."""
     if len(batch) == 1:

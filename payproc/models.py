@@ -35,8 +35,9 @@ from sqlalchemy import Enum as EnumType
 from sqlalchemy.dialects.postgresql import ARRAY, JSON
 from sqlalchemy.schema import ExecutableDDLElement
 
-from payproc.db import SCHEMA
 from payproc.logic import EventType, Outcome, Reason, Resolution, State
+
+SCHEMA = "payproc"
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -211,10 +212,10 @@ def distribute_tables() -> list[str]:
     first: dict[str, str] = {}
     for table, column in DISTRIBUTED_BY.items():
         # `none`: beside nothing, in particular not beside some other application's tables.
-        beside = f"{SCHEMA}.{first[column]}" if column in first else "none"
+        beside = f"payproc.{first[column]}" if column in first else "none"
         first.setdefault(column, table)
         statements.append(
-            f"SELECT pg_catalog.create_distributed_table('{SCHEMA}.{table}', '{column}', colocate_with => '{beside}')"
+            f"SELECT pg_catalog.create_distributed_table('payproc.{table}', '{column}', colocate_with => '{beside}')"
         )
     return statements
 

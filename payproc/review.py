@@ -12,11 +12,11 @@ from typing import Any
 import msgspec
 import psycopg2.extensions
 
-from payproc.db import FETCH_LINES, FETCH_ROWS, Database
+from payproc.db.connection import FETCH_LINES, FETCH_ROWS, Database
 from payproc.errors import CannotFinish
+from payproc.escape import unambiguous
 from payproc.logic import STATE_NAMED_BY, EventType, Outcome, Reason, Resolution, State
 from payproc.payments import in_utc, source_name
-from payproc.text import exact
 
 ATTEMPTS = 100
 """How often to look again at a payment that keeps moving between the look and the decision."""
@@ -94,7 +94,7 @@ class Review(msgspec.Struct, frozen=True):
     payload: msgspec.Raw
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class ReviewDecision(msgspec.Struct, frozen=True):
     """A person's decision: what, why, by whom, and the only state of the payment that it is meant for, if any."""
 
     resolution: Resolution
@@ -134,7 +134,7 @@ def count_open(database: Database) -> int:
 
 
 def resolve(
-    database: Database, event_id: str, verdict: Verdict, confirm: Callable[[Review, State], bool]
+    database: Database, event_id: str, verdict: ReviewDecision, confirm: Callable[[Review, State], bool]
 ) -> tuple[Review, int] | None:
     """Record a person's decision; give what was decided about, and its position in the payment's history.
 
@@ -149,22 +149,22 @@ def resolve(
             review = _find(cursor, event_id)
         if verdict.expected is not None and review.state is not verdict.expected:
             raise CannotFinish(
-                f'payment "{exact(review.payment_id)}": is {review.state.value}, expected {verdict.expected.value}; '
-                "nothing was changed"
+                f'payment "{unambiguous(review.payment_id)}": is {review.state.value}, '
+                f"expected {verdict.expected.value}; nothing was changed"
             )
         if verdict.resolution is Resolution.APPLY and review.type not in STATE_NAMED_BY:
             raise CannotFinish(
-                f'event "{exact(event_id)}": is a {review.type.value}, which names no state to apply, '
+                f'event "{unambiguous(event_id)}": is a {review.type.value}, which names no state to apply, '
                 "expected --dismiss; nothing was changed"
             )
         if not confirm(review, verdict.state_after(review)):
             return None
         if (position := _record(database, event_id, review, verdict)) is not None:
             return review, position
-    raise CannotFinish(f'payment "{exact(review.payment_id)}": keeps moving; nothing was changed, try again')
+    raise CannotFinish(f'payment "{unambiguous(review.payment_id)}": keeps moving; nothing was changed, try again')
 
 
-def _record(database: Database, event_id: str, review: Review, verdict: Verdict) -> int | None:
+def _record(database: Database, event_id: str, review: Review, verdict: ReviewDecision) -> int | None:
     """Move the payment and keep the decision, or neither; give the decision's position in the payment's history."""
     values = {
         "event_id": event_id,
@@ -195,7 +195,7 @@ def _find(cursor: psycopg2.extensions.cursor, event_id: str) -> Review:
     if row is None:
         cursor.execute("SELECT FROM payproc.payments WHERE payment_id = %s", (event_id,))
         hint = "; it is a payment_id, and payproc review lists the events that wait" if cursor.rowcount else ""
-        raise CannotFinish(f'event "{exact(event_id)}": is not on record{hint}')
+        raise CannotFinish(f'event "{unambiguous(event_id)}": is not on record{hint}')
     # In this order: whoever resolves it between the two queries is seen by the second. The other way round, the
     # payment would be read as the other decision has left it, and a second decision would seem to fit.
     cursor.execute(_RESOLVED, (event_id,))
@@ -203,13 +203,13 @@ def _find(cursor: psycopg2.extensions.cursor, event_id: str) -> Review:
         resolution, by, at, note = resolved
         done = "applied" if resolution == Resolution.APPLY else "dismissed"
         raise CannotFinish(
-            f'event "{exact(event_id)}": was {done} by {exact(by)} on {in_utc(at):%Y-%m-%d at %H:%M:%S} UTC, '
-            f'with the note "{exact(note)}"; nothing was changed'
+            f'event "{unambiguous(event_id)}": was {done} by {unambiguous(by)} on '
+            f'{in_utc(at):%Y-%m-%d at %H:%M:%S} UTC, with the note "{unambiguous(note)}"; nothing was changed'
         )
     review, outcome = _review(row)
     if outcome is not Outcome.MANUAL_REVIEW:
         raise CannotFinish(
-            f'event "{exact(event_id)}": came out {outcome.value} ({review.reason.value}), '
+            f'event "{unambiguous(event_id)}": came out {outcome.value} ({review.reason.value}), '
             "so there is nothing to decide"
         )
     return review

@@ -8,7 +8,7 @@ from datetime import datetime
 
 import msgspec
 
-from payproc.db import SCHEMA, Database
+from payproc.db.connection import Database
 from payproc.errors import CannotFinish
 from payproc.logic import Outcome
 from payproc.payments import in_utc
@@ -61,7 +61,7 @@ def save_counts(
         cursor.execute(_SAVE, (finished, lines, malformed, *outcomes, run_id))
         if not cursor.rowcount:
             raise CannotFinish(
-                f"run {run_id}: its row in {SCHEMA}.runs is gone, so its counts could not be saved; its events are on "
+                f"run {run_id}: its row in payproc.runs is gone, so its counts could not be saved; its events are on "
                 "record"
             )
 

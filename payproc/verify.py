@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from payproc.db import Database
+from payproc.db.connection import Database
 from payproc.logic import STATE_NAMED_BY, TABLE, EventType, Outcome, Resolution, State
 
 PROGRESS_ENTRIES = 5_000
@@ -65,7 +65,7 @@ class Finding(msgspec.Struct, frozen=True):
     expected: str
 
 
-class Totals(msgspec.Struct):
+class VerifySummary(msgspec.Struct):
     """What was read, and how many findings of each kind there were."""
 
     payments: int = 0
@@ -79,7 +79,7 @@ class Totals(msgspec.Struct):
 
 
 def verify(
-    database: Database, totals: Totals, on_progress: Callable[[int], None] = lambda _: None
+    database: Database, totals: VerifySummary, on_progress: Callable[[int], None] = lambda _: None
 ) -> Iterator[Finding]:
     """Fold every history as of one moment; give what does not add up, counting in `totals`. Memory stays flat.
 
@@ -101,7 +101,9 @@ def count_entries(database: Database) -> int:
     return int(count)
 
 
-def _counted(rows: Iterable[tuple[Any, ...]], totals: Totals, on_progress: Callable[[int], None]) -> Iterator[Row]:
+def _counted(
+    rows: Iterable[tuple[Any, ...]], totals: VerifySummary, on_progress: Callable[[int], None]
+) -> Iterator[Row]:
     for row in rows:
         if row[1] is None:
             totals.payments += 1

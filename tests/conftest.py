@@ -30,8 +30,11 @@ from servers import OwnServers, Pristine, pristine_home, running
 from sqlalchemy import URL, make_url
 from workload import messy_day
 
-from payproc import db, embedded, schema
-from payproc.handlers import Received
+from payproc.batch import InputEvent
+from payproc.db import connection as db
+from payproc.db import schema
+from payproc.db.location import parse_url
+from payproc.embedded import server as embedded
 from payproc.schemas import Malformed, parse_line
 
 COMMAND = Path(sys.executable).with_name("payproc")
@@ -174,7 +177,7 @@ def database(url: URL) -> db.Database:
 
 def as_database(url: URL, name: str) -> db.Database:
     """A database as the program sees it."""
-    return db.Database(db.parse_url(url.render_as_string(hide_password=False), name), name)
+    return db.Database(parse_url(url.render_as_string(hide_password=False), name), name)
 
 
 @pytest.fixture
@@ -283,13 +286,13 @@ def event_line(event_id: str, payment_id: str, event_type: str, **more: object) 
     return json.dumps({"event_id": event_id, "payment_id": payment_id, "type": event_type, **more}).encode()
 
 
-def received(*facts: tuple[str, str, str], source: int = 0, first_line: int = 1) -> list[Received]:
+def received(*facts: tuple[str, str, str], source: int = 0, first_line: int = 1) -> list[InputEvent]:
     """Events (event_id, payment_id, type) as if read from one source."""
     result = []
     for number, fact in enumerate(facts, first_line):
         parsed = parse_line(event_line(*fact))
         assert not isinstance(parsed, Malformed)
-        result.append(Received(*parsed, source, number))
+        result.append(InputEvent(*parsed, source, number))
     return result
 
 
@@ -300,7 +303,7 @@ def line() -> Callable[..., bytes]:
 
 
 @pytest.fixture
-def events() -> Callable[..., list[Received]]:
+def events() -> Callable[..., list[InputEvent]]:
     """Makes events (event_id, payment_id, type) as if read from one source."""
     return received
 

@@ -18,10 +18,10 @@ from model import Line
 from postgres import Sql, check_books
 from workload import messy_day
 
-from payproc.db import Database
+from payproc.db.connection import Database
 from payproc.errors import CannotFinish
 from payproc.logic import Resolution
-from payproc.review import Verdict, open_reviews, resolve
+from payproc.review import ReviewDecision, open_reviews, resolve
 
 Payproc = Any
 
@@ -44,7 +44,7 @@ class Person(threading.Thread):
 
     def _decide(self, event_id: str, resolution: Resolution) -> None:
         try:
-            resolve(self.database, event_id, Verdict(resolution, "n", self.by), lambda *_: True)
+            resolve(self.database, event_id, ReviewDecision(resolution, "n", self.by), lambda *_: True)
             self.decided.append((event_id, resolution.value))
         except CannotFinish as error:
             if f'event "{event_id}": was ' in str(error):

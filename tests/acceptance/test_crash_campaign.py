@@ -28,7 +28,9 @@ from postgres import Contents, Sql, check_books, contents, wait_for
 from sqlalchemy import URL
 from workload import messy_day
 
-from payproc import db, embedded, schema
+from payproc.db import connection as db
+from payproc.db import schema
+from payproc.embedded import server as embedded
 
 Payproc = Any
 

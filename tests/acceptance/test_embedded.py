@@ -46,7 +46,7 @@ from homes import (
     until,
 )
 
-from payproc import embedded
+from payproc.embedded import server as embedded
 from payproc.errors import CannotFinish
 
 

@@ -43,7 +43,8 @@ from homes import (
     until,
 )
 
-from payproc import embedded, root
+from payproc.embedded import root
+from payproc.embedded import server as embedded
 from payproc.errors import CannotFinish
 
 UNKNOWN_USER = 54321

@@ -22,7 +22,7 @@ from hostile import IDS, TEXTS, harmful
 from postgres import Sql, check_books
 from sqlalchemy import URL
 
-from payproc import embedded
+from payproc.embedded import server as embedded
 
 COMMAND = Path(sys.executable).with_name("payproc")
 

@@ -28,7 +28,7 @@ import pytest
 from hostile import IDS, INJECTIONS, SEQUENCE, TEXTS, harmful, meant
 from sqlalchemy import URL
 
-from payproc import cli
+from payproc.cli import main as cli
 
 Payproc = Any
 Line = Callable[..., bytes]

@@ -22,7 +22,7 @@ from servers import IS_ROOT, OwnServer, OwnServers
 from sqlalchemy import URL
 from workload import messy_day
 
-from payproc import db
+from payproc.db import connection as db
 
 Payproc = Any
 

@@ -22,7 +22,7 @@ import pytest
 from servers import IS_ROOT, POSTGRES_VERSION, OwnServer, OwnServers, Pristine, as_owner_of, new_folder
 from sqlalchemy import URL
 
-from payproc import embedded
+from payproc.embedded import server as embedded
 
 Payproc = Any
 Sql = Any

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from sqlalchemy import URL
 
+from payproc.cli.render import MEANING
 from payproc.logic import OUTCOME_OF
-from payproc.reports import MEANING
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -129,7 +129,7 @@ def test_every_sample_stands_in_it_and_every_file_named_exists() -> None:
     listed = re.findall(r"^\| `(\w+\.jsonl)` \|", README, re.MULTILINE)
     assert sorted(listed) == sorted(path.name for path in (ROOT / "sample_events").iterdir())
     for module in re.findall(r"`(\w+\.(?:py|sql))`", README):
-        assert (ROOT / "payproc" / module).is_file()
+        assert list((ROOT / "payproc").rglob(module)), module
 
 
 def test_every_link_leads_somewhere() -> None:

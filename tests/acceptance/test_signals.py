@@ -25,7 +25,7 @@ import psycopg2.extensions
 import pytest
 from postgres import wait_for
 
-from payproc import embedded
+from payproc.embedded import server as embedded
 
 Count = Callable[[str, int], None]
 Process = subprocess.Popen[bytes]

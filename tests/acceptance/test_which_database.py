@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from servers import OwnServer, OwnServers
 
-from payproc import embedded
-from payproc.db import open_database
+from payproc.db.location import open_database
+from payproc.embedded import server as embedded
 
 Payproc = Any
 Line = Callable[..., bytes]

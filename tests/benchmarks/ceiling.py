@@ -15,8 +15,10 @@ import psycopg2.extensions
 
 from days import fresh, write
 from ground import Ground
-from payproc import db, ingest, schema
-from payproc.ingest import Ingest, Options
+from payproc.db import connection as db
+from payproc.db import schema
+from payproc.ingest import run as ingest
+from payproc.ingest.run import Ingest, Options
 from payproc.signals import Interrupt
 
 

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from days import fresh, write
 from ground import Ground, Measured, Row
-from payproc import embedded
-from payproc.schema import procedure
+from payproc.db.schema import procedure
+from payproc.embedded import server as embedded
 from payproc_process import COMMAND
 
 

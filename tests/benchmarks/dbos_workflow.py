@@ -16,7 +16,7 @@ from dbos import DBOS, SetWorkflowID, SQLAlchemyDatasource
 from sqlalchemy import text as sql
 
 from ground import BenchDatabase, Day, Ground, Measured
-from one_by_one import Incoming, OnRecord, measure_loop
+from one_by_one import Incoming, RecordedEvent, measure_loop
 from payproc.logic import Reason, State, classify
 
 LABEL = "the dbos library"
@@ -77,7 +77,7 @@ class DbosHandler:
             payment_id, event_type, reason, recorded_by = process(text, delivery)
         if recorded_by == delivery:
             return Reason(reason)
-        return classify(incoming, OnRecord(payment_id, event_type), State.CREATED).reason
+        return classify(incoming, RecordedEvent(payment_id, event_type), State.CREATED).reason
 
     def record(self, text: str, delivery: int) -> tuple[str, str, str, int]:
         """Decide, and write it down, in one transaction; tell what the event_id stands for from now on."""

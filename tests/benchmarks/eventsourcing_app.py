@@ -19,7 +19,7 @@ from eventsourcing.domain import Aggregate, event
 from eventsourcing.persistence import IntegrityError
 
 from ground import BenchDatabase, Day, Ground, Measured
-from one_by_one import Incoming, OnRecord, measure_loop
+from one_by_one import Incoming, RecordedEvent, measure_loop
 from payproc.logic import Decision, EventType, Reason, State, classify
 
 LABEL = "the eventsourcing library"
@@ -108,7 +108,7 @@ class Payments:
         while True:
             payment = self._find_payment(incoming.payment_id)
             if payment is not None and (event_type := payment.types.get(incoming.event_id)):
-                return classify(incoming, OnRecord(payment.payment_id, event_type), State(payment.state)).reason
+                return classify(incoming, RecordedEvent(payment.payment_id, event_type), State(payment.state)).reason
             decision = classify(incoming, None, State.CREATED if payment is None else State(payment.state))
             try:
                 self._save(incoming, text, payment, decision)

@@ -20,8 +20,9 @@ import psycopg2.extensions
 from sqlalchemy import URL
 
 from days import Line, contested, fresh, write
-from payproc import db, schema
-from payproc.embedded import EmbeddedServer
+from payproc.db import connection as db
+from payproc.db import schema
+from payproc.embedded.server import EmbeddedServer
 
 WARM_UP_EVENTS = 100
 """Events that a contender inside this process handles before it is timed: it is not asked to pay for first calls."""

@@ -18,8 +18,11 @@ from typing import Any
 import psycopg2
 
 from days import Line, fresh
-from payproc import db, embedded, schema
-from payproc.handlers import Received, Recorder
+from payproc.batch import InputEvent
+from payproc.db import connection as db
+from payproc.db import schema
+from payproc.embedded import server as embedded
+from payproc.handlers import Recorder
 from payproc.runs import open_run
 from payproc.schemas import Malformed, parse_line
 
@@ -81,10 +84,10 @@ def _wait(parameters: dict[str, Any]) -> None:
     raise SystemExit("the server under valgrind did not start within a minute")
 
 
-def _received(lines: Sequence[Line], first: int) -> list[Received]:
+def _received(lines: Sequence[Line], first: int) -> list[InputEvent]:
     result = []
     for number, line in enumerate(lines, first):
         parsed = parse_line(line.text.encode())
         assert not isinstance(parsed, Malformed)
-        result.append(Received(*parsed, 0, number))
+        result.append(InputEvent(*parsed, 0, number))
     return result

@@ -33,7 +33,7 @@ class Incoming:
         self.type = EventType(content["type"])
 
 
-class OnRecord:
+class RecordedEvent:
     """What an event_id stands for, as it is stored."""
 
     def __init__(self, payment_id: str, event_type: str) -> None:

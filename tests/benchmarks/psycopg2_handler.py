@@ -6,7 +6,7 @@ Same tables, same guarantees and same omissions as in orm_handler.py. The paymen
 from collections.abc import Iterator
 
 from ground import BenchDatabase, Day, Ground, Measured
-from one_by_one import Incoming, OnRecord, measure_handler
+from one_by_one import Incoming, RecordedEvent, measure_handler
 from payproc.logic import Decision, Outcome, Reason, State, classify
 
 LABEL = "the same handler in plain psycopg2"
@@ -64,7 +64,7 @@ class Psycopg2Handler:
             found = cursor.fetchone()
             cursor.execute(_FIND_PAYMENT, (incoming.payment_id,))
             state, version = cursor.fetchone() or (State.CREATED, 0)
-            decision = classify(incoming, OnRecord(*found) if found else None, State(state))
+            decision = classify(incoming, RecordedEvent(*found) if found else None, State(state))
             if found:
                 return decision, True
             after = decision.state_after.value

@@ -41,7 +41,7 @@ from choices import measure_choices
 from ground import Contender, Day, Ground, Measured, Row
 from growth import measure_growth
 from instructions import measure_instructions
-from payproc import embedded
+from payproc.embedded import server as embedded
 from payproc_process import cpu_seconds
 from processes import measure_processes
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL, PrimaryKeyConstraint, Table, UniqueConstraint
 
-from payproc import models, schema
-from payproc.db import Database
+from payproc import models
+from payproc.db import schema
+from payproc.db.connection import Database
 
 
 def test_every_table_is_distributed_but_the_runs() -> None:
@@ -55,7 +56,7 @@ def test_only_keys_that_citus_could_not_guard_are_missing_and_an_index_stands_fo
 def test_the_procedure_differs_in_when_a_commit_waits_and_nothing_else(
     new_database: Callable[..., URL], database_at: Callable[[URL, str], Database], for_citus: bool
 ) -> None:
-    written = resources.files("payproc").joinpath("record_decisions.sql").read_text("utf-8")
+    written = resources.files("payproc.db").joinpath("record_decisions.sql").read_text("utf-8")
     body = written.split("$procedure$")[1]
     assert body.count(schema.ASYNCHRONOUS_COMMIT) == 1
     with database_at(new_database("template0", "UTF8"), "a database").transaction() as cursor:

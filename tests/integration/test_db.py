@@ -8,7 +8,7 @@ from typing import Any
 import psycopg2.extensions
 import pytest
 
-from payproc.db import Database
+from payproc.db.connection import Database
 from payproc.errors import CannotFinish
 
 OPEN_RUN = "INSERT INTO payproc.runs (sources) VALUES ('{test}')"

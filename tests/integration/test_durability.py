@@ -10,15 +10,17 @@ from postgres import Sql, wait_for
 from servers import OwnServer, OwnServers
 from sqlalchemy import URL
 
-from payproc import schema
-from payproc.db import Database, parse_url
+from payproc.batch import InputEvent
+from payproc.db import schema
+from payproc.db.connection import Database
+from payproc.db.location import parse_url
 from payproc.errors import CannotFinish
-from payproc.handlers import Received, Recorder
+from payproc.handlers import Recorder
 from payproc.logic import Resolution
-from payproc.review import Verdict, resolve
+from payproc.review import ReviewDecision, resolve
 from payproc.runs import open_run, save_counts
 
-Events = Callable[..., list[Received]]
+Events = Callable[..., list[InputEvent]]
 
 IN_THE_WAY = {
     "nothing": [],
@@ -56,7 +58,7 @@ def test_a_power_cut_loses_nothing_reported(
             for number in range(40):
                 recorder.handle(events((f"e{number}", "p1", "refund"), first_line=number + 1))
         server.restart("immediate")
-        assert resolve(database, "e39", Verdict(Resolution.DISMISS, "n", "b"), lambda *_: True) is not None, name
+        assert resolve(database, "e39", ReviewDecision(Resolution.DISMISS, "n", "b"), lambda *_: True) is not None, name
         server.restart("immediate")
         with closing(Sql(url)) as sql:
             assert sql.value("SELECT count(*) FROM payproc.events") == 40, name
@@ -106,7 +108,7 @@ def test_a_canceled_wait_for_a_standby_is_not_reported_as_done(
 
     def report() -> Any:
         if reports == "resolve":
-            return resolve(database, "e1", Verdict(Resolution.DISMISS, "n", "b"), lambda *_: True)
+            return resolve(database, "e1", ReviewDecision(Resolution.DISMISS, "n", "b"), lambda *_: True)
         with closing(Recorder(database, run_id)) as recorder:
             return recorder.handle(events(("e2", "p2", "authorize"), first_line=2))
 

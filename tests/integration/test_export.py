@@ -9,18 +9,18 @@ import pytest
 from postgres import Sql, contents
 from sqlalchemy import URL
 
-from payproc import schema
-from payproc.db import FETCH_LINES, Database
-from payproc.export import BLOCK_BYTES, LeftOut, Totals, export
-from payproc.handlers import Received, Recorder
-from payproc.ingest import Ingest, Options
+from payproc.batch import InputEvent
+from payproc.db import schema
+from payproc.db.connection import FETCH_LINES, Database
+from payproc.export import BLOCK_BYTES, ExportSummary, LeftOut, export
+from payproc.handlers import Recorder
+from payproc.ingest.run import Ingest, Options
 from payproc.logic import Resolution
-from payproc.review import Verdict, resolve
+from payproc.review import ReviewDecision, resolve
 from payproc.signals import Interrupt
-from payproc.verify import Totals as Verified
-from payproc.verify import verify
+from payproc.verify import VerifySummary, verify
 
-Events = Callable[..., list[Received]]
+Events = Callable[..., list[InputEvent]]
 Line = Callable[..., bytes]
 WriteLines = Callable[[str, Sequence[bytes]], Path]
 
@@ -29,8 +29,8 @@ def ingest(database: Database, *paths: Path, workers: int = 2) -> None:
     Ingest(database, [str(path) for path in paths], Options(workers)).run(Interrupt())
 
 
-def exported(database: Database) -> tuple[list[bytes], Totals, list[LeftOut]]:
-    totals = Totals()
+def exported(database: Database) -> tuple[list[bytes], ExportSummary, list[LeftOut]]:
+    totals = ExportSummary()
     left_out: list[LeftOut] = []
     return b"".join(export(database, totals, left_out.append)).splitlines(keepends=True), totals, left_out
 
@@ -63,7 +63,7 @@ def test_a_copy_of_several_messy_runs_has_the_same_payments_histories_and_confli
     ingest(copy, write_lines("exported", [line.removesuffix(b"\n") for line in lines]), workers=8)
     assert without_origin(contents(sql_on_copy)) == without_origin(contents(sql))
     assert exported(copy) == (lines, totals, [])
-    assert list(verify(copy, Verified())) == []
+    assert list(verify(copy, VerifySummary())) == []
 
 
 # ---- What people decided ----------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def record(database: Database, sql: Sql, events: Events) -> Callable[..., None]:
 
 
 def decide(database: Database, event_id: str, resolution: Resolution) -> None:
-    assert resolve(database, event_id, Verdict(resolution, "a note", "alice"), lambda *_: True)
+    assert resolve(database, event_id, ReviewDecision(resolution, "a note", "alice"), lambda *_: True)
 
 
 def test_a_dismissed_event_waits_again_and_nothing_else_is_different(
@@ -95,7 +95,7 @@ def test_a_dismissed_event_waits_again_and_nothing_else_is_different(
     record(("a3", "a", "capture"), ("a4", "a", "refund"))
     lines, totals, left_out = exported(database)
     assert lines[:2] == before
-    assert totals == Totals(events=4, resolutions={Resolution.APPLY: 0, Resolution.DISMISS: 1}, waiting=1)
+    assert totals == ExportSummary(events=4, resolutions={Resolution.APPLY: 0, Resolution.DISMISS: 1}, waiting=1)
     assert not left_out
 
 
@@ -118,7 +118,7 @@ def test_what_an_applied_event_changed_is_counted_event_by_event(
     decide(database, "d4", Resolution.APPLY)
     record(("d5", "d", "authorize"))
     _, totals, _ = exported(database)
-    assert totals == Totals(
+    assert totals == ExportSummary(
         events=12,
         resolutions={Resolution.APPLY: 4, Resolution.DISMISS: 0},
         waiting=5,  # a1, b1, b2, c2, d4
@@ -208,7 +208,7 @@ def test_what_comes_after_an_event_that_stays_behind_is_counted_as_a_copy_would_
     record(("a1", "a", "authorize"), ("a2", "a", "capture"), ("b1", "b", "fail"))
     sql.rows("UPDATE payproc.events SET payload = '{}' WHERE event_id IN ('a1', 'b1')")
     _, totals, _ = exported(database)
-    assert totals == Totals(events=1, left_out=2, waiting=1, changed_events=1, changed_payments=2)
+    assert totals == ExportSummary(events=1, left_out=2, waiting=1, changed_events=1, changed_payments=2)
 
 
 def test_a_database_of_another_encoding_cannot_make_another_event_of_one(
@@ -234,7 +234,7 @@ def test_it_sees_one_moment_and_hands_on_blocks_while_events_are_recorded(
     record(*[(f"e{number}", f"p{number:05}", "capture") for number in range(count)], ("e0", "p1", "fail"))
     decide(database, "e1", Resolution.DISMISS)
     before, _, _ = exported(database)
-    totals = Totals()
+    totals = ExportSummary()
     blocks = export(database, totals)
     first = next(blocks)
     assert BLOCK_BYTES <= len(first) < 2 * BLOCK_BYTES
@@ -252,7 +252,7 @@ def test_an_export_that_is_given_up_closes_its_connection(
     database: Database, record: Callable[..., None], sql: Sql, wait: Callable[..., Any]
 ) -> None:
     record(*[(f"e{number}", f"p{number}", "authorize") for number in range(20 * FETCH_LINES)])
-    blocks = export(database, Totals())
+    blocks = export(database, ExportSummary())
     next(blocks)
     others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     assert sql.value(others) == 1

@@ -16,14 +16,16 @@ from typing import Any
 import pytest
 from sqlalchemy import URL
 
-from payproc import embedded, schema
-from payproc.db import Database
+from payproc.batch import EventResult, InputEvent, Result
+from payproc.db import schema
+from payproc.db.connection import Database
+from payproc.embedded import server as embedded
 from payproc.errors import CannotFinish
-from payproc.handlers import Received, Recorder, Rehearsal, Result, Verdict
+from payproc.handlers import DryRun, Recorder
 from payproc.schemas import Malformed
-from payproc.verify import Problem, Totals, verify
+from payproc.verify import Problem, VerifySummary, verify
 
-Events = Callable[..., list[Received]]
+Events = Callable[..., list[InputEvent]]
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def background() -> Iterator[ThreadPoolExecutor]:
 
 
 def reasons(results: list[Result]) -> list[str]:
-    return [result.decision.reason.value if isinstance(result, Verdict) else result.error for result in results]
+    return [result.decision.reason.value if isinstance(result, EventResult) else result.error for result in results]
 
 
 def test_a_batch_is_decided_in_order_each_event_on_the_ones_before_it(
@@ -75,10 +77,10 @@ def test_a_duplicate_names_the_first_outcome_and_a_conflict_what_is_on_record(
 ) -> None:
     recorder.handle(events(("e1", "p1", "capture")))
     duplicate, conflict = recorder.handle(events(("e1", "p1", "capture"), ("e1", "p2", "fail"), first_line=2))
-    assert isinstance(duplicate, Verdict)
+    assert isinstance(duplicate, EventResult)
     assert duplicate.recorded is not None
     assert duplicate.recorded.outcome.value == "MANUAL_REVIEW"
-    assert isinstance(conflict, Verdict)
+    assert isinstance(conflict, EventResult)
     assert conflict.recorded is not None
     assert (conflict.recorded.payment_id, conflict.recorded.type.value) == ("p1", "capture")
 
@@ -160,7 +162,7 @@ def test_after_its_connection_is_lost_lines_are_reported_with_the_states_that_th
     states = [
         (result.decision.reason.value, result.decision.state_before.value, result.decision.state_after.value)
         for result in handling.result()
-        if isinstance(result, Verdict) and result.decision
+        if isinstance(result, EventResult) and result.decision
     ]
     assert states == [
         ("transition", "created", "authorized"), ("duplicate_event", "authorized", "authorized"),
@@ -281,7 +283,7 @@ def test_a_history_that_is_longer_than_its_payments_version_ends_the_run_with_wh
     sql.rows("UPDATE payproc.payments SET version = 1 WHERE payment_id = 'p1'")
     if is_for_citus:
         recorder.handle(events(("e3", "p1", "refund")))
-        found = [(finding.problem, finding.position, finding.expected) for finding in verify(database, Totals())]
+        found = [(finding.problem, finding.position, finding.expected) for finding in verify(database, VerifySummary())]
         assert found == [(Problem.GAP, 2, "3")]
         return
     with pytest.raises(CannotFinish, match=r'"histories_have_one_entry_a_position"; .*; see `payproc verify`$'):
@@ -295,13 +297,13 @@ def test_a_rehearsal_gives_the_same_answers_and_writes_nothing(
     first = events(("e2", "p1", "capture"), ("e9", "p9", "refund"), ("e2", "p2", "fail"), ("e3", "p3", "authorize"))
     second = events(("e3", "p3", "authorize"), ("e4", "p3", "capture"), ("e3", "p1", "capture"), first_line=5)
     before = stored()
-    with closing(Rehearsal(database)) as rehearsal:
+    with closing(DryRun(database)) as rehearsal:
         rehearsed = rehearsal.handle(first) + rehearsal.handle(second)
     assert stored() == before
     real = recorder.handle(first) + recorder.handle(second)
     assert reasons(rehearsed) == reasons(real)
-    assert [result.decision for result in rehearsed if isinstance(result, Verdict)] == [
-        result.decision for result in real if isinstance(result, Verdict)
+    assert [result.decision for result in rehearsed if isinstance(result, EventResult)] == [
+        result.decision for result in real if isinstance(result, EventResult)
     ]
 
 

@@ -19,8 +19,8 @@ from shadows import SHADOW_CALLED, plant_shadows
 from sqlalchemy import URL
 
 from payproc import review
-from payproc.cli import app
-from payproc.db import Database
+from payproc.cli.main import app
+from payproc.db.connection import Database
 from payproc.export import count_lines
 from payproc.verify import count_entries
 

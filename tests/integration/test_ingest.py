@@ -13,9 +13,13 @@ from typing import Any
 import pytest
 from sqlalchemy import URL
 
-from payproc import ingest, schema
-from payproc.db import Database
-from payproc.ingest import Ingest, LineReader, Options, OversizedLine, worker_of
+from payproc.db import schema
+from payproc.db.connection import Database
+from payproc.ingest import lines as line_reader
+from payproc.ingest import run as ingest
+from payproc.ingest.lines import LineReader, OversizedLine
+from payproc.ingest.rounds import worker_of
+from payproc.ingest.run import Ingest, Options
 from payproc.schemas import MAX_LINE_BYTES
 from payproc.signals import Interrupt
 
@@ -165,18 +169,18 @@ def read_all(path: Path, keep_oversized: bool = False) -> list[tuple[int, bytes 
 def test_lines_are_numbered_and_whole_however_they_arrive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_bytes: int, content: bytes, expected: list[tuple[int, bytes]]
 ) -> None:
-    monkeypatch.setattr(ingest, "READ_BYTES", read_bytes)
+    monkeypatch.setattr(line_reader, "READ_BYTES", read_bytes)
     path = tmp_path / "x"
     path.write_bytes(content)
     assert read_all(path) == expected
 
 
-@pytest.mark.parametrize("read_bytes", [1000, ingest.READ_BYTES])
+@pytest.mark.parametrize("read_bytes", [1000, line_reader.READ_BYTES])
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
 def test_an_oversized_line_is_one_malformed_line_and_its_neighbours_are_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_bytes: int, end: bytes
 ) -> None:
-    monkeypatch.setattr(ingest, "READ_BYTES", read_bytes)
+    monkeypatch.setattr(line_reader, "READ_BYTES", read_bytes)
     path = tmp_path / "x"
     longest, too_long, far_too_long = b"x" * MAX_LINE_BYTES, b"y" * (MAX_LINE_BYTES + 1), b"z" * (3 * MAX_LINE_BYTES)
     path.write_bytes(

@@ -15,18 +15,17 @@ from model import Fact, Line, Model, Source
 from postgres import Sql, contents
 from sqlalchemy import URL
 
-from payproc import ingest
-from payproc.db import Database
-from payproc.export import Totals as ExportTotals
-from payproc.export import export
-from payproc.ingest import Ingest, Options
+from payproc.cli.render import to_json_line
+from payproc.db.connection import Database
+from payproc.export import ExportSummary, export
+from payproc.ingest import run as ingest
+from payproc.ingest.run import Ingest, Options
 from payproc.logic import Resolution
 from payproc.payments import load_payment
-from payproc.reports import to_json_line
-from payproc.review import Verdict, open_reviews, resolve
+from payproc.review import ReviewDecision, open_reviews, resolve
 from payproc.runs import list_runs
 from payproc.signals import Interrupt
-from payproc.verify import Totals, verify
+from payproc.verify import VerifySummary, verify
 
 Row = dict[str, Any]
 
@@ -144,7 +143,7 @@ class Told:
         event_id = waiting[person.which % len(waiting)]
         resolution = "dismiss" if self.model.recorded[event_id]["type"] == "flag" else person.resolution
         entry = self.model.resolve(event_id, resolution, person.note, person.by)
-        verdict = Verdict(Resolution(resolution), person.note, person.by)
+        verdict = ReviewDecision(Resolution(resolution), person.note, person.by)
         resolved = resolve(self.database, event_id, verdict, lambda _, after: after == entry["state_after"])
         assert resolved is not None
         assert resolved[1] == entry["position"]
@@ -164,7 +163,7 @@ class Told:
         assert [_only(run, model.runs[0]) for run in reversed(runs)] == [
             _but(run, "reasons", "known_conflicts") for run in model.runs
         ]
-        totals = Totals()
+        totals = VerifySummary()
         assert list(verify(self.database, totals)) == []
         assert (totals.payments, totals.entries) == (len(model.histories), sum(map(len, model.histories.values())))
 
@@ -193,7 +192,7 @@ class Told:
         }
         people = Counter(entry["resolution"] for entry in self.model.resolutions())
         changed = [event_id for event_id, entry in copy.recorded.items() if _decision(entry) != self._decided(event_id)]
-        assert totals == ExportTotals(
+        assert totals == ExportSummary(
             events=len(copy.recorded),
             conflicts=len(copy.conflicts),
             resolutions={each: people[each.value] for each in Resolution},
@@ -235,8 +234,8 @@ _EVENT_COLUMNS = (
 )  # fmt: skip
 
 
-def _exported(database: Database) -> tuple[bytes, ExportTotals]:
-    totals = ExportTotals()
+def _exported(database: Database) -> tuple[bytes, ExportSummary]:
+    totals = ExportSummary()
     return b"".join(export(database, totals)), totals
 
 

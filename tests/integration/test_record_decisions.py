@@ -11,10 +11,11 @@ import psycopg2.extensions
 import pytest
 from postgres import wait_for
 
-from payproc.db import Database
-from payproc.handlers import Received, Recorder
+from payproc.batch import InputEvent
+from payproc.db.connection import Database
+from payproc.handlers import Recorder
 
-Events = Callable[..., list[Received]]
+Events = Callable[..., list[InputEvent]]
 SEPARATOR = "\x1f"
 COLUMNS = ("source", "line", "event", "payment", "type", "version", "outcome", "reason", "before", "after", "payload")
 
@@ -220,7 +221,7 @@ def test_a_run_that_makes_a_small_table_big_does_not_go_on_reading_the_whole_of_
 
 
 def test_the_procedure_keeps_to_what_distributed_postgresql_runs() -> None:
-    source = resources.files("payproc").joinpath("record_decisions.sql").read_text("utf-8")
+    source = resources.files("payproc.db").joinpath("record_decisions.sql").read_text("utf-8")
     assert source.isascii(), "a database in another encoding must be able to hold it"
     code = "\n".join(line.partition("--")[0] for line in source.splitlines())
     header, body = code.split("$procedure$")[0], code.split("$procedure$")[1]

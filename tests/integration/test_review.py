@@ -9,18 +9,19 @@ import pytest
 from postgres import fill_queue, wait_for
 
 from payproc import review as review_module
-from payproc.db import Database
+from payproc.batch import InputEvent
+from payproc.db.connection import Database
 from payproc.errors import CannotFinish
-from payproc.handlers import Received, Recorder
+from payproc.handlers import Recorder
 from payproc.logic import STATE_NAMED_BY, EventType, Outcome, Resolution, State
 from payproc.payments import load_payment
-from payproc.review import Review, Verdict, count_open, open_reviews, resolve
-from payproc.verify import Totals, verify
+from payproc.review import Review, ReviewDecision, count_open, open_reviews, resolve
+from payproc.verify import VerifySummary, verify
 
-Events = Callable[..., list[Received]]
+Events = Callable[..., list[InputEvent]]
 
-APPLY = Verdict(Resolution.APPLY, "it was paid", "alice")
-DISMISS = Verdict(Resolution.DISMISS, "a stale report", "bob")
+APPLY = ReviewDecision(Resolution.APPLY, "it was paid", "alice")
+DISMISS = ReviewDecision(Resolution.DISMISS, "a stale report", "bob")
 
 
 def agree(_: Review, __: State) -> bool:
@@ -39,7 +40,7 @@ def verified(database: Database) -> Callable[[], None]:
     """Checks that the books are right by `verify`, resolutions included."""
 
     def check() -> None:
-        assert list(verify(database, Totals())) == []
+        assert list(verify(database, VerifySummary())) == []
 
     return check
 
@@ -76,7 +77,7 @@ def test_a_flag_can_only_be_dismissed(
 @pytest.mark.parametrize(("state", "flagged"), FLAGGED)
 def test_whatever_is_flagged_can_be_applied_or_dismissed(
     database: Database, recorder: Recorder, events: Events, sql: Any, verified: Callable[[], None],
-    state: State, flagged: str, verdict: Verdict,
+    state: State, flagged: str, verdict: ReviewDecision,
 ) -> None:  # fmt: skip
     path = PATHS[state]
     recorder.handle(events(*[(f"e{kind}", "p1", kind) for kind in path], ("flagged", "p1", flagged)))
@@ -180,13 +181,13 @@ def test_what_comes_after_a_resolution_is_decided_on_the_state_that_it_left(
         ("nope", APPLY, 'event "nope": is not on record'),
         ("e1", APPLY, 'event "e1": came out APPLY (transition), so there is nothing to decide'),
         ("e2", APPLY, 'event "e2": came out IGNORE (already_in_state), so there is nothing to decide'),
-        ("e3", Verdict(Resolution.APPLY, "x", "y", State.CAPTURED),
+        ("e3", ReviewDecision(Resolution.APPLY, "x", "y", State.CAPTURED),
          'payment "p1": is authorized, expected captured; nothing was changed'),
     ],
 )  # fmt: skip
 def test_what_cannot_be_resolved_is_refused_and_nothing_changes(
     database: Database, recorder: Recorder, events: Events, stored: Callable[[], Any], sql: Any,
-    event_id: str, verdict: Verdict, said: str,
+    event_id: str, verdict: ReviewDecision, said: str,
 ) -> None:  # fmt: skip
     recorder.handle(events(("e1", "p1", "authorize"), ("e2", "p1", "authorize"), ("e3", "p1", "refund")))
     before = stored()
@@ -287,7 +288,7 @@ def test_an_expected_state_is_checked_again_when_the_payment_moves(
         return True
 
     with pytest.raises(CannotFinish, match="is authorized, expected created"):
-        resolve(database, "e1", Verdict(Resolution.APPLY, "x", "y", State.CREATED), meanwhile)
+        resolve(database, "e1", ReviewDecision(Resolution.APPLY, "x", "y", State.CREATED), meanwhile)
     assert sql.rows("SELECT * FROM payproc.resolutions") == []
 
 

@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 
-from payproc.db import Database
-from payproc.handlers import Received, Recorder
+from payproc.batch import InputEvent
+from payproc.db.connection import Database
+from payproc.handlers import Recorder
 from payproc.logic import Resolution
-from payproc.review import Verdict, resolve
-from payproc.verify import Problem, Totals, verify
+from payproc.review import ReviewDecision, resolve
+from payproc.verify import Problem, VerifySummary, verify
 
 
 @pytest.fixture
-def books(database: Database, sql: Any, events: Callable[..., list[Received]]) -> None:
+def books(database: Database, sql: Any, events: Callable[..., list[InputEvent]]) -> None:
     """Three payments, one of them with a resolution in its history; the books are right."""
     run_id = sql.value("INSERT INTO payproc.runs (sources) VALUES ('{test}') RETURNING run_id")
     with closing(Recorder(database, run_id)) as recorder:
@@ -22,25 +23,25 @@ def books(database: Database, sql: Any, events: Callable[..., list[Received]]) -
             ("a1", "a", "authorize"), ("a2", "a", "capture"), ("a3", "a", "capture"),
             ("b1", "b", "capture"), ("b2", "b", "authorize"), ("B1", "B", "fail"), ("B2", "B", "refund"),
         ))  # fmt: skip
-        resolve(database, "b1", Verdict(Resolution.APPLY, "paid", "alice"), lambda *_: True)
+        resolve(database, "b1", ReviewDecision(Resolution.APPLY, "paid", "alice"), lambda *_: True)
         recorder.handle(events(("b3", "b", "refund"), ("b4", "b", "refund"), first_line=8))
 
 
 def findings(database: Database) -> list[tuple[str, str, int | None, str, str]]:
     return [
         (finding.payment_id, finding.problem.value, finding.position, finding.found, finding.expected)
-        for finding in verify(database, Totals())
+        for finding in verify(database, VerifySummary())
     ]
 
 
 def test_right_books_have_no_findings_and_are_counted(database: Database, books: None) -> None:
-    totals = Totals()
+    totals = VerifySummary()
     assert list(verify(database, totals)) == []
     assert (totals.payments, totals.entries, totals.wrong) == (3, 10, 0)
 
 
 def test_an_empty_database_is_right(database: Database) -> None:
-    totals = Totals()
+    totals = VerifySummary()
     assert list(verify(database, totals)) == []
     assert (totals.payments, totals.entries) == (0, 0)
 
@@ -113,20 +114,20 @@ def test_every_problem_is_tested() -> None:
 
 def test_changed_rules_alone_do_not_make_the_books_wrong(database: Database, books: None, sql: Any) -> None:
     sql.rows("UPDATE payproc.events SET outcome = 'REJECT', reason = 'payment_failed' WHERE event_id = 'a3'")
-    totals = Totals()
+    totals = VerifySummary()
     assert len(list(verify(database, totals))) == 1
     assert totals.wrong == 0
 
 
 def test_it_sees_one_moment_while_events_are_recorded(
-    database: Database, books: None, sql: Any, events: Callable[..., list[Received]]
+    database: Database, books: None, sql: Any, events: Callable[..., list[InputEvent]]
 ) -> None:
     """Entries and payments come from one snapshot, however long reading them takes."""
     with closing(Recorder(database, 1)) as recorder:
         recorder.handle(
             events(*[(f"x{number}", f"x{number:05}", "authorize") for number in range(5000)], first_line=20)
         )
-        totals = Totals()
+        totals = VerifySummary()
         reading = verify(database, totals, lambda _: moved.append(recorder.handle(later.pop())) if later else None)
         moved: list[object] = []
         later = [events(*[(f"y{number}", f"x{number:05}", "capture") for number in range(5000)], first_line=6000)]

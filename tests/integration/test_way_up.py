@@ -23,8 +23,10 @@ from postgres import Sql, wait_for
 from servers import POSTGRES_VERSION
 from sqlalchemy import URL
 
-from payproc import embedded, models, schema
-from payproc.db import Database
+from payproc import models
+from payproc.db import schema
+from payproc.db.connection import Database
+from payproc.embedded import server as embedded
 
 Payproc = Any
 Line = Callable[..., bytes]
@@ -505,7 +507,7 @@ def test_other_tables_need_another_version() -> None:
 
 
 def test_earlier_versions_have_dumps_and_steps() -> None:
-    steps = {path.name[:4] for path in resources.files("payproc").joinpath("versions").iterdir()}
+    steps = {path.name[:4] for path in resources.files("payproc.db").joinpath("versions").iterdir()}
     for version in range(1, schema.VERSION):
         for for_citus in (False, True):
             assert dump_of(version, for_citus=for_citus).stat().st_size > 0

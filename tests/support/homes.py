@@ -21,7 +21,7 @@ import psycopg2
 import psycopg2.extensions
 import pytest
 
-from payproc import embedded
+from payproc.embedded import server as embedded
 
 PAYPROC = Path(sys.executable).parent / "payproc"
 IS_ROOT = os.geteuid() == 0

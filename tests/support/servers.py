@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import URL
 
-from payproc import db, embedded, schema
+from payproc.db import connection as db
+from payproc.db import schema
+from payproc.embedded import server as embedded
 
 IS_ROOT = os.geteuid() == 0
 POSTGRES_VERSION = int(os.environ.get("PAYPROC_TEST_POSTGRES", embedded.POSTGRES_VERSION))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from payproc.table import GAP, SAMPLE_ROWS, Column, Row, Styled, cell_width, column_widths, folded, layout
+from payproc.cli.table import GAP, SAMPLE_ROWS, Column, Row, Styled, cell_width, column_widths, folded, layout
 
 TEXTS = st.text(st.one_of(st.characters(categories=["L", "N", "P", "S"]), st.sampled_from("ab  →é支😀\u0301")))
 

@@ -7,7 +7,7 @@ from hostile import IDS, TEXTS, harmful, meant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from payproc.text import exact, plain, plain_json, unbroken
+from payproc.escape import printable, printable_json, unambiguous, unbroken
 
 ALL = sorted({*IDS, *TEXTS})
 
@@ -18,8 +18,8 @@ ANYTHING = st.text(
 
 @pytest.mark.parametrize("text", ["pay_1", "Zahlung für Müller", "платёж-№7", "支付 7", "ก่ำ", "नमस्ते", "שלום"])
 def test_ordinary_text_of_any_script_is_shown_as_it_is(text: str) -> None:
-    assert plain(text) == exact(text) == text
-    assert plain_json(json.dumps(text, ensure_ascii=False)) == json.dumps(text, ensure_ascii=False)
+    assert printable(text) == unambiguous(text) == text
+    assert printable_json(json.dumps(text, ensure_ascii=False)) == json.dumps(text, ensure_ascii=False)
 
 
 @pytest.mark.parametrize(
@@ -37,13 +37,13 @@ def test_ordinary_text_of_any_script_is_shown_as_it_is(text: str) -> None:
     ],
 )
 def test_what_is_not_visible_or_looks_like_something_else_is_an_escape(text: str, shown: str) -> None:
-    assert plain(text) == exact(text) == shown
+    assert printable(text) == unambiguous(text) == shown
 
 
 def test_a_backslash_is_told_apart_from_an_escape() -> None:
-    assert exact("\u202e") == "\\u202e"
-    assert exact("\\u202e") == "\\\\u202e"
-    assert plain("\\u202e") == "\\u202e", "a message may hold escapes already"
+    assert unambiguous("\u202e") == "\\u202e"
+    assert unambiguous("\\u202e") == "\\\\u202e"
+    assert printable("\\u202e") == "\\u202e", "a message may hold escapes already"
 
 
 def test_spaces_are_seen_where_lines_are_broken() -> None:
@@ -51,7 +51,7 @@ def test_spaces_are_seen_where_lines_are_broken() -> None:
     assert unbroken("a\u2423b") == "a\\u2423b"
 
 
-@pytest.mark.parametrize("shown", [exact, unbroken])
+@pytest.mark.parametrize("shown", [unambiguous, unbroken])
 def test_no_two_texts_look_the_same(shown: "type[str]") -> None:
     assert len({shown(text) for text in ALL}) == len(ALL)
 
@@ -59,19 +59,19 @@ def test_no_two_texts_look_the_same(shown: "type[str]") -> None:
 @given(ANYTHING)
 @settings(derandomize=True, deadline=None, max_examples=500)
 def test_what_is_shown_is_harmless_and_can_be_read_back(text: str) -> None:
-    for shown in (exact(text), unbroken(text)):
+    for shown in (unambiguous(text), unbroken(text)):
         assert not harmful(shown)
         assert "\n" not in shown
         assert meant(shown) == text
-        assert plain(shown) == shown
-    assert plain(plain(text)) == plain(text)
+        assert printable(shown) == shown
+    assert printable(printable(text)) == printable(text)
 
 
 @given(st.dictionaries(ANYTHING, st.lists(ANYTHING)), st.sampled_from([None, 2]))
 @settings(derandomize=True, deadline=None, max_examples=200)
 def test_json_is_harmless_and_means_the_same(value: object, indent: int | None) -> None:
-    shown = plain_json(json.dumps(value, ensure_ascii=False, indent=indent))
+    shown = printable_json(json.dumps(value, ensure_ascii=False, indent=indent))
     assert not harmful(shown)
     assert ("\n" in shown) == (indent is not None and value != {})
     assert json.loads(shown) == value
-    assert json.loads(plain_json('{\t"a"\r:\x20"\x7f\x9b\U000e0001"}')) == {"a": "\x7f\x9b\U000e0001"}
+    assert json.loads(printable_json('{\t"a"\r:\x20"\x7f\x9b\U000e0001"}')) == {"a": "\x7f\x9b\U000e0001"}

@@ -20,19 +20,19 @@ _MOST_MARKS = 3
 """Marks on one letter that are shown. No script has more in ordinary words; dozens would reach over other rows."""
 
 
-def plain(text: str) -> str:
+def printable(text: str) -> str:
     """Text, or a whole message, that a terminal shows as it stands: what is not visible becomes an escape."""
     return text if text.isascii() and text.isprintable() else _escaped(text, "")
 
 
-def exact(text: str) -> str:
+def unambiguous(text: str) -> str:
     """The same so that no two texts look the same; therefore a backslash of its own is written twice."""
     return text if text.isascii() and text.isprintable() and "\\" not in text else _escaped(text, "\\" + SPACE)
 
 
 def unbroken(text: str) -> str:
     """The same with visible spaces, for a cell of a table, where lines are broken."""
-    return exact(text).replace(" ", SPACE)
+    return unambiguous(text).replace(" ", SPACE)
 
 
 def _escaped(text: str, too: str) -> str:
@@ -64,7 +64,7 @@ def _composes(character: str) -> bool:
     return "\u1160" <= character <= "\u11ff" or not unicodedata.is_normalized("NFC", character)
 
 
-def plain_json(text: str) -> str:
+def printable_json(text: str) -> str:
     """A JSON document of the same content that a terminal shows as it stands; line feeds between values are kept.
 
     Other white space is a space. Whatever else is not visible can only be inside a string, where an escape means it.

@@ -12,28 +12,20 @@ import os
 import re
 import select
 import socket
-import stat
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import psycopg2.errorcodes
 import psycopg2.extensions
 
-from payproc.errors import CannotFinish, WrongUsage
+from payproc.db.errors import _ADVICE, _RUN_NUMBERS_ARE_BEHIND, _one_line, is_about_connection
+from payproc.errors import CannotFinish
 from payproc.signals import interrupt
 
 if TYPE_CHECKING:
-    from payproc.embedded import Note
-
-URL_VARIABLE = "DATABASE_URL"
-
-EMBEDDED_VARIABLE = "PAYPROC_EMBEDDED"
-
-SCHEMA = "payproc"
+    pass
 
 CONNECT_TIMEOUT_SECONDS = "10"
 """How long to try one address, unless the URL says otherwise. Without it a dropped packet means two minutes."""
@@ -115,7 +107,7 @@ class Database:
             if not self._is_named:
                 self.where = _real_name(connection, self._parameters.get("port", ""))
         except psycopg2.Error as error:
-            raise self.explained(error) from error
+            raise self.describe_error(error) from error
         finally:
             if self._note is not None:
                 self._note(self.where)
@@ -139,9 +131,9 @@ class Database:
                 connection.commit()
                 self.refuse_warnings(connection, list(connection.notices))
             except psycopg2.Error as error:
-                raise self.explained(error) from error
+                raise self.describe_error(error) from error
             finally:
-                _leave(connection)
+                _rollback_quietly(connection)
 
     @contextmanager
     def snapshot(self) -> Iterator[psycopg2.extensions.connection]:
@@ -156,9 +148,9 @@ class Database:
                     cursor.execute(_LIFT_CITUS_LIMIT)
                 yield connection
             except psycopg2.Error as error:
-                raise self.explained(error) from error
+                raise self.describe_error(error) from error
             finally:
-                _leave(connection)
+                _rollback_quietly(connection)
 
     @staticmethod
     def stream(
@@ -195,7 +187,7 @@ class Database:
             "run it again when the standby is back"
         )
 
-    def explained(self, error: psycopg2.Error) -> CannotFinish:
+    def describe_error(self, error: psycopg2.Error) -> CannotFinish:
         """Say in one line what a database error means to the user: what the server said, and advice by SQLSTATE."""
         said = self._masked(_one_line(error))
         sqlstate = error.pgcode or ""
@@ -232,185 +224,13 @@ def _wait(connection: psycopg2.extensions.connection) -> None:
         select.select(reading + wake_up, [] if reading else waiting, [])
 
 
-def _leave(connection: psycopg2.extensions.connection) -> None:
+def _rollback_quietly(connection: psycopg2.extensions.connection) -> None:
     """Roll back what is not committed: a pool would throw away a connection that comes back within a transaction.
 
     Like any statement it waits for the server's answer.
     """
     with suppress(psycopg2.Error):  # of one that is gone: why it is gone has been said
         connection.rollback()
-
-
-def is_about_connection(error: psycopg2.Error) -> bool:
-    """Whether the connection is lost or was never there, which the client library finds out itself: no SQLSTATE.
-
-    The driver may still take such a connection for open: where sending failed, while there is a last notice to read.
-    """
-    return not error.pgcode and type(error) in (psycopg2.OperationalError, psycopg2.DatabaseError)
-
-
-_ADVICE = {
-    psycopg2.errorcodes.INSUFFICIENT_PRIVILEGE: (
-        f"payproc needs its schema once (an owner runs `payproc init`) and, on schema {SCHEMA}, USAGE on the schema, "
-        "SELECT, INSERT and UPDATE on its tables, and EXECUTE on its procedure"
-    ),
-    psycopg2.errorcodes.READ_ONLY_SQL_TRANSACTION: "connect to the primary, with a role that may write",
-    psycopg2.errorcodes.UNIQUE_VIOLATION: (
-        "what is stored contradicts itself: somebody has changed the tables by hand, or restored a part of them; "
-        "see `payproc verify`"
-    ),
-    psycopg2.errorcodes.QUERY_CANCELED: "if it was a timeout, raise statement_timeout for this role",
-    psycopg2.errorcodes.DISK_FULL: "free some space and run it again",
-    psycopg2.errorcodes.TOO_MANY_CONNECTIONS: "use fewer --workers or raise max_connections",
-    psycopg2.errorcodes.CONNECTION_FAILURE: "run it again when the server reaches all its machines",
-    psycopg2.errorcodes.CLASS_TRANSACTION_ROLLBACK: "run it again",
-    psycopg2.errorcodes.CLASS_OPERATOR_INTERVENTION: "run it again when the server is back",
-}
-"""What a user can do, by SQLSTATE or its class."""
-
-_RUN_NUMBERS_ARE_BEHIND = (
-    "new runs would get the numbers of existing ones, as after a restore; run: "
-    "SELECT setval(pg_get_serial_sequence('payproc.runs', 'run_id'), max(run_id)) FROM payproc.runs"
-)
-
-_SAYS_NOTHING = ("Is the server running", "This probably means", "before or while processing", "DETAIL", "LINE ")
-"""How lines begin that libpq adds to guess, or to show where."""
-
-
-def _one_line(error: psycopg2.Error) -> str:
-    """What the server or libpq said, without repetition or layout."""
-    said: list[str] = []
-    for line in (error.diag.message_primary or str(error)).splitlines():
-        # libpq: 'connection to server at "db" (10.0.0.1), port 5432 failed: FATAL:  database "x" does not exist'
-        reason = line.rpartition(" failed: ")[2].replace("FATAL:  ", "").strip()
-        if reason and reason not in said and not reason.startswith(_SAYS_NOTHING):
-            said.append(reason)
-    return "; ".join(said)
-
-
-@contextmanager
-def open_database(option: str | None, note: "Note", *, interruptible: bool = True) -> Iterator[Database]:
-    """Find the database and use it: --database-url, else DATABASE_URL, else that of `.env`, else the embedded one.
-
-    `note` gets one line that says which, and lines worth showing while a person waits for the embedded server.
-    """
-    found = _chosen_url(option)
-    if found is not None:
-        parameters, origin = found
-        yield Database(parameters, interruptible=interruptible, note=lambda where: note(f"database {where} ({origin})"))
-        return
-    _check_embedded_is_allowed()
-    if sys.platform == "win32":
-        raise CannotFinish("the embedded database needs Linux or macOS; name a PostgreSQL server with --database-url")
-    from payproc import embedded  # only where it is needed: other databases do without it
-
-    home = embedded.default_home()
-    with embedded.running_server(home, note=note) as server:
-        note(f"database: the embedded PostgreSQL {server.version} in {home}")
-        # libpq takes from the environment all that the parameters leave open, such as PGHOSTADDR, which has precedence
-        # over the host. Nothing else in this process uses libpq.
-        for variable in [each for each in os.environ if each.startswith("PG")]:
-            del os.environ[variable]
-        # Without this libpq would look for ~/.pgpass, and may complain about its permissions.
-        parameters = {**server.connect_args, "passfile": str(server.socket_folder / "no-passwords")}
-        where = os.fsencode(home).decode(errors="backslashreplace")  # a path may hold bytes that no text can
-        yield Database(parameters, where, interruptible=interruptible, is_embedded=True, why_gone=server.why_gone)
-
-
-def _check_embedded_is_allowed() -> None:
-    """Raise WrongUsage if PAYPROC_EMBEDDED forbids the embedded database."""
-    setting = os.environ.get(EMBEDDED_VARIABLE, "")
-    if setting == "never":
-        raise WrongUsage(
-            f"no database is named, and {EMBEDDED_VARIABLE}=never forbids the embedded one; name one with "
-            f"--database-url, {URL_VARIABLE}, or {URL_VARIABLE} in .env"
-        )
-    if setting:
-        raise WrongUsage(f'{EMBEDDED_VARIABLE}: unknown "{setting}", expected never or nothing')
-
-
-def _chosen_url(option: str | None) -> tuple[dict[str, str], str] | None:
-    if option is not None:
-        return parse_url(option, "--database-url"), "from --database-url"
-    if variable := os.environ.get(URL_VARIABLE):
-        return parse_url(variable, URL_VARIABLE), f"from {URL_VARIABLE}"
-    if entry := _dotenv_url(Path(".env")):
-        return parse_url(entry, f"{URL_VARIABLE} in .env"), "from .env"
-    return None
-
-
-def _dotenv_url(path: Path) -> str | None:
-    """What a .env file names, if it names one.
-
-    Raises WrongUsage where that cannot be told: going on would mean another database than the user wrote down.
-    """
-    advice = "mend it, or name the database with --database-url"
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return None
-        text = path.read_text("utf-8")
-    except FileNotFoundError:
-        return None
-    except UnicodeDecodeError as error:
-        raise WrongUsage(f".env: is not UTF-8, expected UTF-8 text; {advice}") from error
-    except OSError as error:
-        raise WrongUsage(f".env: cannot be read: {error.strerror}; {advice}") from error
-    import io
-    import logging
-
-    from dotenv import dotenv_values  # only where there is such a file
-
-    logging.getLogger("dotenv").setLevel(logging.ERROR)  # it warns of any line it cannot parse, other settings' too
-    url = dotenv_values(stream=io.StringIO(text), interpolate=False).get(URL_VARIABLE)
-    if url is None and (entry := re.search(rf"^[ \t]*(export[ \t]+)?{URL_VARIABLE}\b", text, re.MULTILINE)):
-        number = text.count("\n", 0, entry.start()) + 1
-        raise WrongUsage(f".env:{number}: cannot be parsed, expected {URL_VARIABLE}=URL; {advice}")
-    return url
-
-
-def parse_url(given: str, origin: str) -> dict[str, str]:
-    """The libpq parameters that a URL stands for; `postgresql+driver://`, as SQLAlchemy has it, will do too.
-
-    Raises WrongUsage, naming `origin` and never the URL, which may hold a password.
-    """
-    expected = f"{origin}: expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
-    scheme, is_url, rest = given.strip().partition("://")
-    if not given.strip():
-        raise WrongUsage(f"{expected}, found nothing")
-    if not is_url:
-        raise WrongUsage(f"{expected}, found no postgresql:// at its start")
-    if scheme[:1] in ("'", '"'):
-        raise WrongUsage(f"{expected}, found quotation marks around it")
-    if not re.fullmatch(r"postgres(ql)?(\+\w+)?", scheme):
-        kind = scheme if re.fullmatch(r"[\w+.-]+", scheme) else "another kind"
-        raise WrongUsage(f"{expected}, found a URL of {kind}")
-    # A character of a password that is not escaped, or one around it that is, would move part of it into the user,
-    # host, port or database, which are shown.
-    authority, _, path = rest.partition("?")[0].partition("/")
-    try:
-        parameters: dict[str, str] = psycopg2.extensions.parse_dsn(f"postgresql://{rest}")
-    except (psycopg2.Error, ValueError) as error:  # the latter for what is not UTF-8, escaped or not, and for NUL
-        found = "a URL"
-        unknown = re.search(r'invalid URI query parameter: "(\w+)"', str(error))
-        if unknown and "@" not in rest.partition("?")[2]:  # after an @ it would be part of a password with a ? in it
-            found = f'the parameter "{unknown[1]}"'
-        raise WrongUsage(f"{expected}, found {found} that PostgreSQL's client library does not accept") from error
-    if (
-        authority.count("@") > 1
-        or "@" in path
-        or re.search("[:/@]", parameters.get("user", ""))
-        or not re.fullmatch("[0-9,]*", parameters.get("port", ""))
-        or re.search(r"[^,]@|[=\s]", parameters.get("hostaddr", "") + _host_names(parameters))
-        or re.search(r":.*@|://|(password|passwd|pwd)\s*=", parameters.get("dbname", ""), re.IGNORECASE)
-    ):
-        found = "" if re.fullmatch("[0-9,]*", parameters.get("port", "")) else ", found a port that is not a number"
-        raise WrongUsage(f"{expected}{found}; in a user or password write @ : / ? # as %40 %3A %2F %3F %23")
-    return parameters
-
-
-def _host_names(parameters: Mapping[str, str]) -> str:
-    """The hosts, without folders of sockets, whose names may hold anything."""
-    return ",".join(host for host in parameters.get("host", "").split(",") if not host.startswith("/"))
 
 
 def _expected_name(parameters: Mapping[str, str]) -> str:

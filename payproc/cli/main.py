@@ -33,28 +33,28 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from payproc.errors import CannotFinish, PayprocError, WrongUsage
+from payproc.escape import printable, printable_json, unambiguous
 from payproc.logic import OUTCOME_OF, Outcome, Reason, Resolution, State
-from payproc.text import exact, plain, plain_json
 
 gc.freeze()  # what is imported stays until the end, and is not looked through again, not even then
 gc.enable()
 atexit.register(gc.freeze)
 
 if TYPE_CHECKING:
-    from payproc.embedded import Note
-    from payproc.ingest import Summary
-    from payproc.screen import Screen
+    from payproc.cli.console import Screen
+    from payproc.embedded.server import Note
+    from payproc.ingest.run import Summary
 
 DONE_WITH_FINDINGS = 3
 BROKEN_PIPE = 128 + signal.SIGPIPE
 
-FAULTS_SHOWN = 20
+MAX_PROBLEMS_SHOWN = 20
 """How many malformed lines, or records left out of an export, are listed on stderr; the rest are counted."""
 
-MOST_WORKERS = 64
+MAX_WORKERS = 64
 """More connections than the server has cores hurt; far more are a typing error."""
 
-MOST_ROWS = 1_000_000_000
+MAX_LIMIT = 1_000_000_000
 """Beyond any queue, and within what PostgreSQL takes for a limit."""
 
 NOT_JSON_LINES = (
@@ -151,7 +151,7 @@ def _show_usage_error(error: Any) -> None:
     if not sys.argv[1:]:  # the message is the help, which has many lines
         typer.echo(error.ctx.get_help(), err=True)
         return
-    from payproc.usage import explained
+    from payproc.cli.usage import explained
 
     said = explained(error, sys.argv[1:], typer.main.get_command(app))
     if any("://" in text or _PASSWORD.search(text) for text in (error.message, said)):
@@ -207,7 +207,7 @@ def ingest(
     workers: Annotated[
         int,
         typer.Option(
-            metavar="N", min=1, max=MOST_WORKERS, help="Connections to work with; payments are split among them."
+            metavar="N", min=1, max=MAX_WORKERS, help="Connections to work with; payments are split among them."
         ),
     ] = 2,
     quiet: Quiet = False,
@@ -218,19 +218,20 @@ def ingest(
     Each event has its own transaction. Running the same input again is always safe: what is recorded is a duplicate.
     """
     with _reporting_errors():
-        from payproc import db, schema
-        from payproc.ingest import Ingest, Options
+        from payproc.db import location as db
+        from payproc.db import schema
+        from payproc.ingest.run import Ingest, Options
         from payproc.review import count_open
 
         names = _sources(files)
         with contextlib.ExitStack() as stack, contextlib.ExitStack() as bar:
             outputs = _open_outputs(stack, names, decisions, malformed)
-            database = stack.enter_context(db.open_database(database_url, _noter(quiet), interruptible=False))
+            database = stack.enter_context(db.open_database(database_url, _notifier(quiet), interruptible=False))
             if not dry_run:
                 schema.prepare_schema(database, _say, create=True)
             is_there = not dry_run or schema.has_schema(database)  # connects, which is noted, before there is a bar
             stop = stack.enter_context(interrupt.noted())
-            listed = _FaultList()
+            listed = ProblemLog()
             show_progress = not quiet and sys.stderr.isatty() and decisions != "-"
             on_progress = bar.enter_context(_progress_bar(_total_bytes(names), "bytes", show_progress))
             run = Ingest(
@@ -277,18 +278,21 @@ def show(
 ) -> None:
     """Show one payment: its state, its whole history, and conflicts."""
     with _reporting_errors():
-        from payproc import db, payments, reports, schema
+        from payproc import payments
+        from payproc.cli import render as reports
+        from payproc.db import location as db
+        from payproc.db import schema
 
         _refuse_undecodable("PAYMENT_ID", payment_id)
-        with db.open_database(database_url, _noter(quiet)) as database:
+        with db.open_database(database_url, _notifier(quiet)) as database:
             schema.require_schema(database)
             with database.snapshot() as connection, connection.cursor() as cursor:
                 payment = payments.load_payment(cursor, payment_id)
                 its_event = None if payment else payments.payment_of(cursor, payment_id)
             if payment is None:
-                hint = f'; it is an event_id of payment "{exact(its_event)}"' if its_event else ""
+                hint = f'; it is an event_id of payment "{unambiguous(its_event)}"' if its_event else ""
                 raise CannotFinish(
-                    f'payment "{exact(payment_id)}": nothing is on record about it in the database '
+                    f'payment "{unambiguous(payment_id)}": nothing is on record about it in the database '
                     f"{database.where}{hint}"
                 )
         if output_format is Format.JSON:
@@ -306,7 +310,7 @@ def review(
             metavar="REASON", case_sensitive=False, help="Only events with this reason, as predecessor_missing."
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, max=MOST_ROWS, help="Only the N oldest.")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, max=MAX_LIMIT, help="Only the N oldest.")] = None,
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,
 ) -> None:
@@ -317,13 +321,15 @@ def review(
     with _reporting_errors():
         from datetime import datetime, timezone
 
-        from payproc import db, reports, schema
+        from payproc.cli import render as reports
+        from payproc.db import location as db
+        from payproc.db import schema
         from payproc.review import open_reviews
 
         if reason is not None and OUTCOME_OF[reason] is not Outcome.MANUAL_REVIEW:
             waiting = ", ".join(each.value for each in Reason if OUTCOME_OF[each] is Outcome.MANUAL_REVIEW)
             raise WrongUsage(f"--reason: {reason.value} never waits for a person, expected one of {waiting}")
-        with db.open_database(database_url, _noter(quiet)) as database:
+        with db.open_database(database_url, _notifier(quiet)) as database:
             schema.require_schema(database)
             reviews = open_reviews(database, reason, limit)
             if output_format is Format.JSON:
@@ -360,13 +366,15 @@ def resolve(
     On a terminal it shows the payment's state now and what the decision does, and asks.
     """
     with _reporting_errors():
-        from payproc import db, reports, schema
-        from payproc.review import Review, Verdict
+        from payproc.cli import render as reports
+        from payproc.db import location as db
+        from payproc.db import schema
+        from payproc.review import Review, ReviewDecision
         from payproc.review import resolve as record
 
         if apply == dismiss:
             raise WrongUsage("say what you decide: either --apply or --dismiss")
-        verdict = Verdict(
+        verdict = ReviewDecision(
             Resolution.APPLY if apply else Resolution.DISMISS,
             _text("--note", note),
             _text("--by", _login() if by is None else by),
@@ -383,14 +391,14 @@ def resolve(
             typer.echo(reports.describe_review(found), err=True)
             return typer.confirm(reports.describe_effect(found, verdict, done=False) + "?", err=True)
 
-        with db.open_database(database_url, _noter(quiet)) as database:
+        with db.open_database(database_url, _notifier(quiet)) as database:
             schema.prepare_schema(database, _say, create=False)
             resolved = record(database, event_id, verdict, confirm)
             if resolved is None:
                 raise CannotFinish("nothing was changed")
             found, position = resolved
             effect = reports.describe_effect(found, verdict, done=True)
-            typer.echo(f"{effect} (entry {position}, by {exact(verdict.by)})")
+            typer.echo(f"{effect} (entry {position}, by {unambiguous(verdict.by)})")
 
 
 @app.command(epilog=_examples("payproc verify"))
@@ -400,12 +408,14 @@ def verify(output_format: FormatOption = Format.TABLE, quiet: Quiet = False, dat
     Exits with 3 if anything does not add up, or if a decision would come out differently by today's rules.
     """
     with _reporting_errors():
-        from payproc import db, reports, schema
-        from payproc.verify import Totals, count_entries
+        from payproc.cli import render as reports
+        from payproc.db import location as db
+        from payproc.db import schema
+        from payproc.verify import VerifySummary, count_entries
         from payproc.verify import verify as fold
 
-        totals = Totals()
-        with db.open_database(database_url, _noter(quiet)) as database:
+        totals = VerifySummary()
+        with db.open_database(database_url, _notifier(quiet)) as database:
             schema.require_schema(database)
             show_progress = not quiet and sys.stderr.isatty()
             total = count_entries(database) if show_progress else None
@@ -431,7 +441,7 @@ def rules(
 ) -> None:
     """Print the decision table, as the code has it."""
     with _reporting_errors():
-        from payproc import reports
+        from payproc.cli import render as reports
 
         if output_format is RulesFormat.TABLE:
             reports.print_rules(_screen())
@@ -446,7 +456,7 @@ def rules(
 @app.command(epilog=_examples("payproc runs --limit 5"))
 def runs(
     output_format: FormatOption = Format.TABLE,
-    limit: Annotated[int, typer.Option(metavar="N", min=1, max=MOST_ROWS, help="Only the N newest.")] = 20,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=MAX_LIMIT, help="Only the N newest.")] = 20,
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,
 ) -> None:
@@ -455,10 +465,12 @@ def runs(
     One that is not finished was interrupted, crashed, or is still running. As JSON, one object a line.
     """
     with _reporting_errors():
-        from payproc import db, reports, schema
+        from payproc.cli import render as reports
+        from payproc.db import location as db
+        from payproc.db import schema
         from payproc.runs import list_runs
 
-        with db.open_database(database_url, _noter(quiet)) as database:
+        with db.open_database(database_url, _notifier(quiet)) as database:
             schema.require_schema(database)
             found = list_runs(database, limit)
             if output_format is Format.JSON:
@@ -483,22 +495,24 @@ def export(quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
     Exits with 3 if a recorded line no longer says what is on record; such a line is left out and named.
     """
     with _reporting_errors():
-        from payproc import db, reports, schema
-        from payproc.export import Totals, count_lines
+        from payproc.cli import render as reports
+        from payproc.db import location as db
+        from payproc.db import schema
+        from payproc.export import ExportSummary, count_lines
         from payproc.export import export as read
 
-        totals = Totals()
-        faults = _FaultList()
+        totals = ExportSummary()
+        faults = ProblemLog()
         is_terminal = sys.stdout.isatty()
         # In a pipe, whoever reads it may draw a bar of its own on the same terminal.
         show_progress = not quiet and sys.stderr.isatty() and _identity(sys.stdout.fileno()) is not None
-        with db.open_database(database_url, _noter(quiet)) as database:
+        with db.open_database(database_url, _notifier(quiet)) as database:
             schema.require_schema(database)
             total = count_lines(database) if show_progress else None
             blocks = read(database, totals, lambda left_out: faults.add(reports.left_out_line(left_out)))
             with contextlib.closing(blocks), _progress_bar(total, "lines", show_progress) as on_progress:
                 for block in blocks:
-                    _write_whole(plain_json(block.decode()).encode() if is_terminal else block)
+                    _write_whole(printable_json(block.decode()).encode() if is_terminal else block)
                     on_progress(totals.lines)
         faults.end("record")
         for line in reports.export_lines(totals, quiet=quiet):
@@ -522,9 +536,10 @@ def init(
     Ingest creates a missing schema itself, for one server. It brings up to date only that of the embedded database.
     """
     with _reporting_errors():
-        from payproc import db, schema
+        from payproc.db import location as db
+        from payproc.db import schema
 
-        with db.open_database(database_url, _noter(quiet)) as database:
+        with db.open_database(database_url, _notifier(quiet)) as database:
             if show_sql:
                 steps = list(schema.script(database, for_citus=citus))
                 typer.echo("\n\n".join(steps or ["-- the schema payproc is up to date"]))
@@ -544,8 +559,8 @@ def _say(message: str) -> None:
             continue  # which db.py sees to
         for given in (argument, argument.partition("=")[2]):
             if _PASSWORD.search(given):  # a URL where something else is expected, such as a file
-                message = message.replace(given, _HIDDEN).replace(exact(given), _HIDDEN)
-    typer.echo(f"payproc: {plain(message)}", err=True)
+                message = message.replace(given, _HIDDEN).replace(unambiguous(given), _HIDDEN)
+    typer.echo(f"payproc: {printable(message)}", err=True)
 
 
 _PASSWORD = re.compile(
@@ -556,7 +571,7 @@ _PASSWORD = re.compile(
 _HIDDEN = "an argument that may hold a password"
 
 
-def _noter(quiet: bool) -> "Note":
+def _notifier(quiet: bool) -> "Note":
     def note(line: str, *, always: bool = False) -> None:
         if always or not quiet:
             _say(line)
@@ -628,7 +643,7 @@ def _abandon_stdout() -> None:
 
 
 def _screen(*, stderr: bool = False) -> "Screen":
-    from payproc.screen import Screen
+    from payproc.cli.console import Screen
 
     return Screen(sys.stderr if stderr else sys.stdout)
 
@@ -643,7 +658,7 @@ def _text(name: str, value: str) -> str:
 
 def _refuse_option(name: str, value: str) -> None:
     """Raise WrongUsage for `--note --yes`, which Typer takes for the note `--yes`."""
-    from payproc.usage import command_of, option_names
+    from payproc.cli.usage import command_of, option_names
 
     meant, _, _ = value.partition("=")
     if meant in option_names(command_of(sys.argv[1:], typer.main.get_command(app))):
@@ -671,7 +686,7 @@ def _refuse_undecodable(name: str, value: str) -> None:
 
 
 def _sources(files: list[str] | None) -> list[str]:
-    from payproc.ingest import check_sources
+    from payproc.ingest.sources import check_sources
 
     if not files and sys.stdin.isatty():
         raise WrongUsage("nothing to ingest: name a file, or pipe events in (- reads what you type)")
@@ -761,7 +776,7 @@ def _progress_bar(total: int | None, unit: str, is_shown: bool) -> Iterator[Call
         yield lambda completed: progress.update(task, completed=completed)
 
 
-class _FaultList:
+class ProblemLog:
     """Lists what is wrong in what is read on stderr, the first of it; counts the rest."""
 
     def __init__(self) -> None:
@@ -780,12 +795,12 @@ class _FaultList:
         """List a fault, unless enough are listed."""
         self._count += 1
         self._not_objects += message.endswith(self._not_an_object)
-        if self._count <= FAULTS_SHOWN:
-            print(plain(message), file=sys.stderr)  # not typer.echo: this way it stays clear of the progress bar
+        if self._count <= MAX_PROBLEMS_SHOWN:
+            print(printable(message), file=sys.stderr)  # not typer.echo: this way it stays clear of the progress bar
 
     def end(self, what: str, advice: str = "") -> None:
         """Say how many more there were, and of what."""
-        more = self._count - FAULTS_SHOWN
+        more = self._count - MAX_PROBLEMS_SHOWN
         if more > 0:
             typer.echo(f"… and {more:,} more {what}{'s' if more > 1 else ''}{advice}", err=True)
 
@@ -800,7 +815,7 @@ def _total_bytes(names: Sequence[str]) -> int | None:
 def _print_summary(
     summary: "Summary", is_whole: bool, output_format: Format, stdout_is_taken: bool, quiet: bool
 ) -> None:
-    from payproc import reports
+    from payproc.cli import render as reports
 
     if output_format is Format.JSON:
         typer.echo(reports.to_json(summary), err=stdout_is_taken)
@@ -809,7 +824,7 @@ def _print_summary(
 
 
 def _print_waiting(count: int, output_format: Format, stdout_is_taken: bool) -> None:
-    from payproc.reports import waiting_line
+    from payproc.cli.render import waiting_line
 
     if count:
         typer.echo(waiting_line(count), err=stdout_is_taken or output_format is Format.JSON)

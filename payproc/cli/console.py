@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TextIO
 
-from payproc.table import Column, Row, Styled, layout
+from payproc.cli.table import Column, Row, Styled, layout
 
 NARROWEST = 40
 """Columns that a table takes at least. In fewer it would be letters under each other, and in none it would be gone."""

@@ -19,7 +19,7 @@ import psycopg2.errorcodes
 import psycopg2.errors
 import psycopg2.extensions
 
-from payproc.db import SCHEMA, Database
+from payproc.db.connection import Database
 from payproc.errors import CannotFinish
 
 VERSION = 2
@@ -46,7 +46,7 @@ _RELATIONS = """
     SELECT relname::text, pg_catalog.obj_description(oid, 'pg_class'), pg_catalog.pg_get_userbyid(relowner)::text,
            relkind::text, relpersistence::text
     FROM pg_catalog.pg_class
-    WHERE relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = %s)
+    WHERE relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = 'payproc')
 """
 
 _HAS_COLUMN = """
@@ -55,7 +55,8 @@ _HAS_COLUMN = """
 
 _PROCEDURES = """
     SELECT prosrc FROM pg_catalog.pg_proc
-    WHERE pronamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = %s) AND proname = 'record_decisions'
+    WHERE pronamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = 'payproc')
+          AND proname = 'record_decisions'
 """
 
 _HAS_UNIQUE_POSITIONS = """
@@ -124,7 +125,7 @@ def has_schema(database: Database) -> bool:
 def require_schema(database: Database) -> None:
     """Raise CannotFinish unless payproc's schema is there, in this version."""
     if not has_schema(database):
-        raise CannotFinish(f"nothing is recorded: no schema {SCHEMA} in the database {database.where}")
+        raise CannotFinish(f"nothing is recorded: no schema payproc in the database {database.where}")
 
 
 def prepare_schema(database: Database, say: Callable[[str], None], *, create: bool) -> None:
@@ -141,8 +142,8 @@ def prepare_schema(database: Database, say: Callable[[str], None], *, create: bo
         return
     if found.unlogged:
         raise CannotFinish(
-            f"the table {SCHEMA}.{found.unlogged[0]} of the database {database.where} is UNLOGGED, so a crash would "
-            f"empty it; run ALTER TABLE {SCHEMA}.{found.unlogged[0]} SET LOGGED"
+            f"the table payproc.{found.unlogged[0]} of the database {database.where} is UNLOGGED, so a crash would "
+            f"empty it; run ALTER TABLE payproc.{found.unlogged[0]} SET LOGGED"
         )
     if found.mark.version != VERSION and not (found.mark.version < VERSION and database.is_embedded):
         _refuse_other_version(found.mark, database)
@@ -155,7 +156,7 @@ def prepare_schema(database: Database, say: Callable[[str], None], *, create: bo
         if found.mark.version != VERSION or not _is_about_privileges(error):
             raise
         say(
-            f"the procedure of the schema {SCHEMA} is another payproc's, and only its owner {found.owner} may replace "
+            f"the procedure of the schema payproc is another payproc's, and only its owner {found.owner} may replace "
             f"it by `payproc init`; going on with it"
         )
 
@@ -166,29 +167,29 @@ def _find(database: Database) -> _Found | None:
 
 
 def _read_mark(cursor: psycopg2.extensions.cursor, where: str) -> _Found | None:
-    cursor.execute(_RELATIONS, (SCHEMA,))
+    cursor.execute(_RELATIONS)
     relations = {name: rest for name, *rest in cursor.fetchall()}
     if not relations:
         return None
     tables = [name for name, (_, _, kind, _) in relations.items() if kind == "r"]
     if not set(tables) >= _TABLES:
         raise CannotFinish(
-            f"the schema {SCHEMA} of the database {where} is not payproc's: it holds {len(relations)} tables and "
+            f"the schema payproc of the database {where} is not payproc's: it holds {len(relations)} tables and "
             "indexes of something else; name another database"
         )
     comment, owner, *_ = relations["runs"]
     mark = _MARK.fullmatch(comment or "")
     if mark is None:
         raise CannotFinish(
-            f"the schema {SCHEMA} of the database {where} has lost its mark, as by a restore without comments; as its "
-            f"owner {owner} run: COMMENT ON TABLE {SCHEMA}.runs IS '{_recognize(cursor)}'"
+            f"the schema payproc of the database {where} has lost its mark, as by a restore without comments; as its "
+            f"owner {owner} run: COMMENT ON TABLE payproc.runs IS '{_recognize(cursor)}'"
         )
     missing = [name for version, name in _LATER_TABLES if version <= int(mark[1]) <= VERSION and name not in tables]
     if missing:
         raise CannotFinish(
-            f"the schema {SCHEMA} of the database {where} lacks its table {missing[0]}; restore it from a backup"
+            f"the schema payproc of the database {where} lacks its table {missing[0]}; restore it from a backup"
         )
-    cursor.execute(_PROCEDURES, (SCHEMA,))
+    cursor.execute(_PROCEDURES)
     bodies = [body for (body,) in cursor.fetchall()]
     unlogged = sorted(name for name in tables if relations[name][3] == "u")
     return _Found(Mark(int(mark[1]), bool(mark[2]), mark[3]), owner, unlogged, bodies)
@@ -196,14 +197,14 @@ def _read_mark(cursor: psycopg2.extensions.cursor, where: str) -> _Found | None:
 
 def _recognize(cursor: psycopg2.extensions.cursor) -> Mark:
     """Return the mark of a schema that has lost it, by its tables."""
-    cursor.execute(_HAS_COLUMN, (f"{SCHEMA}.payments", "state_since"))
+    cursor.execute(_HAS_COLUMN, ("payproc.payments", "state_since"))
     version = 2 if cursor.rowcount else 1
-    cursor.execute(_HAS_UNIQUE_POSITIONS, (f"{SCHEMA}.events",))
+    cursor.execute(_HAS_UNIQUE_POSITIONS, ("payproc.events",))
     return Mark(version, for_citus=not cursor.rowcount, digest=None)
 
 
 def _refuse_other_version(mark: Mark, database: Database) -> None:
-    has = f"the schema {SCHEMA} of the database {database.where} has version {mark.version}"
+    has = f"the schema payproc of the database {database.where} has version {mark.version}"
     if mark.version > VERSION:
         raise CannotFinish(
             f"{has}, and this payproc is older than the schema: it knows version {VERSION}; install a newer one"
@@ -243,7 +244,7 @@ def bring_up(database: Database, *, for_citus: bool = False) -> list[str]:
                     raise
                 said = (error.diag.message_primary or "").strip()
                 raise CannotFinish(
-                    f"the schema {SCHEMA} of the database {database.where} can be brought up to date only by its "
+                    f"the schema payproc of the database {database.where} can be brought up to date only by its "
                     f"owner: {said}; run payproc init as {found.owner}"
                 ) from error
         done.append(step.summary)
@@ -274,7 +275,7 @@ def _next_step(
     mark = found.mark
     if for_citus and not mark.for_citus:
         raise CannotFinish(
-            f"the schema {SCHEMA} of the database {database.where} was made for one server and cannot be distributed "
+            f"the schema payproc of the database {database.where} was made for one server and cannot be distributed "
             "any more; name another database, or go on with this one as it is"
         )
     if mark.version > VERSION:
@@ -284,7 +285,7 @@ def _next_step(
     if found.is_current():
         return None
     current = _current_mark(for_citus=mark.for_citus)
-    return Step(f"replaced the procedure of the schema {SCHEMA}", _installation(current), current)
+    return Step("replaced the procedure of the schema payproc", _installation(current), current)
 
 
 def create_schema(cursor: psycopg2.extensions.cursor, *, for_citus: bool = False) -> None:
@@ -299,16 +300,16 @@ def _creation(cursor: psycopg2.extensions.cursor, *, for_citus: bool) -> Step:
         from payproc.models import distribute_tables
 
         statements = [*_FOR_CITUS, *statements, *distribute_tables()]
-    return Step(f"created the schema {SCHEMA}", statements, _current_mark(for_citus=for_citus))
+    return Step("created the schema payproc", statements, _current_mark(for_citus=for_citus))
 
 
 def _creation_statements(cursor: psycopg2.extensions.cursor, *, for_citus: bool) -> list[str]:
     from payproc.models import create_tables  # with SQLAlchemy, which takes long to import
 
     statements = [*create_tables(for_citus=for_citus), *_installation(_current_mark(for_citus=for_citus))]
-    cursor.execute("SELECT FROM pg_catalog.pg_namespace WHERE nspname = %s", (SCHEMA,))
+    cursor.execute("SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'payproc'")
     # A role that may not create schemas may own an empty one. Even IF NOT EXISTS asks for the right to create it.
-    return statements if cursor.rowcount else [f"CREATE SCHEMA {SCHEMA}", *statements]
+    return statements if cursor.rowcount else ["CREATE SCHEMA payproc", *statements]
 
 
 def _version_step(mark: Mark) -> Step:
@@ -323,7 +324,7 @@ def _version_step(mark: Mark) -> Step:
     ]
     statements += [file.read_text("utf-8") for file in sorted(files, key=lambda file: len(file.name))]
     statements += _installation(reached) if version == VERSION else [_comment(reached)]
-    return Step(f"brought the schema {SCHEMA} from version {mark.version} to {version}", statements, reached)
+    return Step(f"brought the schema payproc from version {mark.version} to {version}", statements, reached)
 
 
 def _current_mark(*, for_citus: bool) -> Mark:
@@ -338,7 +339,7 @@ def _installation(mark: Mark) -> list[str]:
 
 
 def _comment(mark: Mark) -> str:
-    return f"COMMENT ON TABLE {SCHEMA}.runs IS '{mark}'"
+    return f"COMMENT ON TABLE payproc.runs IS '{mark}'"
 
 
 def procedure(*, for_citus: bool) -> str:

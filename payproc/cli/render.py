@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from payproc.cli.console import Screen
+from payproc.cli.table import GAP, SAMPLE_ROWS, Cell, Column, Line, Row, Styled
+from payproc.escape import printable_json, unambiguous, unbroken
 from payproc.logic import OUTCOME_OF, TABLE, Decision, EventType, Outcome, Reason, Resolution, State
-from payproc.screen import Screen
-from payproc.table import GAP, SAMPLE_ROWS, Cell, Column, Line, Row, Styled
-from payproc.text import exact, plain_json, unbroken
 
 if TYPE_CHECKING:  # reports show these, and need nothing that they need
-    from payproc.export import LeftOut
-    from payproc.export import Totals as ExportTotals
-    from payproc.ingest import Summary
+    from payproc.export import ExportSummary, LeftOut
+    from payproc.ingest.run import Summary
     from payproc.payments import Conflict, EventEntry, HistoryEntry, Payment
-    from payproc.review import Review, Verdict
+    from payproc.review import Review, ReviewDecision
     from payproc.runs import Run
-    from payproc.verify import Finding, Totals
+    from payproc.verify import Finding, VerifySummary
 
 WIDE = 130
 """Columns from which on a history fits in one line an entry."""
@@ -55,12 +54,12 @@ MEANING = {
 
 def to_json(value: Any) -> str:
     """One JSON document; indented, because people look at it too."""
-    return plain_json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    return printable_json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
 def to_json_line(value: Any) -> str:
     """One JSON document on one line."""
-    return plain_json(msgspec.json.encode(value).decode())
+    return printable_json(msgspec.json.encode(value).decode())
 
 
 def print_summary(screen: Screen, summary: "Summary", is_whole: bool) -> None:
@@ -99,12 +98,14 @@ def _footer(summary: "Summary", is_whole: bool) -> str:
 
 def print_payment(screen: Screen, payment: "Payment") -> None:
     """A payment's state, its history and its conflicts."""
-    name, state = (screen.paint(Styled(text, "bold")) for text in (exact(payment.payment_id), payment.state.value))
+    name, state = (
+        screen.paint(Styled(text, "bold")) for text in (unambiguous(payment.payment_id), payment.state.value)
+    )
     screen.print([f"payment {name} is {state} · {_counted(len(payment.history), 'entry', 'entries')}"])
     if payment.history:
         _print_history(screen, payment.history)
     if payment.open_reviews:
-        waiting = ", ".join(exact(entry.event_id) for entry in payment.open_reviews)
+        waiting = ", ".join(unambiguous(entry.event_id) for entry in payment.open_reviews)
         screen.print([screen.paint(Styled(f"waiting for a person: {waiting}", "yellow"))])
     if payment.conflicts:
         screen.print(["", "conflicts: what came under an event_id that was already taken", ""])
@@ -144,7 +145,7 @@ def _entry_cells(entry: "HistoryEntry") -> tuple[Line, Line, Line, Line, Line]:
     event = unbroken(entry.event_id)
     if isinstance(entry, ResolutionEntry):
         decided = Styled(_DONE[entry.resolution], "bold")
-        return event, "resolution", decided, f"by {exact(entry.resolved_by)}", exact(entry.note)
+        return event, "resolution", decided, f"by {unambiguous(entry.resolved_by)}", unambiguous(entry.note)
     outcome = Styled(entry.outcome.value, _STYLES[entry.outcome])
     return event, entry.type.value, outcome, entry.reason.value, _origin(entry)
 
@@ -206,24 +207,24 @@ def describe_review(review: "Review") -> str:
     moved = "" if review.state is review.state_when_flagged else f", {review.state_when_flagged.value} when it came"
     return "\n".join(
         (
-            f"{review.type.value} of payment {exact(review.payment_id)}, event {exact(review.event_id)}",
+            f"{review.type.value} of payment {unambiguous(review.payment_id)}, event {unambiguous(review.event_id)}",
             f"waits because {MEANING[review.reason]} ({review.reason.value})",
             f"the payment is {review.state.value} now{moved}",
-            f"received: {plain_json(bytes(review.payload).decode())}",
+            f"received: {printable_json(bytes(review.payload).decode())}",
         )
     )
 
 
-def describe_effect(review: "Review", verdict: "Verdict", *, done: bool) -> str:
+def describe_effect(review: "Review", verdict: "ReviewDecision", *, done: bool) -> str:
     """What a decision does, or did, to the payment."""
     after = verdict.state_after(review)
     word = {True: _DONE, False: {Resolution.APPLY: "apply", Resolution.DISMISS: "dismiss"}}[done][verdict.resolution]
-    payment = exact(review.payment_id)
+    payment = unambiguous(review.payment_id)
     if after is review.state:
         effect = f"{payment} stays {after.value}"
     else:
         effect = f"{payment} {'went' if done else 'goes'} from {review.state.value} to {after.value}"
-    return f"{word} {exact(review.event_id)}: {effect}"
+    return f"{word} {unambiguous(review.event_id)}: {effect}"
 
 
 # ---- Runs -----------------------------------------------------------------------------------------
@@ -247,7 +248,7 @@ def _run_row(run: "Run") -> Row:
     lasted = f"{(ended - run.started_at).total_seconds():.2f} s"
     state = "finished" if run.finished_at else "not finished"
     outcomes: list[Line] = [f"{outcome.value} {count:,}" for outcome, count in run.outcomes.items() if count]
-    sources: list[Line] = [exact(source) for source in run.source[:_SOURCES_SHOWN]]
+    sources: list[Line] = [unambiguous(source) for source in run.source[:_SOURCES_SHOWN]]
     if more := len(run.source) - len(sources):
         sources.append(f"… and {more:,} more")
     times: Cell = [_when(run.started_at), f"{lasted}, {state}"]
@@ -261,12 +262,12 @@ def finding_line(finding: "Finding") -> str:
     """One finding: where, what, found against expected."""
     entry = "" if finding.position is None else f" entry {finding.position}:"
     return (
-        f"payment {exact(finding.payment_id)}:{entry} {finding.problem.value}: "
+        f"payment {unambiguous(finding.payment_id)}:{entry} {finding.problem.value}: "
         f"found {finding.found}, expected {finding.expected}"
     )
 
 
-def verify_lines(totals: "Totals") -> list[str]:
+def verify_lines(totals: "VerifySummary") -> list[str]:
     """What a verify comes to."""
     changed = sum(totals.problems.values()) - totals.wrong
     books = "the books are right" if not totals.wrong else f"{_counted(totals.wrong, 'fault')} in the books"
@@ -279,7 +280,7 @@ def verify_lines(totals: "Totals") -> list[str]:
     return lines
 
 
-def verify_json(findings: "Iterable[Finding]", totals: "Totals") -> "Iterator[str]":
+def verify_json(findings: "Iterable[Finding]", totals: "VerifySummary") -> "Iterator[str]":
     """One JSON object, a finding at a time, so that memory stays flat; the totals come last."""
     yield '{"findings": ['
     separator = "\n  "
@@ -297,12 +298,12 @@ def verify_json(findings: "Iterable[Finding]", totals: "Totals") -> "Iterator[st
 def left_out_line(left_out: "LeftOut") -> str:
     """What an export leaves out: which, and why."""
     return (
-        f'{left_out.kind} "{exact(left_out.event_id)}" of payment "{exact(left_out.payment_id)}": left out: '
-        f"{left_out.why}"
+        f'{left_out.kind} "{unambiguous(left_out.event_id)}" of payment "{unambiguous(left_out.payment_id)}": '
+        f"left out: {left_out.why}"
     )
 
 
-def export_lines(totals: "ExportTotals", *, quiet: bool) -> list[str]:
+def export_lines(totals: "ExportSummary", *, quiet: bool) -> list[str]:
     """What an export comes to; with `quiet`, only what a copy will not have."""
     lines = []
     if not quiet:
@@ -423,7 +424,7 @@ def _when(moment: datetime) -> str:
 
 
 def _origin(entry: "EventEntry | Conflict | Review") -> str:
-    return f"run {entry.run_id}, {exact(entry.source)}:{entry.line}"
+    return f"run {entry.run_id}, {unambiguous(entry.source)}:{entry.line}"
 
 
 def _counted(number: int, one: str, many: str | None = None) -> str:

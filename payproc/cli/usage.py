@@ -12,10 +12,10 @@ from typing import Any
 
 from payproc.logic import OUTCOME_OF, Outcome, Reason
 
-_LIKENESS = 0.7
+_SIMILARITY = 0.7
 """How much of two names must be the same for one to be a slip of the other. At 0.6, `list` would be `ingest`."""
 
-_HABITS = {"json": "--format json", "jsonl": "--format json"}
+_ALIASES = {"json": "--format json", "jsonl": "--format json"}
 """What other commands call it."""
 
 
@@ -71,7 +71,7 @@ def _no_such_option(name: str, arguments: Sequence[str], command: Any) -> str:
     for each in (each.metavar for each in command.params if each.param_type_name == "argument"):
         if _near(name, [each]):
             return f"{name}: no such option, {each} stands by itself"
-    meant = _HABITS.get(name.lstrip("-"), "") if "--format" in known else ""
+    meant = _ALIASES.get(name.lstrip("-"), "") if "--format" in known else ""
     return f"{name}: no such option{_meant(meant or _near(name, known))}"
 
 
@@ -120,7 +120,7 @@ def _near(given: str, names: Iterable[str]) -> str:
     if not word:
         return ""
     begun = [name for name in bare if name.startswith(word)]
-    return next((bare[name] for name in begun or difflib.get_close_matches(word, bare, 1, _LIKENESS)), "")
+    return next((bare[name] for name in begun or difflib.get_close_matches(word, bare, 1, _SIMILARITY)), "")
 
 
 def _bare(name: str) -> str:

@@ -14,30 +14,26 @@ Memory is flat: the constants below bound the lines and bytes in flight.
 
 import contextlib
 import gc
-import os
-import re
-import select
-import shutil
-import stat
-import tempfile
 import time
-import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
-from typing import IO, Protocol
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import IO
 
 import msgspec
 
-from payproc.db import Database
-from payproc.errors import CannotFinish, WrongUsage
-from payproc.handlers import Received, Recorder, Rehearsal, Result, Verdict
+from payproc.batch import EventResult, InputEvent
+from payproc.db.connection import Database
+from payproc.errors import CannotFinish
+from payproc.handlers import DryRun, Recorder
+from payproc.ingest.decisions import DecisionLine, _json_line, _write
+from payproc.ingest.lines import LineReader, OversizedLine
+from payproc.ingest.rounds import Handler, MalformedLine, Round, worker_of
+from payproc.ingest.sources import _shown_name
 from payproc.logic import OUTCOME_OF, Outcome, Reason
 from payproc.runs import open_run, save_counts
 from payproc.schemas import MAX_LINE_BYTES, TOO_LONG, Malformed, parse_lines
 from payproc.signals import Interrupt, block_signals
-from payproc.text import plain_json
 
 ROUND_LINES = 4_000
 """Most lines in one round: enough to make round trips and flushes cheap, few enough to answer Ctrl-C at once."""
@@ -48,27 +44,8 @@ ROUND_BYTES = 4 << 20
 ROUNDS_IN_FLIGHT = 3
 """Rounds handed out and not reported yet: one at the server, one behind it, one being collected."""
 
-READ_BYTES = 256 << 10
-"""Bytes asked for in one read; a pipe gives what is there. Fewer than a line may have, so none in it is too long."""
-
 PROGRESS_SECONDS = 1.0
 """How often the counts of a run are written to its row while it goes on."""
-
-STDIN = "<stdin>"
-"""What standard input is called in messages and reports."""
-
-_BOM = b"\xef\xbb\xbf"
-
-_UNREADABLE = {
-    b"\x1f\x8b": ("compressed with gzip", "zcat"),
-    b"BZh": ("compressed with bzip2", "bzcat"),
-    b"\xfd7zXZ": ("compressed with xz", "xzcat"),
-    b"\x28\xb5\x2f\xfd": ("compressed with zstd", "zstdcat"),
-    b"PK\x03\x04": ("compressed with zip", "unzip -p"),
-    b"\xff\xfe{\0": ("UTF-16", "iconv -f UTF-16 -t UTF-8"),  # as Windows PowerShell writes with >
-    b"\xfe\xff\0{": ("UTF-16", "iconv -f UTF-16 -t UTF-8"),
-}
-"""First bytes of files that somebody forgot to convert; JSON Lines in UTF-8 cannot start like this."""
 
 
 class Summary(msgspec.Struct):
@@ -98,236 +75,6 @@ class Options(msgspec.Struct, frozen=True):
     malformed: IO[bytes] | None = None
 
 
-class OversizedLine(msgspec.Struct, frozen=True):
-    """A line too long to be an event. Its bytes are kept, on disk, only if somebody wants them."""
-
-    spool: IO[bytes] | None
-
-
-class MalformedLine(msgspec.Struct, frozen=True):
-    """A line that is not an event, where it is and why."""
-
-    raw: bytes | OversizedLine
-    source: int
-    line: int
-    error: str
-
-
-Entry = Received | MalformedLine
-
-
-class Handler(Protocol):
-    """What processes a batch: a Recorder or a Rehearsal."""
-
-    def handle(self, batch: Sequence[Received]) -> list[Result]: ...
-
-    def close(self) -> None: ...
-
-
-# ---- Reading -------------------------------------------------------------------------------------
-
-
-def check_sources(names: Sequence[str]) -> None:
-    """Refuse what cannot be ingested, before anything is. Raises WrongUsage.
-
-    Only regular files are opened for a look: opening a pipe would take what is in it.
-    """
-    if list(names).count("-") > 1:
-        raise WrongUsage("-: given twice, but standard input can be read only once")
-    for name in names:
-        if name == "-":
-            continue
-        if not name:
-            raise WrongUsage("FILE: is empty, expected the name of a file, or - for standard input")
-        try:
-            kind = Path(name).stat().st_mode
-            if stat.S_ISDIR(kind):
-                raise WrongUsage(
-                    f"{name}: is a directory, expected a file of JSON Lines; name its files, as in {name}/*"
-                )
-            if stat.S_ISREG(kind):
-                with Path(name).open("rb") as file:
-                    refuse_unreadable(name, file.read(8))
-        except OSError as error:
-            # A shell passes a pattern on as it stands where it matches nothing.
-            hint = "; a pattern that matches no file?" if re.search(r"[*?]", name) else ""
-            raise WrongUsage(f"{name}: cannot be read: {error.strerror}{hint}") from error
-
-
-def refuse_unreadable(name: str, start: bytes) -> None:
-    """Raise WrongUsage if these are the first bytes of a file that has to be converted first."""
-    for magic, (kind, tool) in _UNREADABLE.items():
-        if start.startswith(magic):
-            file = "FILE" if name == STDIN else name
-            raise WrongUsage(f"{name}: is {kind}, expected JSON Lines in UTF-8; use: {tool} {file} | payproc ingest -")
-
-
-class LineReader:
-    """Reads numbered non-blank lines from one source as they come, never holding more than a read and a line."""
-
-    def __init__(self, name: str, index: int, keep_oversized: bool) -> None:
-        """Open the source. Raises CannotFinish if that fails."""
-        self.name = _shown_name(name)
-        self.index = index
-        self.is_open = True
-        self.bytes_read = 0
-        self._keep_oversized = keep_oversized
-        self._number = 0
-        self._rest = bytearray()
-        self._spool: IO[bytes] | None = None
-        self._is_oversized = False
-        try:
-            self._descriptor = 0 if name == "-" else os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            if self._descriptor:
-                # Opening must not wait for a FIFO's writer, where no signal would be heard; `wait` does that.
-                os.set_blocking(self._descriptor, True)
-        except OSError as error:
-            raise CannotFinish(f"{self.name}: cannot be read: {error.strerror}") from error
-        # Reading a regular file never has to wait for a writer.
-        self._may_wait = not stat.S_ISREG(os.fstat(self._descriptor).st_mode)
-
-    def wait(self, wake_up: int, seconds: float | None) -> bool:
-        """Wait until a read would give something, or `wake_up` is readable; tell whether a read would."""
-        if not self._may_wait:
-            return True
-        ready, _, _ = select.select([self._descriptor, wake_up], [], [], seconds)
-        return self._descriptor in ready
-
-    def read(self) -> list[tuple[int, bytes | OversizedLine]]:
-        """Read once; give the lines that this completes, without their newline.
-
-        At the end of the source, `is_open` becomes false.
-        """
-        try:
-            block = os.read(self._descriptor, READ_BYTES)
-        except OSError as error:
-            raise CannotFinish(f"{self.name}: reading failed: {error.strerror}") from error
-        if self.bytes_read == 0:
-            self._refuse_unreadable(block)
-        self.bytes_read += len(block)
-        if not block:
-            self.is_open = False
-            block = b"\n"
-        *complete, rest = block.split(b"\n")
-        first = self._number + 1
-        self._number += len(complete)
-        lines: list[bytes | OversizedLine] = list(complete)
-        if lines:  # only the first may have begun before this block, and so be too long
-            lines[0] = self._completed(complete[0], first)
-        self._keep(rest)
-        return [
-            (number, line)
-            for number, line in enumerate(lines, first)
-            if isinstance(line, OversizedLine) or line.strip(b" \t\r")
-        ]
-
-    def _completed(self, end: bytes, number: int) -> bytes | OversizedLine:
-        if self._rest or self._is_oversized:
-            self._keep(end)
-            if self._is_oversized:
-                oversized = OversizedLine(self._spool)
-                self._is_oversized, self._spool = False, None
-                return oversized
-            end = bytes(self._rest)
-            self._rest.clear()
-        if number == 1:
-            end = end.removeprefix(_BOM)
-        return end
-
-    def _keep(self, part: bytes) -> None:
-        """Keep the beginning of a line, until it is too long to be one."""
-        self._rest += part
-        is_too_long = len(self._rest) > MAX_LINE_BYTES + len(_BOM) + len(b"\r")
-        if not (self._is_oversized or is_too_long):
-            return
-        try:
-            if not self._is_oversized:
-                self._is_oversized = True
-                self._spool = tempfile.TemporaryFile() if self._keep_oversized else None  # noqa: SIM115 - outlives this
-            if self._spool is not None:
-                self._spool.write(self._rest)
-        except OSError as error:
-            raise CannotFinish(
-                f"{self.name}: a line too long to be an event cannot be kept for --malformed in the folder for "
-                f"temporary files (TMPDIR): {error.strerror}"
-            ) from error
-        self._rest.clear()
-
-    def _refuse_unreadable(self, start: bytes) -> None:
-        try:
-            refuse_unreadable(self.name, start)
-        except WrongUsage as error:
-            if self.index == 0:
-                raise
-            raise CannotFinish(str(error)) from error  # the sources before it may be recorded by now
-
-    def close(self) -> None:
-        """Close the source; standard input stays open."""
-        self.is_open = False
-        if self._descriptor > 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-
-# ---- Working -------------------------------------------------------------------------------------
-
-
-_NOBODY = -1
-
-
-class _Round:
-    """Some lines in input order, and the parts of them that the workers have."""
-
-    def __init__(self, workers: int) -> None:
-        self.entries: list[Entry] = []
-        self.bytes = 0
-        self._parts: list[list[Received]] = [[] for _ in range(workers)]
-        self._owners: list[int] = []
-        """For each entry, which worker has it; of a malformed line, nobody."""
-        self._futures: list[Future[list[Result]]] = []
-
-    def add(self, received: Received, worker: int) -> None:
-        self.entries.append(received)
-        self._owners.append(worker)
-        self._parts[worker].append(received)
-
-    def add_malformed(self, malformed: MalformedLine) -> None:
-        self.entries.append(malformed)
-        self._owners.append(_NOBODY)
-
-    def submit(self, executors: Sequence[ThreadPoolExecutor], handlers: Sequence[Handler]) -> None:
-        self._futures = [
-            executor.submit(handler.handle, part)
-            for executor, handler, part in zip(executors, handlers, self._parts, strict=True)
-        ]
-
-    def is_done(self) -> bool:
-        return all(future.done() for future in self._futures)
-
-    def results(self) -> Iterator[tuple[Entry, Result | None]]:
-        """Wait for all parts; give each entry in input order with its result, None for a malformed line."""
-        results = [iter(future.result()) for future in self._futures]
-        for entry, owner in zip(self.entries, self._owners, strict=True):
-            yield entry, None if owner == _NOBODY else next(results[owner])
-
-
-class _DecisionLine(msgspec.Struct, omit_defaults=True):
-    """One object of `--decisions`, for an event."""
-
-    source: str
-    line: int
-    event_id: str
-    payment_id: str
-    type: str
-    outcome: str
-    reason: str
-    state_before: str
-    state_after: str
-    original_outcome: str | None = None
-    recorded: dict[str, str] | None = None
-    known: bool = False
-
-
 class Ingest:
     """One run: reads the sources in order, hands the events to workers, and reports what became of them."""
 
@@ -354,8 +101,8 @@ class Ingest:
         self._workers = 1 if options.dry_run else options.workers
         self._handlers: list[Handler] = []
         self._executors: list[ThreadPoolExecutor] = []
-        self._forming = _Round(self._workers)
-        self._in_flight: deque[_Round] = deque()
+        self._forming = Round(self._workers)
+        self._in_flight: deque[Round] = deque()
         self._worker_of: dict[str, int] = {}
         self._reasons: Counter[Reason] = Counter()
         self._known_conflicts = 0
@@ -393,7 +140,7 @@ class Ingest:
 
     def _open(self) -> None:
         if self._options.dry_run:
-            self._handlers.append(Rehearsal(self._database))
+            self._handlers.append(DryRun(self._database))
         elif self._database is not None:
             self.summary.run_id = run_id = open_run(self._database, self.summary.source)
             for _ in range(self._workers):
@@ -441,7 +188,7 @@ class Ingest:
                 if worker_of_event.setdefault(event.event_id, worker) != worker:
                     self._wait_for_all()
                     worker_of_event[event.event_id] = worker
-                self._forming.add(Received(event, text, source, line), worker)
+                self._forming.add(InputEvent(event, text, source, line), worker)
             self._forming.bytes += size
             if len(self._forming.entries) >= ROUND_LINES or self._forming.bytes >= ROUND_BYTES:
                 self._submit()
@@ -458,11 +205,11 @@ class Ingest:
             return
         self._forming.submit(self._executors, self._handlers)
         self._in_flight.append(self._forming)
-        self._forming = _Round(self._workers)
+        self._forming = Round(self._workers)
         while len(self._in_flight) > ROUNDS_IN_FLIGHT:
             self._report(self._in_flight.popleft())
 
-    def _report(self, finished: _Round) -> None:
+    def _report(self, finished: Round) -> None:
         """Wait for a round; count and write what became of each of its lines."""
         decisions = bytearray()
         malformed = 0
@@ -471,7 +218,7 @@ class Ingest:
         worker_of_event = self._worker_of
         writes_decisions = self._options.decisions is not None
         for entry, result in finished.results():
-            if isinstance(result, Verdict):
+            if isinstance(result, EventResult):
                 worker_of_event.pop(result.received.event.event_id, None)  # on record from here on
                 reasons[result.decision.reason] += 1
                 if result.is_known:
@@ -479,7 +226,7 @@ class Ingest:
                 if writes_decisions:
                     decisions += self._decision_line(result)
                 continue
-            if isinstance(entry, Received) and isinstance(result, Malformed):
+            if isinstance(entry, InputEvent) and isinstance(result, Malformed):
                 entry = MalformedLine(entry.payload.encode(), entry.source, entry.line, result.error)  # noqa: PLW2901
             if isinstance(entry, MalformedLine):
                 malformed += 1
@@ -496,10 +243,10 @@ class Ingest:
         if time.monotonic() - self._progress_at > PROGRESS_SECONDS:
             self._save_progress()
 
-    def _decision_line(self, verdict: Verdict) -> bytes:
+    def _decision_line(self, verdict: EventResult) -> bytes:
         received, decision, on_record = verdict.received, verdict.decision, verdict.recorded
         event = received.event
-        line = _DecisionLine(
+        line = DecisionLine(
             self.summary.source[received.source], received.line, event.event_id, event.payment_id, event.type,
             decision.outcome, decision.reason, decision.state_before, decision.state_after,
         )  # fmt: skip
@@ -542,42 +289,3 @@ class Ingest:
             return
         outcomes = list(summary.outcomes.values())
         save_counts(self._database, summary.run_id, summary.lines, summary.malformed, outcomes, finished=finished)
-
-
-def worker_of(payment_id: str, workers: int) -> int:
-    """Which worker has a payment: the same in every run, so that what goes wrong in one can be repeated."""
-    return zlib.crc32(payment_id.encode()) % workers
-
-
-def _json_line(value: object) -> bytes:
-    """One object of `--decisions`, which may be read on a terminal."""
-    encoded = msgspec.json.encode(value)
-    is_plain = encoded.isascii() and b"\x7f" not in encoded
-    return (encoded if is_plain else plain_json(encoded.decode()).encode()) + b"\n"
-
-
-def _shown_name(name: str) -> str:
-    """A source's name as text: file names may hold bytes that no text can."""
-    return STDIN if name == "-" else os.fsencode(name).decode(errors="backslashreplace")
-
-
-def _write(option: str, file: IO[bytes], content: bytes | bytearray | OversizedLine) -> None:
-    """Write decisions, or a malformed line as it came, byte for byte, so that it can be mended and ingested."""
-    try:
-        if isinstance(content, OversizedLine):
-            if content.spool is not None:
-                content.spool.seek(0)
-                shutil.copyfileobj(content.spool, file)
-                content.spool.close()
-        else:
-            file.write(content)
-        if option == "--malformed":
-            file.write(b"\n")
-        file.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise CannotFinish(
-            f"{option}: cannot be written: {error.strerror}; what was recorded stays recorded, and is reported as "
-            "duplicates when the same command is run again"
-        ) from error

@@ -42,7 +42,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from payproc import root
+from payproc.embedded import root
 from payproc.errors import CannotFinish
 from payproc.signals import interrupt
 

@@ -1,0 +1,1 @@
+"""One ingest: lines in, batches out to workers, results back in input order."""

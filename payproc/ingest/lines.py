@@ -1,0 +1,131 @@
+"""Lines: the bytes of a source, cut at line feeds."""
+
+import os
+import select
+import stat
+import tempfile
+from typing import IO
+
+import msgspec
+
+from payproc.errors import CannotFinish, WrongUsage
+from payproc.ingest.sources import _shown_name, refuse_unreadable
+from payproc.schemas import MAX_LINE_BYTES
+
+READ_BYTES = 256 << 10
+"""Bytes asked for in one read; a pipe gives what is there. Fewer than a line may have, so none in it is too long."""
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class OversizedLine(msgspec.Struct, frozen=True):
+    """A line too long to be an event. Its bytes are kept, on disk, only if somebody wants them."""
+
+    spool: IO[bytes] | None
+
+
+class LineReader:
+    """Reads numbered non-blank lines from one source as they come, never holding more than a read and a line."""
+
+    def __init__(self, name: str, index: int, keep_oversized: bool) -> None:
+        """Open the source. Raises CannotFinish if that fails."""
+        self.name = _shown_name(name)
+        self.index = index
+        self.is_open = True
+        self.bytes_read = 0
+        self._keep_oversized = keep_oversized
+        self._number = 0
+        self._rest = bytearray()
+        self._spool: IO[bytes] | None = None
+        self._is_oversized = False
+        try:
+            self._descriptor = 0 if name == "-" else os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            if self._descriptor:
+                # Opening must not wait for a FIFO's writer, where no signal would be heard; `wait` does that.
+                os.set_blocking(self._descriptor, True)
+        except OSError as error:
+            raise CannotFinish(f"{self.name}: cannot be read: {error.strerror}") from error
+        # Reading a regular file never has to wait for a writer.
+        self._may_wait = not stat.S_ISREG(os.fstat(self._descriptor).st_mode)
+
+    def wait(self, wake_up: int, seconds: float | None) -> bool:
+        """Wait until a read would give something, or `wake_up` is readable; tell whether a read would."""
+        if not self._may_wait:
+            return True
+        ready, _, _ = select.select([self._descriptor, wake_up], [], [], seconds)
+        return self._descriptor in ready
+
+    def read(self) -> list[tuple[int, bytes | OversizedLine]]:
+        """Read once; give the lines that this completes, without their newline.
+
+        At the end of the source, `is_open` becomes false.
+        """
+        try:
+            block = os.read(self._descriptor, READ_BYTES)
+        except OSError as error:
+            raise CannotFinish(f"{self.name}: reading failed: {error.strerror}") from error
+        if self.bytes_read == 0:
+            self._refuse_unreadable(block)
+        self.bytes_read += len(block)
+        if not block:
+            self.is_open = False
+            block = b"\n"
+        *complete, rest = block.split(b"\n")
+        first = self._number + 1
+        self._number += len(complete)
+        lines: list[bytes | OversizedLine] = list(complete)
+        if lines:  # only the first may have begun before this block, and so be too long
+            lines[0] = self._completed(complete[0], first)
+        self._keep(rest)
+        return [
+            (number, line)
+            for number, line in enumerate(lines, first)
+            if isinstance(line, OversizedLine) or line.strip(b" \t\r")
+        ]
+
+    def _completed(self, end: bytes, number: int) -> bytes | OversizedLine:
+        if self._rest or self._is_oversized:
+            self._keep(end)
+            if self._is_oversized:
+                oversized = OversizedLine(self._spool)
+                self._is_oversized, self._spool = False, None
+                return oversized
+            end = bytes(self._rest)
+            self._rest.clear()
+        if number == 1:
+            end = end.removeprefix(_BOM)
+        return end
+
+    def _keep(self, part: bytes) -> None:
+        """Keep the beginning of a line, until it is too long to be one."""
+        self._rest += part
+        is_too_long = len(self._rest) > MAX_LINE_BYTES + len(_BOM) + len(b"\r")
+        if not (self._is_oversized or is_too_long):
+            return
+        try:
+            if not self._is_oversized:
+                self._is_oversized = True
+                self._spool = tempfile.TemporaryFile() if self._keep_oversized else None  # noqa: SIM115 - outlives this
+            if self._spool is not None:
+                self._spool.write(self._rest)
+        except OSError as error:
+            raise CannotFinish(
+                f"{self.name}: a line too long to be an event cannot be kept for --malformed in the folder for "
+                f"temporary files (TMPDIR): {error.strerror}"
+            ) from error
+        self._rest.clear()
+
+    def _refuse_unreadable(self, start: bytes) -> None:
+        try:
+            refuse_unreadable(self.name, start)
+        except WrongUsage as error:
+            if self.index == 0:
+                raise
+            raise CannotFinish(str(error)) from error  # the sources before it may be recorded by now
+
+    def close(self) -> None:
+        """Close the source; standard input stays open."""
+        self.is_open = False
+        if self._descriptor > 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

@@ -1,0 +1,63 @@
+"""Sources: the inputs of a run, their names, and the files that it refuses."""
+
+import os
+import re
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+from payproc.errors import WrongUsage
+
+STDIN = "<stdin>"
+"""What standard input is called in messages and reports."""
+
+_UNREADABLE = {
+    b"\x1f\x8b": ("compressed with gzip", "zcat"),
+    b"BZh": ("compressed with bzip2", "bzcat"),
+    b"\xfd7zXZ": ("compressed with xz", "xzcat"),
+    b"\x28\xb5\x2f\xfd": ("compressed with zstd", "zstdcat"),
+    b"PK\x03\x04": ("compressed with zip", "unzip -p"),
+    b"\xff\xfe{\0": ("UTF-16", "iconv -f UTF-16 -t UTF-8"),  # as Windows PowerShell writes with >
+    b"\xfe\xff\0{": ("UTF-16", "iconv -f UTF-16 -t UTF-8"),
+}
+"""First bytes of files that somebody forgot to convert; JSON Lines in UTF-8 cannot start like this."""
+
+
+def check_sources(names: Sequence[str]) -> None:
+    """Refuse what cannot be ingested, before anything is. Raises WrongUsage.
+
+    Only regular files are opened for a look: opening a pipe would take what is in it.
+    """
+    if list(names).count("-") > 1:
+        raise WrongUsage("-: given twice, but standard input can be read only once")
+    for name in names:
+        if name == "-":
+            continue
+        if not name:
+            raise WrongUsage("FILE: is empty, expected the name of a file, or - for standard input")
+        try:
+            kind = Path(name).stat().st_mode
+            if stat.S_ISDIR(kind):
+                raise WrongUsage(
+                    f"{name}: is a directory, expected a file of JSON Lines; name its files, as in {name}/*"
+                )
+            if stat.S_ISREG(kind):
+                with Path(name).open("rb") as file:
+                    refuse_unreadable(name, file.read(8))
+        except OSError as error:
+            # A shell passes a pattern on as it stands where it matches nothing.
+            hint = "; a pattern that matches no file?" if re.search(r"[*?]", name) else ""
+            raise WrongUsage(f"{name}: cannot be read: {error.strerror}{hint}") from error
+
+
+def refuse_unreadable(name: str, start: bytes) -> None:
+    """Raise WrongUsage if these are the first bytes of a file that has to be converted first."""
+    for magic, (kind, tool) in _UNREADABLE.items():
+        if start.startswith(magic):
+            file = "FILE" if name == STDIN else name
+            raise WrongUsage(f"{name}: is {kind}, expected JSON Lines in UTF-8; use: {tool} {file} | payproc ingest -")
+
+
+def _shown_name(name: str) -> str:
+    """A source's name as text: file names may hold bytes that no text can."""
+    return STDIN if name == "-" else os.fsencode(name).decode(errors="backslashreplace")
