@@ -21,7 +21,10 @@ from pathlib import Path
 import psycopg2
 import psycopg2.extensions
 import pytest
-from homes import (
+
+from payproc.embedded import server as embedded
+from payproc.errors import CannotFinish
+from tests.support.homes import (
     IS_ROOT,
     NOBODY,
     PATIENCE_SECONDS,
@@ -45,9 +48,6 @@ from homes import (
     temporary_folder,
     until,
 )
-
-from payproc.embedded import server as embedded
-from payproc.errors import CannotFinish
 
 
 @pytest.fixture

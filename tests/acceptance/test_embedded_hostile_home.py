@@ -21,7 +21,11 @@ from typing import Any
 
 import psycopg2
 import pytest
-from homes import (
+
+from payproc.embedded import root
+from payproc.embedded import server as embedded
+from payproc.errors import CannotFinish
+from tests.support.homes import (
     IS_ROOT,
     NOBODY,
     PATIENCE_SECONDS,
@@ -42,10 +46,6 @@ from homes import (
     temporary_folder,
     until,
 )
-
-from payproc.embedded import root
-from payproc.embedded import server as embedded
-from payproc.errors import CannotFinish
 
 UNKNOWN_USER = 54321
 LOG_LIMIT_BYTES = 20_000_000
@@ -336,8 +336,13 @@ def test_a_process_of_another_container_with_the_servers_number_lives_on(made_ho
     )
     done = subprocess.run(
         ["unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", script],
-        capture_output=True, text=True, cwd="/", env=environment(made_home), timeout=PATIENCE_SECONDS, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env=environment(made_home),
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
     assert done.stdout.splitlines()[-2:] == ["0", str(128 + signal.SIGTERM)], done
     assert (
         f"payproc: the embedded database in {made_home} is left running, because it runs in another container "
@@ -354,8 +359,12 @@ def test_a_server_in_a_container_is_stopped_from_outside(made_home: Path) -> Non
     script = f'sleep 600 | "{PAYPROC}" ingest - & read go; kill -9 $!; echo killed; sleep 600'
     with subprocess.Popen(
         ["unshare", "--pid", "--fork", "--kill-child", "bash", "-c", script],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(made_home), cwd="/",
-    ) as container:  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(made_home),
+        cwd="/",
+    ) as container:
         try:
             until(lambda: pid_file(made_home)[7:8] == ["ready   "])
             assert container.stdin is not None
@@ -376,8 +385,13 @@ def under(limits: str, home: Path) -> "subprocess.CompletedProcess[str]":
     """Run a command in a shell with limits."""
     return subprocess.run(
         ["bash", "-c", f'{limits}; exec "$0" init', PAYPROC],
-        capture_output=True, text=True, cwd="/", env=environment(home), timeout=PATIENCE_SECONDS, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env=environment(home),
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
 
 
 def test_a_soft_limit_on_files_does_not_limit_the_servers(home: Path) -> None:
@@ -566,18 +580,28 @@ def test_a_copy_of_the_binaries_that_fails_leaves_nothing(home: Path, folder: Pa
         if source.exists():
             subprocess.run(["cp", "-a", source, closed], check=True)
     done = subprocess.run(
-        ["bash", "-c", 'ulimit -S -f 1000; exec "$0" init', PAYPROC], capture_output=True, text=True, cwd="/",
-        env=environment(home, PYTHONPATH=str(closed)), timeout=PATIENCE_SECONDS, check=False,
-    )  # fmt: skip
+        ["bash", "-c", 'ulimit -S -f 1000; exec "$0" init', PAYPROC],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env=environment(home, PYTHONPATH=str(closed)),
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith(
         "File too large; allow this session larger files (ulimit -f), or name a server with --database-url"
     )
     assert list(home.glob("binaries-*")) == []
     done = subprocess.run(
-        [PAYPROC, "init"], capture_output=True, text=True, cwd="/", env=environment(home, PYTHONPATH=str(closed)),
-        timeout=PATIENCE_SECONDS, check=False,
-    )  # fmt: skip
+        [PAYPROC, "init"],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env=environment(home, PYTHONPATH=str(closed)),
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     (copy,) = home.glob("binaries-*")
     assert {path.lstat().st_uid for path in (copy, *copy.rglob("*"))} == {home.stat().st_uid}

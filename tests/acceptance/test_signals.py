@@ -23,11 +23,11 @@ from typing import IO, NamedTuple
 import psycopg2
 import psycopg2.extensions
 import pytest
-from postgres import wait_for
 
 from payproc.embedded import server as embedded
+from tests.support.postgres import wait_for
+from tests.support.tally import count
 
-Count = Callable[[str, int], None]
 Process = subprocess.Popen[bytes]
 
 PAYPROC = Path(sys.executable).with_name("payproc")
@@ -48,12 +48,7 @@ class Place(NamedTuple):
         """Start the command."""
         environment = {"PATH": os.environ["PATH"], "PAYPROC_HOME": str(self.home), "HOME": str(self.folder)}
         return subprocess.Popen(
-            [PAYPROC, *arguments],
-            cwd=self.folder,
-            env=environment,
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
+            [PAYPROC, *arguments], cwd=self.folder, env=environment, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr
         )
 
     def run(self, *arguments: str, stdin: bytes = b"") -> bytes:
@@ -243,7 +238,7 @@ def test_a_burst_of_signals_ends_a_command_soon(place: Place, phase: str) -> Non
     ("phase", "bursts"),
     [("creation", 40), ("imports", 60), ("start", 100), ("ingest", 60), ("end", 60), ("question", 20)],
 )
-def test_no_burst_of_many_leaves_a_hang_or_a_traceback(place: Place, phase: str, bursts: int, count: Count) -> None:
+def test_no_burst_of_many_leaves_a_hang_or_a_traceback(place: Place, phase: str, bursts: int) -> None:
     faults = []
     for seed in range(100, 100 + bursts):
         try:

@@ -75,10 +75,15 @@ class OwnServer:
         """Run one of PostgreSQL's programs as the server's user."""
         with (self.home / "log").open("a") as log:  # not a pipe, which the server would hold open
             done = subprocess.run(
-                [*self.within, self.programs / program, *arguments], cwd=self.home, check=False,
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+                [*self.within, self.programs / program, *arguments],
+                cwd=self.home,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
                 **({} if self.within else as_owner_of(self.data.parent)),
-            )  # fmt: skip
+            )
         assert done.returncode == 0, (self.home / "log").read_text(errors="replace")[-3000:]
 
     def logged(self, what: str) -> int:
