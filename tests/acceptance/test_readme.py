@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from sqlalchemy import URL
 
-from payproc.cli.render import MEANING
+from payproc.cli.rules import MEANING
 from payproc.logic import OUTCOME_OF
 from tests.support.command import Payproc
 from tests.support.events import event_line, write_lines

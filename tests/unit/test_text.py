@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from payproc.escape import printable, printable_json, unambiguous, unbroken
+from payproc.escape import cell_text, printable, printable_json, redact, unambiguous
 from tests.support.hostile import IDS, TEXTS, harmful, meant
 
 ALL = sorted({*IDS, *TEXTS})
@@ -47,11 +47,11 @@ def test_a_backslash_is_told_apart_from_an_escape() -> None:
 
 
 def test_spaces_are_seen_where_lines_are_broken() -> None:
-    assert unbroken("a b") == "a\u2423b"
-    assert unbroken("a\u2423b") == "a\\u2423b"
+    assert cell_text("a b") == "a\u2423b"
+    assert cell_text("a\u2423b") == "a\\u2423b"
 
 
-@pytest.mark.parametrize("shown", [unambiguous, unbroken])
+@pytest.mark.parametrize("shown", [unambiguous, cell_text])
 def test_no_two_texts_look_the_same(shown: "type[str]") -> None:
     assert len({shown(text) for text in ALL}) == len(ALL)
 
@@ -59,7 +59,7 @@ def test_no_two_texts_look_the_same(shown: "type[str]") -> None:
 @given(ANYTHING)
 @settings(derandomize=True, deadline=None, max_examples=500)
 def test_what_is_shown_is_harmless_and_can_be_read_back(text: str) -> None:
-    for shown in (unambiguous(text), unbroken(text)):
+    for shown in (unambiguous(text), cell_text(text)):
         assert not harmful(shown)
         assert "\n" not in shown
         assert meant(shown) == text
@@ -75,3 +75,44 @@ def test_json_is_harmless_and_means_the_same(value: object, indent: int | None) 
     assert ("\n" in shown) == (indent is not None and value != {})
     assert json.loads(shown) == value
     assert json.loads(printable_json('{\t"a"\r:\x20"\x7f\x9b\U000e0001"}')) == {"a": "\x7f\x9b\U000e0001"}
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("postgresql://u:s3cret@h/d: cannot be read", "postgresql://***: cannot be read"),
+        ('payment "postgresql://u:s3cret@h/d": not in postgresql://u@h/d', 'payment "postgresql://***": not in postgresql://u@h/d'),
+        ("unexpected (mysql://u:s3c@ret@h)", "unexpected (mysql://***)"),
+        ("postgresql://u:s3c ret@h/d: cannot be read", "postgresql://***: cannot be read"),
+        ("postgresql://u:1/s3cret@h/d", "postgresql://***"),
+        ("postgresql://u%3As3cret%40h/d", "postgresql://***"),
+        ("postgresql://u@h:s3cret/d", "postgresql://***"),
+        ("postgresql://h/postgresql://u:s3cret@h/d", "postgresql://***"),
+        ("jdbc:postgresql://h/d?user=u&%70assword=s3cret", "jdbc:postgresql://***"),
+        ("--x=postgresql://u:s3cret", "--x=postgresql://***"),
+        ("host=h password=s3cret user=u", "host=h password=*** user=u"),
+        ("PASSWORD = 's3c ret': no", "PASSWORD=***: no"),
+        ("dbname=password%3Ds3cret", "dbname=password%3D***"),
+    ],
+)  # fmt: skip
+def test_redact_masks_a_password(message: str, shown: str) -> None:
+    assert redact(message) == shown
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "cannot reach the database postgresql://alice@db.example:5432/d: refused, ask dba@example",
+        'in the database postgresql://[::1]:5432/d; it is an event_id of payment "a:b@c"',
+        'cannot reach the database postgresql://a,b:1,2/d: invalid port number: "99999"',
+        "in the database postgresql://payproc@/run/postgresql/d",
+        "the database postgresql://?service=prod refused: a:b@c",
+        "the database postgresql://local socket/: no",
+        "expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE; in a user or password write @ : / as %40 %3A %2F",
+        "found no postgresql:// at its start",
+        'password "***" is wrong for user "u"',
+        "https://example.com/day.jsonl: cannot be read",
+    ],
+)
+def test_redact_keeps_a_message_without_a_password(message: str) -> None:
+    assert redact(message) == message
