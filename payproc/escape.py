@@ -1,8 +1,9 @@
 """Text from outside, made safe to show.
 
-What belongs here: the form of ids, notes, names and payloads on a terminal and in JSON. They are data: nothing in them
-may move a cursor, change a colour, reverse the reading order or stay invisible. A shown id identifies exactly one id,
-and no message shows a password. The standard library alone, so that every module may import this one.
+Belongs here: the form of ids, notes, names and payloads on a terminal and in JSON. They are data:
+nothing in them may move a cursor, change a colour, reverse the reading order or stay invisible. A
+shown id identifies exactly one id, and no message shows a password. This module imports the
+standard library alone, so every other module may import it.
 """
 
 import re
@@ -17,10 +18,13 @@ HIDDEN = "***"
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
-"""Characters that str.isprintable accepts but a terminal hides: fillers, joiners, variation selectors, a blank."""
+"""Characters that str.isprintable accepts but a terminal hides.
+
+They are fillers, joiners, variation selectors, and a blank.
+"""
 
 _MAX_MARKS = 3
-"""Marks shown on one letter. Ordinary words of every script have fewer; dozens would reach over other rows."""
+"""Marks shown on one letter. Words of every script have no more; dozens would cover other rows."""
 
 _END = r"""(?= ["')]* [:;,.]* (?:\s|$) )"""
 """End of a URL or a value in a message, before the punctuation around it."""
@@ -39,14 +43,15 @@ _PASSWORD = re.compile(
     """,
     re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )
-"""A URL that may hold a password, from its `://` on, or the value of a parameter of libpq such as `password=`."""
+"""A URL that may hold a password, from its `://` on, or the value of libpq's `password=`."""
 
 
 def redact(text: str) -> str:
     """Return a message without passwords.
 
-    It masks a URL with a password, with parameters, or with a port that is not a number, because an unescaped password
-    may be cut anywhere. Names of databases, which hold no password, stay: `postgresql://alice@db:5432/payments`.
+    It masks a URL with a password, with parameters, or with a port that is not a number, because
+    an unescaped password may be cut anywhere. It keeps the names of databases that messages show,
+    such as `postgresql://alice@db:5432/payments`.
     """
     return _PASSWORD.sub(rf"\g<mark>\g<equals>{HIDDEN}", text)
 
@@ -57,17 +62,17 @@ def printable(text: str) -> str:
 
 
 def unambiguous(text: str) -> str:
-    """Return the text as `printable` does, and different for different texts: a backslash of its own is doubled."""
+    """Return a printable text that differs for different texts, so a backslash is doubled."""
     return text if text.isascii() and text.isprintable() and "\\" not in text else _escape(text, "\\" + SPACE)
 
 
 def cell_text(text: str) -> str:
-    """Return the text as `unambiguous` does, with visible spaces for a table cell that wraps."""
+    """Return an unambiguous text with visible spaces, for a table cell that wraps."""
     return unambiguous(text).replace(" ", SPACE)
 
 
 def _escape(text: str, also: str) -> str:
-    """Return the text with escapes for invisible and ambiguous characters, and for those in `also`."""
+    """Return a text with escapes for its invisible or ambiguous characters and those in `also`."""
     # A letter followed by an accent looks like the composed letter; only the composed one is shown.
     is_composed = unicodedata.is_normalized("NFC", text)
     marks = _MAX_MARKS  # a mark at the beginning would sit on the character before the text
@@ -97,9 +102,10 @@ def _composes(character: str) -> bool:
 
 
 def printable_json(text: str) -> str:
-    """Return a JSON document of the same content in visible characters; line feeds between values stay.
+    """Return a JSON document of the same content in visible characters.
 
-    Other white space becomes a space. Every other invisible character is inside a string, where JSON has escapes.
+    Line feeds between values stay; other white space becomes a space. Every other invisible
+    character is inside a string, where JSON has escapes.
     """
     if text.replace("\n", "").isprintable() and not _INVISIBLE.search(text):
         return text
@@ -111,6 +117,6 @@ def _escape_in_json(character: str) -> str:
         return " "
     if character == "\n" or _is_visible(character):
         return character
-    import json  # 3 ms of CPU, rarely needed, and --help imports this module too
+    import json  # 2 ms of CPU, rarely needed, and --help imports this module too
 
     return "\\u007f" if character == "\x7f" else json.dumps(character)[1:-1]

@@ -1,7 +1,8 @@
-"""Where lines go: the screen for results, and messages, problems and the progress bar on stderr.
+"""The screen for results; messages, problems and the progress bar on stderr.
 
-What belongs here: everything about a terminal, and about a stream that is none. The width and the styles follow Rich's
-rules, because Rich draws the progress bar. Results do without Rich: importing it takes longer than most commands.
+Belongs here: everything about a terminal, and about a stream that is none. The width and the
+styles follow Rich's rules, because Rich draws the progress bar. Results do without Rich, because
+importing it takes longer than most commands.
 """
 
 import contextlib
@@ -13,14 +14,14 @@ from typing import TYPE_CHECKING, TextIO
 
 import typer
 
-from payproc.cli.table import Column, Row, Styled, layout
+from payproc.cli.table import Column, Row, Styled, lay_out
 from payproc.escape import printable, redact
 
 if TYPE_CHECKING:
     from payproc.embedded.server import Note
 
 MAX_PROBLEMS_SHOWN = 20
-"""Malformed lines, or records omitted from an export, that are listed on stderr; the rest are counted."""
+"""Malformed lines, or omitted records, that are listed on stderr; the rest are counted."""
 
 MIN_TABLE_WIDTH = 40
 """Minimum table width. Below it Rich wraps every letter."""
@@ -38,9 +39,9 @@ class Screen:
     """A stream for results, possibly a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
-        """Detect the abilities of the stream, which COLUMNS, TERM, FORCE_COLOR and NO_COLOR may override."""
+        """Detect width and styles; COLUMNS, TERM, FORCE_COLOR and NO_COLOR override them."""
         self._stream = stream
-        self.width = max(_width(), MIN_TABLE_WIDTH)
+        self.width = max(_detect_width(), MIN_TABLE_WIDTH)
         self._styles: dict[str, str] = {}
         if _shows_styles(stream):
             is_plain = bool(os.environ.get("NO_COLOR"))  # which keeps bold and dim
@@ -56,8 +57,8 @@ class Screen:
     def print_table(
         self, columns: Sequence[Column], rows: Iterable[Row], *, measured: Iterable[Row] | None = None
     ) -> None:
-        """Print a table. `measured` are the rows that decide the widths; by default the first rows do."""
-        self.print(layout(columns, rows, self.width, self.paint, measured=measured, rule=self._rule))
+        """Print a table. The rows `measured`, by default the first ones, decide the widths."""
+        self.print(lay_out(columns, rows, self.width, self.paint, measured=measured, rule=self._rule))
 
     def paint(self, styled: Styled) -> str:
         """Return a text in its style, as this screen takes it."""
@@ -76,7 +77,7 @@ def print_message(text: str) -> None:
 
 
 def make_notifier(quiet: bool) -> "Note":
-    """Return a function for notes on the way; with `quiet` it prints only those that are `always` printed."""
+    """Return a function that prints notes; if `quiet`, only those that are marked `always`."""
 
     def note(line: str, *, always: bool = False) -> None:
         if always or not quiet:
@@ -86,7 +87,7 @@ def make_notifier(quiet: bool) -> "Note":
 
 
 class ProblemLog:
-    """The problems of the lines that are read. Prints the first ones to stderr and counts the rest."""
+    """The problems of the input. It prints the first ones to stderr and counts the rest."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -110,7 +111,7 @@ def progress_bar(total: int | None, unit: str, is_shown: bool) -> Iterator[Calla
     if not is_shown:
         yield lambda _: None
         return
-    from rich import progress as bars  # 100 ms of CPU, which a pipe need not pay
+    from rich import progress as bars  # 30 ms of CPU, which a pipe need not pay
     from rich.console import Console
 
     # Everything printed meanwhile passes through this console, which must leave it unchanged.
@@ -123,16 +124,16 @@ def progress_bar(total: int | None, unit: str, is_shown: bool) -> Iterator[Calla
         yield lambda completed: progress.update(task, completed=completed)
 
 
-def _width() -> int:
+def _detect_width() -> int:
     """Return the terminal's width even if stdout is a pipe, as in `payproc review | less`."""
     if (given := os.environ.get("COLUMNS", "")).isdigit():
         return int(given)
     if _is_dumb():
         return _DEFAULT_WIDTH
-    return next(_terminal_widths(), 0) or _DEFAULT_WIDTH
+    return next(_read_terminal_widths(), 0) or _DEFAULT_WIDTH
 
 
-def _terminal_widths() -> Iterator[int]:
+def _read_terminal_widths() -> Iterator[int]:
     for descriptor in (0, 1, 2):
         try:
             yield os.get_terminal_size(descriptor).columns

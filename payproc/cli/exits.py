@@ -1,11 +1,17 @@
-"""The end of a command: exit codes, errors turned into one line and a code, and the state of the standard streams.
+"""The end of a command: exit codes, the line for an error, and the standard streams.
 
-What belongs here: everything between an error or a signal and the end of the process. The rules for signals are in
-signals.py.
+Belongs here: everything between an error or a signal and the end of the process. The rules for
+signals are in signals.py.
 
-Exit codes: 0 done; 1 could not finish; 2 wrong usage; 3 done, but some lines were malformed, an outcome named by
---fail-on occurred, or the records are inconsistent; 130, 143 and 129 interrupted by SIGINT, SIGTERM and SIGHUP; 141 the
-reader of stdout went away.
+Exit codes:
+
+    0              done
+    1              could not finish
+    2              wrong usage
+    3              done, but some lines were malformed, an outcome named by --fail-on occurred, or
+                   the records are inconsistent
+    130, 143, 129  interrupted by SIGINT, SIGTERM or SIGHUP
+    141            the reader of stdout went away
 """
 
 import contextlib
@@ -42,14 +48,17 @@ def repair_streams() -> None:
 
 
 def _buffer_stdout() -> None:
-    """Give stdout a buffer under PYTHONUNBUFFERED, because a short write to a raw stream loses its rest silently."""
+    """Give stdout a buffer under PYTHONUNBUFFERED.
+
+    A short write to a raw stream loses its rest silently.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper) and isinstance(sys.stdout.buffer, io.RawIOBase):
         buffered = open(sys.stdout.fileno(), "wb", closefd=False)  # noqa: SIM115
         sys.stdout = io.TextIOWrapper(buffered, sys.stdout.encoding, line_buffering=True)
 
 
 def abandon_stdout() -> None:
-    """Redirect stdout to /dev/null, because flushing it at exit would fail and complain once more."""
+    """Redirect stdout to /dev/null, because flushing it at exit would fail once more."""
     with contextlib.suppress(OSError):  # the process may have no descriptor left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -89,10 +98,10 @@ def exit_on_errors() -> Iterator[None]:
 
 def _exit_interrupted() -> NoReturn:
     print_message("interrupted")
-    raise typer.Exit(interrupted_code()) from None
+    raise typer.Exit(get_interrupt_code()) from None
 
 
-def interrupted_code() -> int:
+def get_interrupt_code() -> int:
     """Return the exit code for the signal that arrived, or for Ctrl-C."""
     return 128 + (interrupt.signal or signal.SIGINT)
 

@@ -8,8 +8,8 @@ import typer
 
 from payproc.cli.console import ProblemLog, make_notifier, print_message, progress_bar
 from payproc.cli.exits import DONE_WITH_FINDINGS, exit_on_errors
-from payproc.cli.files import file_identity
-from payproc.cli.options import DatabaseUrl, Quiet, examples
+from payproc.cli.files import identify_file
+from payproc.cli.options import DatabaseUrl, Quiet, format_examples
 from payproc.cli.render import DONE, format_count
 from payproc.escape import printable_json, unambiguous
 from payproc.signals import interrupt
@@ -17,7 +17,7 @@ from payproc.signals import interrupt
 if TYPE_CHECKING:  # as in `export`
     from payproc.export import ExportSummary, LeftOut
 
-EXAMPLES = examples(
+EXAMPLES = format_examples(
     "payproc export > events.jsonl",
     'payproc export | payproc ingest --database-url "$COPY_URL" -',
 )
@@ -26,10 +26,12 @@ EXAMPLES = examples(
 def export(quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
     """Write every recorded event to stdout, one a line, as it was received.
 
-    An empty database that ingests the lines has the same payments and histories, and the same conflicts. What people
-    decided is left out: stderr says how much that is, and what a copy will lack.
+    An empty database that ingests the lines has the same payments and histories, and the same
+    conflicts. What people decided is left out: stderr says how much that is, and what a copy will
+    lack.
 
-    Exits with 3 if a recorded line no longer says what is on record; such a line is left out and named.
+    Exits with 3 if a recorded line no longer says what is on record; such a line is left out and
+    named.
     """
     with exit_on_errors():
         from payproc import export as events  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
@@ -39,7 +41,7 @@ def export(quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
         omitted = ProblemLog()
         is_terminal = sys.stdout.isatty()
         # In a pipe, the reader may draw a progress bar of its own on the same terminal.
-        is_progress_shown = not quiet and sys.stderr.isatty() and file_identity(sys.stdout.fileno()) is not None
+        is_progress_shown = not quiet and sys.stderr.isatty() and identify_file(sys.stdout.fileno()) is not None
         with location.open_database(database_url, make_notifier(quiet)) as database:
             schema.require_schema(database)
             total = events.count_lines(database) if is_progress_shown else None
@@ -49,13 +51,13 @@ def export(quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
                     _write_whole(printable_json(block.decode()).encode() if is_terminal else block)
                     on_progress(summary.lines)
         omitted.close("record")
-        for line in _summary_lines(summary, quiet=quiet):
+        for line in _describe_summary(summary, quiet=quiet):
             print_message(line)
     raise typer.Exit(DONE_WITH_FINDINGS if summary.left_out else 0)
 
 
 def _write_whole(block: bytes) -> None:
-    """Write whole lines to stdout. A signal that arrives meanwhile interrupts the command afterwards."""
+    """Write whole lines to stdout. A signal interrupts the command after the last of them."""
     with interrupt.noted():
         sys.stdout.buffer.write(block)
         sys.stdout.buffer.flush()
@@ -69,7 +71,7 @@ def _describe_omission(record: "LeftOut") -> str:
     )
 
 
-def _summary_lines(summary: "ExportSummary", *, quiet: bool) -> list[str]:
+def _describe_summary(summary: "ExportSummary", *, quiet: bool) -> list[str]:
     """Return the counts of an export; with `quiet`, only the omissions."""
     lines = []
     if not quiet:

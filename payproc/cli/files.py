@@ -1,6 +1,6 @@
 """The output files of an ingest: opened, compared with the inputs, emptied and closed.
 
-What belongs here: the whole life of a file that `ingest` writes, except its lines.
+Belongs here: the whole life of a file that `ingest` writes, except its lines.
 """
 
 import contextlib
@@ -22,17 +22,18 @@ class OutputFiles(NamedTuple):
     def empty(self) -> None:
         """Drop the old content of regular files."""
         for file in self:
-            if file is not None and file is not sys.stdout.buffer and file_identity(file.fileno()):
+            if file is not None and file is not sys.stdout.buffer and identify_file(file.fileno()):
                 file.truncate(0)
 
 
 @contextlib.contextmanager
 def open_outputs(inputs: Sequence[str], decisions: str | None, malformed: str | None) -> Iterator[OutputFiles]:
-    """Open the output files and keep their old content: a command that is refused later destroys nothing.
+    """Open the output files, and close them at the end.
 
+    Their old content stays until `empty`, because a command that is refused must destroy nothing.
     Raises WrongUsage for a file that is also an input, and for the same file twice.
     """
-    read = {file_identity(0 if name == "-" else name) for name in inputs} - {None}
+    read = {identify_file(0 if name == "-" else name) for name in inputs} - {None}
     option_of: dict[object, str] = {}
     files: list[IO[bytes] | None] = []
     with contextlib.ExitStack() as stack:
@@ -41,7 +42,7 @@ def open_outputs(inputs: Sequence[str], decisions: str | None, malformed: str | 
                 files.append(None)
                 continue
             file = _open_output(stack, option, name)
-            identity = file_identity(file.fileno()) or name
+            identity = identify_file(file.fileno()) or name
             if identity in read:
                 raise WrongUsage(f"{option}: {name} is also an input, and would be overwritten; name another file")
             if identity in option_of:
@@ -75,7 +76,7 @@ def _closed_at_end(file: IO[bytes]) -> Iterator[IO[bytes]]:
     file.close()
 
 
-def file_identity(file: int | str) -> tuple[int, int] | None:
+def identify_file(file: int | str) -> tuple[int, int] | None:
     """Return device and inode of a regular file; None for pipes, terminals and missing files."""
     try:
         status = os.stat(file)  # noqa: PTH116 - a descriptor or a path

@@ -11,7 +11,7 @@ import typer
 from payproc.cli.console import ProblemLog, make_notifier, open_screen, print_message, progress_bar
 from payproc.cli.exits import DONE_WITH_FINDINGS, exit_on_errors
 from payproc.cli.files import OutputFiles, open_outputs
-from payproc.cli.options import DatabaseUrl, Format, FormatOption, Quiet, examples, refuse_option
+from payproc.cli.options import DatabaseUrl, Format, FormatOption, Quiet, format_examples, refuse_option
 from payproc.cli.render import format_count, style_outcome, to_json
 from payproc.cli.table import Column, Line, Row
 from payproc.errors import CannotFinish, PayprocError, WrongUsage
@@ -22,14 +22,14 @@ if TYPE_CHECKING:  # as in `ingest`
     from payproc.db.connection import Database
     from payproc.ingest.run import Summary
 
-EXAMPLES = examples(
+EXAMPLES = format_examples(
     "payproc ingest day.jsonl",
     "zcat dump.jsonl.gz | payproc ingest --malformed to_mend.jsonl -",
     "payproc ingest day.jsonl --dry-run --fail-on REJECT",
 )
 
 MAX_WORKERS = 64
-"""Largest --workers. More connections than the server has cores hurt; far more are a typing error."""
+"""Largest --workers. More connections than the server has cores hurt; far more are a typo."""
 
 NOT_JSON_LINES = (
     'no line is an object, expected lines such as {"event_id": "evt_1", "payment_id": "pay_1", "type": "capture"}; '
@@ -71,12 +71,13 @@ def ingest(
 ) -> None:
     """Process payment events and record what became of them.
 
-    Each event has its own transaction. Running the same input again is always safe: what is recorded is a duplicate.
+    Each event has its own transaction. Running the same input again is always safe: what is
+    recorded is a duplicate.
     """
     with exit_on_errors():
         from payproc.db import location  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
 
-        names = _input_names(files)
+        names = _choose_inputs(files)
         for option, name in (("--decisions", decisions), ("--malformed", malformed)):
             refuse_option(context, option, name)
         report = Report(output_format, dry_run, quiet, "-" in (decisions, malformed), malformed is not None)
@@ -86,11 +87,11 @@ def ingest(
         ):
             is_progress_shown = not quiet and sys.stderr.isatty() and decisions != "-"
             summary = _run(database, names, workers, outputs, report, is_progress_shown)
-        code = _exit_code(summary, interrupt.take(), fail_on or [])
+        code = _choose_exit_code(summary, interrupt.take(), fail_on or [])
     raise typer.Exit(code)
 
 
-def _input_names(files: list[str] | None) -> list[str]:
+def _choose_inputs(files: list[str] | None) -> list[str]:
     from payproc.ingest.sources import check_sources  # as in `ingest`
 
     if not files and sys.stdin.isatty():
@@ -163,7 +164,7 @@ def _run(
     report: Report,
     is_progress_shown: bool,
 ) -> "Summary":
-    """Ingest the inputs and print the report, also after an error or a signal. Return the summary."""
+    """Ingest the inputs, print the report even after an error or a signal; return the summary."""
     from payproc.db import schema  # as in `ingest`
     from payproc.ingest.run import Ingest, Options
 
@@ -211,22 +212,22 @@ def _print_summary(summary: "Summary", *, is_whole: bool, stderr: bool) -> None:
     for outcome, count in summary.outcomes.items():
         share = f"{count / summary.events:.1%}" if summary.events else "–"
         reasons: list[Line] = [
-            f"{reason.value} {reason_count:,}" + _known_conflicts(summary, reason)
+            f"{reason.value} {reason_count:,}" + _describe_known_conflicts(summary, reason)
             for reason, reason_count in summary.reasons.items()
             if OUTCOME_OF[reason] is outcome
         ]
         rows.append((style_outcome(outcome), f"{count:,}", share, reasons))
     screen = open_screen(stderr=stderr)
     screen.print_table(columns, rows)
-    screen.print([_totals_line(summary, is_whole)])
+    screen.print([_describe_totals(summary, is_whole)])
 
 
-def _known_conflicts(summary: "Summary", reason: Reason) -> str:
+def _describe_known_conflicts(summary: "Summary", reason: Reason) -> str:
     is_shown = reason is Reason.EVENT_ID_CONFLICT and summary.known_conflicts
     return f" ({summary.known_conflicts:,} known)" if is_shown else ""
 
 
-def _totals_line(summary: "Summary", is_whole: bool) -> str:
+def _describe_totals(summary: "Summary", is_whole: bool) -> str:
     parts = [format_count(summary.events, "event")]
     if summary.malformed:
         parts.append(format_count(summary.malformed, "malformed line"))
@@ -239,7 +240,7 @@ def _totals_line(summary: "Summary", is_whole: bool) -> str:
     return " · ".join(parts)
 
 
-def _exit_code(summary: "Summary", stopped_by: int | None, fail_on: Sequence[Outcome]) -> int:
+def _choose_exit_code(summary: "Summary", stopped_by: int | None, fail_on: Sequence[Outcome]) -> int:
     """Return the exit code, and print the reason for one that is not 0."""
     if stopped_by is not None:
         print_message("interrupted; what was reported is recorded, and running the same command again is safe")

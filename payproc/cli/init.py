@@ -6,9 +6,9 @@ import typer
 
 from payproc.cli.console import make_notifier
 from payproc.cli.exits import exit_on_errors
-from payproc.cli.options import DatabaseUrl, Quiet, examples
+from payproc.cli.options import DatabaseUrl, Quiet, format_examples
 
-EXAMPLES = examples("payproc init --database-url postgresql://alice@db.example/payments")
+EXAMPLES = format_examples("payproc init --database-url postgresql://alice@db.example/payments")
 
 _UP_TO_DATE = "the schema payproc is up to date"
 
@@ -25,7 +25,8 @@ def init(
 ) -> None:
     """Create payproc's schema, or bring it up to date.
 
-    Ingest creates a missing schema itself, for one server. It brings up to date only that of the embedded database.
+    Ingest creates a missing schema itself, for one server. It brings up to date only that of the
+    embedded database.
     """
     with exit_on_errors():
         from payproc.db import location, schema  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay

@@ -1,6 +1,7 @@
 """The console script: registers the commands, runs one, and exits with its code.
 
-What belongs here: the application as a whole. No command does its work here, and no command imports this module.
+Belongs here: the application as a whole. No command does its work here, and no command imports
+this module.
 """
 
 from payproc.signals import let_signals_kill
@@ -19,8 +20,8 @@ import typer
 
 from payproc.cli import export, ingest, init, resolve, review, rules, runs, show, verify
 from payproc.cli.console import print_message
-from payproc.cli.exits import BROKEN_PIPE, abandon_stdout, interrupted_code, repair_streams
-from payproc.cli.options import examples
+from payproc.cli.exits import BROKEN_PIPE, abandon_stdout, get_interrupt_code, repair_streams
+from payproc.cli.options import format_examples
 from payproc.cli.usage import UsageError, describe_usage_error
 from payproc.errors import WrongUsage
 
@@ -60,7 +61,7 @@ def main() -> None:
         raise SystemExit(WrongUsage.exit_code) from None
     except (KeyboardInterrupt, typer.Abort):  # a signal between two steps of entering a command
         print_message("interrupted")
-        raise SystemExit(interrupted_code()) from None
+        raise SystemExit(get_interrupt_code()) from None
     except OSError as error:  # of --help and --version, which no command is around
         abandon_stdout()
         print_message(f"output could not be written: {error.strerror}")
@@ -80,7 +81,7 @@ def _print_version(is_wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog=examples("payproc ingest day.jsonl"))
+@app.callback(epilog=format_examples("payproc ingest day.jsonl"))
 def _options(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)

@@ -1,6 +1,7 @@
 """Options that several commands share: their types, their limits, and checks of their values.
 
-What belongs here: an option or a check that two or more commands use. An option of one command stands in its file.
+Belongs here: an option or a check that two or more commands use. Every other option is in the file
+of its command.
 """
 
 from enum import Enum
@@ -34,12 +35,12 @@ FormatOption = Annotated[Format, typer.Option("--format", case_sensitive=False, 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors, and what was asked for explicitly.")]
 
 
-def examples(*commands: str) -> str:
+def format_examples(*commands: str) -> str:
     """Return the examples that end a command's help. The leading \b prevents rewrapping."""
     return "\n".join(["\b", "Examples:" if commands[1:] else "Example:", *(f"  {command}" for command in commands)])
 
 
-def option_names(command: Any) -> list[str]:
+def list_option_names(command: Any) -> list[str]:
     """Return all options of a command, also the short ones."""
     options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
     return [*(name for option in options for name in option.opts), "--help", "-h"]
@@ -48,7 +49,7 @@ def option_names(command: Any) -> list[str]:
 def refuse_option(context: typer.Context, name: str, value: str | None) -> None:
     """Raise WrongUsage for `--note --yes`, which Typer takes for the note `--yes`."""
     option, _, _ = (value or "").partition("=")
-    if option in option_names(context.command):
+    if option in list_option_names(context.command):
         raise WrongUsage(f"{name}: needs a value, but the option {option} follows it")
 
 

@@ -1,7 +1,7 @@
-"""Parts of results that several commands share: JSON, times, origins, counts, and the styles and words of outcomes.
+"""Parts of results that several commands share: JSON, times, origins, counts, styles of outcomes.
 
-What belongs here: a part that two or more commands show. A command's own table stands in its file. Text from events is
-data: it passes through escape.py, so it cannot drive a terminal.
+Belongs here: a part that two or more commands show. A table is in the file of its command. Text
+from events is data: it passes through escape.py, so it cannot drive a terminal.
 """
 
 from datetime import datetime, timezone

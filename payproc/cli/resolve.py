@@ -8,7 +8,7 @@ import typer
 
 from payproc.cli.console import make_notifier, print_message
 from payproc.cli.exits import exit_on_errors
-from payproc.cli.options import DatabaseUrl, Quiet, examples, refuse_option, refuse_undecodable
+from payproc.cli.options import DatabaseUrl, Quiet, format_examples, refuse_option, refuse_undecodable
 from payproc.cli.render import DONE
 from payproc.cli.rules import MEANING
 from payproc.errors import CannotFinish, WrongUsage
@@ -18,7 +18,7 @@ from payproc.logic import Resolution, State
 if TYPE_CHECKING:  # as in `resolve`
     from payproc.review import Review, ReviewDecision
 
-EXAMPLES = examples(
+EXAMPLES = format_examples(
     'payproc resolve evt_4004 --dismiss --note "never left the bank"',
     'payproc resolve evt_4005 --apply --note "a sale" --expect refunded --yes',
 )
@@ -75,7 +75,10 @@ def resolve(
 
 
 def _check_text(context: typer.Context, name: str, value: str) -> str:
-    """Return a text without the blanks around it. Raise WrongUsage if it is empty, an option or not UTF-8."""
+    """Return a text without the blanks around it.
+
+    Raises WrongUsage if it is empty, an option or not UTF-8.
+    """
     refuse_option(context, name, value)
     if not value.strip():
         raise WrongUsage(f"{name}: is empty, expected some text")
@@ -85,7 +88,7 @@ def _check_text(context: typer.Context, name: str, value: str) -> str:
 
 def _login_name() -> str:
     """Return the name of this process's user, which the environment cannot change."""
-    import pwd  # its module is loaded from a file, and no other command needs it
+    import pwd  # a shared library that only this function needs
 
     try:
         return pwd.getpwuid(os.getuid()).pw_name

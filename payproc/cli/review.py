@@ -9,7 +9,7 @@ import typer
 
 from payproc.cli.console import Screen, make_notifier, open_screen
 from payproc.cli.exits import exit_on_errors
-from payproc.cli.options import MAX_LIMIT, DatabaseUrl, Format, FormatOption, Quiet, examples
+from payproc.cli.options import MAX_LIMIT, DatabaseUrl, Format, FormatOption, Quiet, format_examples
 from payproc.cli.render import MIN_WIDE_COLUMNS, format_origin, to_json_line
 from payproc.cli.rules import MEANING
 from payproc.cli.table import GAP, Column, Row, Styled
@@ -19,7 +19,7 @@ from payproc.logic import OUTCOME_OF, Outcome, Reason
 if TYPE_CHECKING:  # as in `review`
     from payproc.review import Review
 
-EXAMPLES = examples("payproc review", "payproc review --reason repeated_refund --limit 10")
+EXAMPLES = format_examples("payproc review", "payproc review --reason repeated_refund --limit 10")
 
 _REVIEW_REASONS = [reason.value for reason in Reason if OUTCOME_OF[reason] is Outcome.MANUAL_REVIEW]
 
@@ -70,13 +70,16 @@ def _print_queue(screen: Screen, reviews: "Iterable[Review]", now: datetime) -> 
     if (first := next(iterator, None)) is None:
         return False
     is_wide = screen.width >= MIN_WIDE_COLUMNS
-    rows = (_row(each, now, is_wide=is_wide) for each in chain((first,), iterator))
-    screen.print_table(_columns(screen.width, is_wide=is_wide), rows)
+    rows = (_make_row(each, now, is_wide=is_wide) for each in chain((first,), iterator))
+    screen.print_table(_make_columns(screen.width, is_wide=is_wide), rows)
     return True
 
 
-def _columns(width: int, *, is_wide: bool) -> list[Column]:
-    """Return columns of fixed widths, so a long queue needs no measuring. Events and payments share the rest."""
+def _make_columns(width: int, *, is_wide: bool) -> list[Column]:
+    """Return columns of fixed widths, so a long queue needs no measuring.
+
+    Events and payments share the rest of the width.
+    """
     if is_wide:
         widths = {"Event": 0, "Payment": 0, "Now": 10, "Type": 9, "Why a person must look": 38, "Age": 6, "From": 24}
     else:
@@ -86,7 +89,7 @@ def _columns(width: int, *, is_wide: bool) -> list[Column]:
     return [Column(header, fixed or shared) for header, fixed in widths.items()]
 
 
-def _row(review: "Review", now: datetime, *, is_wide: bool) -> Row:
+def _make_row(review: "Review", now: datetime, *, is_wide: bool) -> Row:
     event, payment = cell_text(review.event_id), cell_text(review.payment_id)
     kind, state = review.type.value, Styled(review.state.value, "bold")
     why, age, origin = MEANING[review.reason], _format_age(now - review.recorded_at), format_origin(review)

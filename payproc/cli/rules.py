@@ -7,12 +7,12 @@ import typer
 
 from payproc.cli.console import Screen, open_screen
 from payproc.cli.exits import exit_on_errors
-from payproc.cli.options import examples
+from payproc.cli.options import format_examples
 from payproc.cli.render import style_outcome, to_json
 from payproc.cli.table import Column, Row
 from payproc.logic import OUTCOME_OF, TABLE, Decision, EventType, Outcome, Reason, State
 
-EXAMPLES = examples("payproc rules", "payproc rules --format mermaid")
+EXAMPLES = format_examples("payproc rules", "payproc rules --format mermaid")
 
 MEANING = {
     Reason.EVENT_ID_CONFLICT: "its event_id is on record for something else",
@@ -87,14 +87,14 @@ def _to_json() -> str:
     ]
     return to_json(
         {
-            "before_the_state": [_reason_object(reason) for reason in _BY_IDENTITY],
+            "before_the_state": [_describe_reason(reason) for reason in _BY_IDENTITY],
             "table": table,
-            "reasons": [_reason_object(reason) for reason in Reason],
+            "reasons": [_describe_reason(reason) for reason in Reason],
         }
     )
 
 
-def _reason_object(reason: Reason) -> dict[str, str]:
+def _describe_reason(reason: Reason) -> dict[str, str]:
     return {"reason": reason, "outcome": OUTCOME_OF[reason], "meaning": MEANING[reason]}
 
 
@@ -102,13 +102,13 @@ def _to_markdown() -> str:
     types = [event_type.value for event_type in EventType]
     head = [f"| state | {' | '.join(types)} |", "|---" * (1 + len(types)) + "|"]
     rows = [
-        f"| {state.value} | " + " | ".join(_markdown_cell(decisions[event_type]) for event_type in EventType) + " |"
+        f"| {state.value} | " + " | ".join(_describe_decision(decisions[event_type]) for event_type in EventType) + " |"
         for state, decisions in TABLE.items()
     ]
     return "\n".join(head + rows)
 
 
-def _markdown_cell(decision: Decision) -> str:
+def _describe_decision(decision: Decision) -> str:
     if decision.outcome is Outcome.APPLY:
         return f"APPLY → {decision.state_after.value}"
     return f"{decision.outcome.value} {decision.reason.value}"

@@ -6,7 +6,7 @@ import typer
 
 from payproc.cli.console import make_notifier, open_screen
 from payproc.cli.exits import exit_on_errors
-from payproc.cli.options import MAX_LIMIT, DatabaseUrl, Format, FormatOption, Quiet, examples
+from payproc.cli.options import MAX_LIMIT, DatabaseUrl, Format, FormatOption, Quiet, format_examples
 from payproc.cli.render import format_time, to_json_line
 from payproc.cli.table import Cell, Column, Line, Row
 from payproc.escape import unambiguous
@@ -14,7 +14,7 @@ from payproc.escape import unambiguous
 if TYPE_CHECKING:  # as in `runs`
     from payproc.runs import Run
 
-EXAMPLES = examples("payproc runs --limit 5")
+EXAMPLES = format_examples("payproc runs --limit 5")
 
 MAX_SOURCES_SHOWN = 4
 """Sources of a run that the table names, because some runs take a folder of thousands of files."""
@@ -36,7 +36,8 @@ def runs(
 ) -> None:
     """List past ingests, the newest first.
 
-    One that is not finished was interrupted, crashed, or is still running. As JSON, one object a line.
+    One that is not finished was interrupted, crashed, or is still running. As JSON, one object a
+    line.
     """
     with exit_on_errors():
         from payproc.db import location, schema  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
@@ -49,10 +50,10 @@ def runs(
                 for run in found:
                     typer.echo(to_json_line(run))
             else:
-                open_screen().print_table(_COLUMNS, map(_row, found))
+                open_screen().print_table(_COLUMNS, map(_make_row, found))
 
 
-def _row(run: "Run") -> Row:
+def _make_row(run: "Run") -> Row:
     ended = run.finished_at or run.active_at
     lasted = f"{(ended - run.started_at).total_seconds():.2f} s"
     state = "finished" if run.finished_at else "not finished"

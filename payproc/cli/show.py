@@ -7,7 +7,7 @@ import typer
 
 from payproc.cli.console import Screen, make_notifier, open_screen
 from payproc.cli.exits import exit_on_errors
-from payproc.cli.options import DatabaseUrl, Format, FormatOption, Quiet, examples, refuse_undecodable
+from payproc.cli.options import DatabaseUrl, Format, FormatOption, Quiet, format_examples, refuse_undecodable
 from payproc.cli.render import (
     DONE,
     MIN_WIDE_COLUMNS,
@@ -24,7 +24,7 @@ from payproc.escape import cell_text, unambiguous
 if TYPE_CHECKING:  # as in `show`
     from payproc.payments import Conflict, HistoryEntry, Payment
 
-EXAMPLES = examples("payproc show pay_coat")
+EXAMPLES = format_examples("payproc show pay_coat")
 
 
 def show(
@@ -79,26 +79,29 @@ def _print_history(screen: Screen, history: "Sequence[HistoryEntry]") -> None:
     else:
         headers = ["Event\nType", "Outcome\nReason", "Transition", "Recorded (UTC)\nFrom"]
     columns = (Column("#", is_number=True), *map(Column, headers))
-    row = _wide_entry if is_wide else _narrow_entry
+    row = _make_wide_row if is_wide else _make_narrow_row
     # Positions and line numbers grow towards the end.
     measured = [*history[:SAMPLE_ROWS], *history[SAMPLE_ROWS:][-SAMPLE_ROWS:]]
     screen.print_table(columns, map(row, history), measured=map(row, measured))
 
 
-def _wide_entry(entry: "HistoryEntry") -> Row:
-    event, kind, outcome, reason, origin = _entry_cells(entry)
-    transition = " ".join(_transition(entry))
+def _make_wide_row(entry: "HistoryEntry") -> Row:
+    event, kind, outcome, reason, origin = _make_cells(entry)
+    transition = " ".join(_describe_transition(entry))
     return str(entry.position), event, kind, outcome, reason, transition, format_time(entry.recorded_at), origin
 
 
-def _narrow_entry(entry: "HistoryEntry") -> Row:
-    event, kind, outcome, reason, origin = _entry_cells(entry)
-    transition: list[Line] = [*_transition(entry)]
+def _make_narrow_row(entry: "HistoryEntry") -> Row:
+    event, kind, outcome, reason, origin = _make_cells(entry)
+    transition: list[Line] = [*_describe_transition(entry)]
     return str(entry.position), [event, kind], [outcome, reason], transition, [format_time(entry.recorded_at), origin]
 
 
-def _entry_cells(entry: "HistoryEntry") -> tuple[Line, Line, Line, Line, Line]:
-    """Return event, type, outcome, reason and origin; for a resolution: the decision, its author and the note."""
+def _make_cells(entry: "HistoryEntry") -> tuple[Line, Line, Line, Line, Line]:
+    """Return event, type, outcome, reason and origin.
+
+    A resolution has its decision, author and note in the last three.
+    """
     from payproc.payments import ResolutionEntry  # as in `show`
 
     event = cell_text(entry.event_id)
@@ -108,7 +111,7 @@ def _entry_cells(entry: "HistoryEntry") -> tuple[Line, Line, Line, Line, Line]:
     return event, entry.type.value, style_outcome(entry.outcome), entry.reason.value, format_origin(entry)
 
 
-def _transition(entry: "HistoryEntry") -> tuple[str, ...]:
+def _describe_transition(entry: "HistoryEntry") -> tuple[str, ...]:
     if entry.state_before is entry.state_after:
         return (entry.state_after.value,)
     return f"{entry.state_before.value} →", entry.state_after.value

@@ -1,28 +1,29 @@
 """Wrong usage in one line: Typer's text, with the hints that Typer does not give.
 
-What belongs here: errors that Typer finds in the arguments. The commands check the values that Typer accepts, such as a
-file that does not exist. Arguments may hold control characters; the caller makes the line printable.
+Belongs here: errors that Typer finds in the arguments. The commands check the values that Typer
+accepts, such as a missing file. Arguments may hold control characters; the caller makes the line
+printable.
 
-Typer's text differs between its versions. The code relies on attributes that Click documents (ctx, param, option_name,
-message) and on no class or text of one version.
+Typer depends on Click up to version 0.25 and holds a copy of it since. So the code relies on the
+attributes that Click documents (ctx, param, option_name, message), not on a class or a text.
 """
 
 import difflib
+import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import typer
 
-from payproc.cli.options import option_names
+from payproc.cli.options import list_option_names
 from payproc.escape import redact
 from payproc.logic import Outcome
 
 UsageError: Any = typer.BadParameter.__base__
-"""Base class of every error in the arguments: Click's up to Typer 0.25, Typer's own later, without a public name."""
+"""Base class of every error in the arguments, which has no public name in Typer."""
 
 _SIMILARITY = 0.7
-"""Share of equal letters that makes a name a slip of another. At 0.6, `--event` would be `--note`."""
+"""Similarity of a name to its misspelling. At 0.6, `--event` would be `--note`."""
 
 _ALIASES = {"--json": "--format json", "--jsonl": "--format json"}
 """Options of other commands that users try."""
@@ -45,13 +46,14 @@ def _find_command(arguments: Sequence[str], root: Any) -> Any:
 
 def _describe_problem(error: Any, arguments: Sequence[str], command: Any, root: Any) -> str:
     option = getattr(error, "option_name", None)
-    if option is not None and option not in option_names(command):
-        return f"{option}: no such option{_hint(option, command, root)}"
+    if option is not None and option not in list_option_names(command):
+        return f"{option}: no such option{_suggest(option, command, root)}"
     if isinstance(error, typer.BadParameter):
         text = _describe_range(error.param) or _restore_case(error.format_message())
     else:
         text = error.message  # Click 8.5 adds a second "Did you mean" in format_message
-        if command.name == root.name and Path(arguments[0]).is_file():
+        # Path.is_file raises for a name that is too long.
+        if command.name == root.name and os.path.isfile(arguments[0]):  # noqa: PTH113
             text += f" Did you mean '{root.name} ingest {arguments[0]}'?"
     return str(text[:1].lower() + text[1:]).rstrip(".")
 
@@ -64,13 +66,13 @@ def _describe_range(parameter: Any) -> str:
     return f"{parameter.opts[0]}: expected a whole number from {kind.min:,} to {kind.max:,}"
 
 
-def _hint(option: str, command: Any, root: Any) -> str:
+def _suggest(option: str, command: Any, root: Any) -> str:
     """Return the likely meaning of an unknown option."""
     if command.name == root.name:
         for each in root.commands.values():
-            if option in option_names(each):
+            if option in list_option_names(each):
                 return f", it belongs after a command, as in {root.name} {each.name} {option}"
-    names = option_names(command)
+    names = list_option_names(command)
     if option in _ALIASES and "--format" in names:
         return f" (did you mean {_ALIASES[option]}?)"
     near = difflib.get_close_matches(option, names, 1, _SIMILARITY)
@@ -78,7 +80,7 @@ def _hint(option: str, command: Any, root: Any) -> str:
 
 
 def _restore_case(text: str) -> str:
-    """Return the text with outcomes in upper case. Typer lowers the choices of an option that takes any case."""
+    """Return the text with outcomes in upper case, because Typer lists choices in lower case."""
     for outcome in Outcome:
         text = text.replace(f"'{outcome.value.lower()}'", f"'{outcome.value}'")
     return text

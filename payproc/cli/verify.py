@@ -8,20 +8,21 @@ import typer
 
 from payproc.cli.console import make_notifier, progress_bar
 from payproc.cli.exits import DONE_WITH_FINDINGS, exit_on_errors
-from payproc.cli.options import DatabaseUrl, Format, FormatOption, Quiet, examples
+from payproc.cli.options import DatabaseUrl, Format, FormatOption, Quiet, format_examples
 from payproc.cli.render import format_count, to_json_line
 from payproc.escape import unambiguous
 
 if TYPE_CHECKING:  # as in `verify`
     from payproc.verify import Finding, VerifySummary
 
-EXAMPLES = examples("payproc verify")
+EXAMPLES = format_examples("payproc verify")
 
 
 def verify(output_format: FormatOption = Format.TABLE, quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
     """Check every payment's history against what is stored.
 
-    Exits with 3 if anything does not add up, or if a decision would come out differently by today's rules.
+    Exits with 3 if anything does not add up, or if a decision would come out differently by
+    today's rules.
     """
     with exit_on_errors():
         from payproc import verify as ledger  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
@@ -35,13 +36,13 @@ def verify(output_format: FormatOption = Format.TABLE, quiet: Quiet = False, dat
             with progress_bar(total, "entries", is_progress_shown) as on_progress:
                 findings = ledger.verify(database, summary, on_progress)
                 if output_format is Format.JSON:
-                    for part in _json_parts(findings, summary):
+                    for part in _stream_json(findings, summary):
                         typer.echo(part, nl=False)
                 else:
                     for finding in findings:
                         typer.echo(_describe_finding(finding))
         if output_format is Format.TABLE:
-            for line in _summary_lines(summary):
+            for line in _describe_summary(summary):
                 typer.echo(line)
     raise typer.Exit(DONE_WITH_FINDINGS if any(summary.problems.values()) else 0)
 
@@ -54,7 +55,7 @@ def _describe_finding(finding: "Finding") -> str:
     )
 
 
-def _summary_lines(summary: "VerifySummary") -> list[str]:
+def _describe_summary(summary: "VerifySummary") -> list[str]:
     changed = sum(summary.problems.values()) - summary.wrong
     books = "the books are right" if not summary.wrong else f"{format_count(summary.wrong, 'fault')} in the books"
     entries = format_count(summary.entries, "entry", "entries")
@@ -67,7 +68,7 @@ def _summary_lines(summary: "VerifySummary") -> list[str]:
     return lines
 
 
-def _json_parts(findings: "Iterable[Finding]", summary: "VerifySummary") -> Iterator[str]:
+def _stream_json(findings: "Iterable[Finding]", summary: "VerifySummary") -> Iterator[str]:
     """Yield one JSON object, a finding at a time to keep memory flat. The summary comes last."""
     yield '{"findings": ['
     separator = "\n  "

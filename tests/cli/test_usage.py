@@ -59,6 +59,7 @@ REFUSED = {
         ('"\x1b[31mred"', "no such command '\\x1b[31mred' …"),
         ("reviews", "no such command 'reviews'. Did you mean 'review'? …"),
         ("pay_coat", "no such command 'pay_coat' …"),
+        ("x" * 300, f"no such command '{'x' * 300}' …"),
     ],
     "ingest": [
         ("missing.jsonl", "missing.jsonl: cannot be read: No such file or directory"),

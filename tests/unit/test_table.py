@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from payproc.cli.table import GAP, SAMPLE_ROWS, Column, Row, Styled, cell_width, column_widths, folded, layout
+from payproc.cli.table import GAP, SAMPLE_ROWS, Column, Row, Styled, compute_widths, lay_out, measure_text, wrap
 
 TEXTS = st.text(st.one_of(st.characters(categories=["L", "N", "P", "S"]), st.sampled_from("ab  →é支😀\u0301")))
 
 
 def drawn(columns: list[Column], rows: list[Row], width: int = 80) -> list[str]:
     """Lay a table out without styles."""
-    return list(layout(columns, rows, width, lambda styled: styled.text))
+    return list(lay_out(columns, rows, width, lambda styled: styled.text))
 
 
 def test_columns_are_as_wide_as_their_content() -> None:
@@ -46,17 +46,17 @@ def test_a_table_without_rows_is_its_header() -> None:
 def test_the_widest_column_gives_way_and_numbers_never_do() -> None:
     columns = [Column("Id"), Column("Count", is_number=True), Column("Source")]
     rows: list[Row] = [("i" * 30, "1,000,000,000,000", "s" * 20)]
-    assert column_widths(columns, rows, 1000) == [30, 17, 20]
-    assert column_widths(columns, rows, 61) == [20, 17, 20]
-    assert column_widths(columns, rows, 40) == [9, 17, 10]
-    assert column_widths(columns, rows, 1) == [1, 17, 2]
+    assert compute_widths(columns, rows, 1000) == [30, 17, 20]
+    assert compute_widths(columns, rows, 61) == [20, 17, 20]
+    assert compute_widths(columns, rows, 40) == [9, 17, 10]
+    assert compute_widths(columns, rows, 1) == [1, 17, 2]
     assert sum("1,000,000,000,000" in line for line in drawn(columns, rows, 1)) == 1
 
 
 def test_a_fixed_column_gives_way_too_rather_than_leave_the_screen() -> None:
-    assert column_widths([Column("Id", 8), Column("Why", 22)], [], 40) == [8, 22]
-    assert column_widths([Column("Id", 8), Column("Why", 22)], [], 20) == [8, 10]
-    assert column_widths([Column("Id", 8), Column("N", 1)], [], 1) == [1, 1]
+    assert compute_widths([Column("Id", 8), Column("Why", 22)], [], 40) == [8, 22]
+    assert compute_widths([Column("Id", 8), Column("Why", 22)], [], 20) == [8, 10]
+    assert compute_widths([Column("Id", 8), Column("N", 1)], [], 1) == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -73,14 +73,14 @@ def test_a_fixed_column_gives_way_too_rather_than_leave_the_screen() -> None:
     ],
 )
 def test_text_is_broken_between_words_or_where_the_line_is_full(text: str, lines: list[str]) -> None:
-    assert folded(text, 10) == lines
+    assert wrap(text, 10) == lines
 
 
 @given(TEXTS, st.integers(2, 20))
 def test_nothing_of_a_text_is_lost_and_no_line_is_too_wide(text: str, width: int) -> None:
-    lines = folded(text, width)
+    lines = wrap(text, width)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
-    assert all(cell_width(line) <= width for line in lines)
+    assert all(measure_text(line) <= width for line in lines)
 
 
 def test_later_rows_fold_into_the_widths_of_the_first_and_are_not_held() -> None:
@@ -92,7 +92,7 @@ def test_later_rows_fold_into_the_widths_of_the_first_and_are_not_held() -> None
             yield str(taken), "x" * 5
         yield "last", "y" * 8
 
-    table = layout([Column("N", is_number=True), Column("Id")], rows(), 80, lambda styled: styled.text)
+    table = lay_out([Column("N", is_number=True), Column("Id")], rows(), 80, lambda styled: styled.text)
     lines = [next(table) for _ in range(3)]
     assert lines == [f"   N{GAP}Id   ", "─" * 11, f"   1{GAP}xxxxx"]
     assert taken == SAMPLE_ROWS
@@ -103,5 +103,5 @@ def test_later_rows_fold_into_the_widths_of_the_first_and_are_not_held() -> None
 def test_styles_are_painted_line_by_line_and_blanks_are_not() -> None:
     columns = [Column("Id", 6)]
     rows = [(Styled("abcdefgh", "red"),)]
-    lines = list(layout(columns, rows, 80, lambda styled: f"<{styled.style}:{styled.text}>"))
+    lines = list(lay_out(columns, rows, 80, lambda styled: f"<{styled.style}:{styled.text}>"))
     assert lines == ["<bold:Id>    ", "──────", "<red:abcdef>", "<red:gh>    "]
