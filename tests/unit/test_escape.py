@@ -1,6 +1,7 @@
-"""What text from outside looks like: nothing in it is more than seen, and what is seen says exactly what it is."""
+"""Text from outside on the screen: harmless, readable, unambiguous, and without passwords."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ ANYTHING = st.text(
 
 
 @pytest.mark.parametrize("text", ["pay_1", "Zahlung für Müller", "платёж-№7", "支付 7", "ก่ำ", "नमस्ते", "שלום"])
-def test_ordinary_text_of_any_script_is_shown_as_it_is(text: str) -> None:
+def test_printable_keeps_ordinary_text(text: str) -> None:
     assert printable(text) == unambiguous(text) == text
     assert printable_json(json.dumps(text, ensure_ascii=False)) == json.dumps(text, ensure_ascii=False)
 
@@ -36,29 +37,29 @@ def test_ordinary_text_of_any_script_is_shown_as_it_is(text: str) -> None:
         ("\udcff", "\\udcff"),
     ],
 )
-def test_what_is_not_visible_or_looks_like_something_else_is_an_escape(text: str, shown: str) -> None:
+def test_printable_escapes_invisible_and_look_alike(text: str, shown: str) -> None:
     assert printable(text) == unambiguous(text) == shown
 
 
-def test_a_backslash_is_told_apart_from_an_escape() -> None:
+def test_unambiguous_doubles_a_backslash() -> None:
     assert unambiguous("\u202e") == "\\u202e"
     assert unambiguous("\\u202e") == "\\\\u202e"
     assert printable("\\u202e") == "\\u202e", "a message may hold escapes already"
 
 
-def test_spaces_are_seen_where_lines_are_broken() -> None:
+def test_cell_text_shows_spaces() -> None:
     assert cell_text("a b") == "a\u2423b"
     assert cell_text("a\u2423b") == "a\\u2423b"
 
 
 @pytest.mark.parametrize("shown", [unambiguous, cell_text])
-def test_no_two_texts_look_the_same(shown: "type[str]") -> None:
+def test_different_texts_look_different(shown: Callable[[str], str]) -> None:
     assert len({shown(text) for text in ALL}) == len(ALL)
 
 
 @given(ANYTHING)
 @settings(derandomize=True, deadline=None, max_examples=500)
-def test_what_is_shown_is_harmless_and_can_be_read_back(text: str) -> None:
+def test_shown_text_is_harmless_and_reversible(text: str) -> None:
     for shown in (unambiguous(text), cell_text(text)):
         assert not harmful(shown)
         assert "\n" not in shown
@@ -69,7 +70,7 @@ def test_what_is_shown_is_harmless_and_can_be_read_back(text: str) -> None:
 
 @given(st.dictionaries(ANYTHING, st.lists(ANYTHING)), st.sampled_from([None, 2]))
 @settings(derandomize=True, deadline=None, max_examples=200)
-def test_json_is_harmless_and_means_the_same(value: object, indent: int | None) -> None:
+def test_printable_json_is_harmless_and_equal(value: object, indent: int | None) -> None:
     shown = printable_json(json.dumps(value, ensure_ascii=False, indent=indent))
     assert not harmful(shown)
     assert ("\n" in shown) == (indent is not None and value != {})
@@ -81,7 +82,7 @@ def test_json_is_harmless_and_means_the_same(value: object, indent: int | None) 
     ("message", "shown"),
     [
         ("postgresql://u:s3cret@h/d: cannot be read", "postgresql://***: cannot be read"),
-        ('payment "postgresql://u:s3cret@h/d": not in postgresql://u@h/d', 'payment "postgresql://***": not in postgresql://u@h/d'),
+        ('"postgresql://u:s3cret@h/d": not in postgresql://u@h/d', '"postgresql://***": not in postgresql://u@h/d'),
         ("unexpected (mysql://u:s3c@ret@h)", "unexpected (mysql://***)"),
         ("postgresql://u:s3c ret@h/d: cannot be read", "postgresql://***: cannot be read"),
         ("postgresql://u:1/s3cret@h/d", "postgresql://***"),
