@@ -1,13 +1,20 @@
-"""Output files of an ingest: `--decisions` and `--malformed`."""
+"""Output files of an ingest: the lines of `--decisions`, and the writing of it and of
+`--malformed`.
+"""
 
+import contextlib
 import shutil
+from collections.abc import Iterator
 from typing import IO
 
 import msgspec
 
+from payproc.batch import EventResult
 from payproc.errors import CannotFinish
 from payproc.escape import printable_json
 from payproc.ingest.lines import OversizedLine
+from payproc.ingest.rounds import MalformedLine
+from payproc.logic import Reason
 
 
 class DecisionLine(msgspec.Struct, omit_defaults=True):
@@ -27,26 +34,64 @@ class DecisionLine(msgspec.Struct, omit_defaults=True):
     known: bool = False
 
 
-def _json_line(value: object) -> bytes:
-    """One object of `--decisions`, which may be read on a terminal."""
+def encode_decision(result: EventResult, source: str) -> bytes:
+    """Return the line of `--decisions` for an event of the source with this name."""
+    input_event, decision, recorded = result.input_event, result.decision, result.recorded
+    event = input_event.event
+    line = DecisionLine(
+        source, input_event.line, event.event_id, event.payment_id, event.type,
+        decision.outcome, decision.reason, decision.state_before, decision.state_after,
+    )  # fmt: skip
+    if recorded is not None and decision.reason is Reason.DUPLICATE_EVENT:
+        line.original_outcome = recorded.outcome
+    elif recorded is not None:
+        line.recorded = {"payment_id": recorded.payment_id, "type": recorded.type}
+        line.known = result.is_known
+    return _encode(line)
+
+
+def encode_malformed(malformed: MalformedLine, source: str) -> bytes:
+    """Return the line of `--decisions` for a malformed line of the source with this name."""
+    return _encode({"source": source, "line": malformed.line, "error": malformed.error})
+
+
+def write_decisions(file: IO[bytes], lines: bytes | bytearray) -> None:
+    """Append lines to `--decisions`. Raises CannotFinish, BrokenPipeError if nobody reads it any
+    more.
+    """
+    with _explain_errors("--decisions"):
+        file.write(lines)
+        file.flush()
+
+
+def write_malformed(file: IO[bytes], line: bytes | OversizedLine) -> None:
+    """Append a line to `--malformed`, byte for byte, so that it can be mended and ingested. Raises
+    as above.
+    """
+    with _explain_errors("--malformed"):
+        if isinstance(line, bytes):
+            file.write(line)
+        elif line.spool is not None:
+            line.spool.seek(0)
+            shutil.copyfileobj(line.spool, file)
+            line.spool.close()
+        file.write(b"\n")
+        file.flush()
+
+
+def _encode(value: object) -> bytes:
+    """Return one object of `--decisions`. It may be read on a terminal, so invisible characters are
+    escaped.
+    """
     encoded = msgspec.json.encode(value)
     is_plain = encoded.isascii() and b"\x7f" not in encoded
     return (encoded if is_plain else printable_json(encoded.decode()).encode()) + b"\n"
 
 
-def _write(option: str, file: IO[bytes], content: bytes | bytearray | OversizedLine) -> None:
-    """Write decisions, or a malformed line as it came, byte for byte, so that it can be mended and ingested."""
+@contextlib.contextmanager
+def _explain_errors(option: str) -> Iterator[None]:
     try:
-        if isinstance(content, OversizedLine):
-            if content.spool is not None:
-                content.spool.seek(0)
-                shutil.copyfileobj(content.spool, file)
-                content.spool.close()
-        else:
-            file.write(content)
-        if option == "--malformed":
-            file.write(b"\n")
-        file.flush()
+        yield
     except BrokenPipeError:
         raise
     except OSError as error:

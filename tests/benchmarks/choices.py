@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from days import fresh, write
 from ground import Ground, Measured, Row
-from payproc.db.schema import procedure
+from payproc.db.procedure import read_procedure
 from payproc.embedded import server as embedded
 from payproc_process import COMMAND
 
@@ -46,7 +46,7 @@ CHOICES = (
     Choice("jsonb instead of json", ["ALTER TABLE payproc.events ALTER payload TYPE jsonb"]),
     Choice(
         "every commit waits, as on Citus; with 16 workers",
-        [procedure(for_citus=True)],
+        [read_procedure(for_citus=True)],
         options=["--workers", "16"],
     ),
     Choice("shared_buffers 128MB", settings=["shared_buffers = 128MB"]),
