@@ -1,6 +1,6 @@
 """The pure half of a batch: decisions over known facts.
 
-What belongs here: everything about a batch that needs no database. The caller looks up the known
+Belongs here: everything about a batch that needs no database. The caller looks up the known
 facts, and records the results; this module carries the facts forward from event to event.
 """
 
@@ -17,9 +17,7 @@ from payproc.schemas import Malformed, PaymentEvent
 
 
 class InputEvent(msgspec.Struct, frozen=True, gc=False):
-    """An event and its place: the index of its source in the run, and its line there, counted from
-    1.
-    """
+    """An event, the index of its source in the run, and its line there, counted from 1."""
 
     event: PaymentEvent
     payload: str
@@ -67,8 +65,9 @@ Place = tuple[int, int]
 
 
 class Known(NamedTuple):
-    """The facts that decisions are based on. Each decision adds to them, and the next one builds on
-    it.
+    """The facts that decisions are based on.
+
+    Each decision adds to them, and the next one builds on it.
     """
 
     recorded: dict[str, RecordedEvent]
@@ -83,9 +82,7 @@ _NEW_PAYMENT = (State.CREATED, 0)
 
 
 def decide(batch: Sequence[InputEvent], known: Known) -> list[EventResult]:
-    """Classify events in order, carrying recorded events and each payment's state forward in
-    `known`.
-    """
+    """Classify events in order, carrying the facts forward in `known`."""
     recorded, payments, conflicts = known
     states_seen = _states_before_own_events(batch, known)
     results = []
@@ -146,9 +143,7 @@ def place_of(input_event: InputEvent) -> Place:
 
 
 def _states_before_own_events(batch: Sequence[InputEvent], known: Known) -> dict[str, State]:
-    """Return the states of payments before an earlier attempt of this run moved them: the states to
-    report.
-    """
+    """Return the states to report: those before an earlier attempt of this run moved payments."""
     states: dict[str, State] = {}
     for input_event in batch if known.recorded else ():
         original = known.recorded.get(input_event.event.event_id)

@@ -1,6 +1,6 @@
 """Export: the recorded events as lines that can be ingested again.
 
-What belongs here: the order of the lines, the check of each against its record, and the differences
+Belongs here: the order of the lines, the check of each against its record, and the differences
 of a copy. Nothing here writes to the database.
 
 The order is that of the histories, payment by payment. No payment's history depends on another's,
@@ -95,8 +95,7 @@ class ExportSummary(msgspec.Struct):
 def export(
     database: Database, summary: ExportSummary, on_left_out: Callable[[LeftOut], None] = lambda _: None
 ) -> Generator[bytes, None, None]:
-    """Yield the records as blocks of whole lines, as of one moment, and count in `summary`. Memory
-    stays flat.
+    """Yield the records of one moment as blocks of lines; count in `summary`. Memory stays flat.
 
     Raises CannotFinish if the database cannot be read.
     """
@@ -193,9 +192,7 @@ def _export_events(
 
 
 class _LastResolutions:
-    """The last resolution of each payment, read along with the events, which come in the same
-    order.
-    """
+    """The last resolution of each payment, read along with the events in the same order."""
 
     _NONE = (0, "")
 
@@ -204,9 +201,7 @@ class _LastResolutions:
         self._next = next(self._rows, None)
 
     def of(self, payment_id: str) -> tuple[int, str]:
-        """Return the position of a payment's last resolution and the state after it; position 0 if
-        it has none.
-        """
+        """Return the position and state of a payment's last resolution; position 0 without one."""
         last = self._NONE
         while self._next is not None and self._next[0] == payment_id:
             _, position, state = self._next

@@ -1,6 +1,6 @@
 """Handlers: one batch of events looked up, decided, recorded, and retried if it is contested.
 
-What belongs here: the order of these steps, and the effect that an error in one of them has on a
+Belongs here: the order of these steps, and the effect that an error in one of them has on a
 batch. Handlers coordinate; logic.py decides, and record_decisions.sql writes.
 
 Every event has its own transaction. Speed comes from few round trips instead of big transactions: a
@@ -61,8 +61,9 @@ class Recorder:
         self._connection.close()
 
     def handle(self, batch: Sequence[InputEvent]) -> list[Result]:
-        """Process events in order; return their results in the same order. All of it is durable on
-        return.
+        """Process events in order; return their results in the same order.
+
+        All of it is durable on return.
 
         Raises CannotFinish if the database cannot be worked with. A part of the batch may be
         recorded then; handling it again, in another run, is safe. Every later batch is refused,
@@ -135,9 +136,7 @@ class Recorder:
         return [settled[place_of(input_event)] for input_event in batch]
 
     def _decide(self, batch: Sequence[InputEvent], run: ThisRun) -> list[EventResult]:
-        """Look up the facts for a batch and decide it, over a new connection if the last one is
-        dead.
-        """
+        """Look up the facts for a batch and decide it. A dead connection is replaced."""
         if self._connection.closed:
             self._connection = self._database.connect()
         known = look_up(
@@ -150,9 +149,7 @@ class Recorder:
         return decide(batch, known)
 
     def _record(self, results: Sequence[EventResult], new: Sequence[EventResult]) -> list[InputEvent]:
-        """Write the new results and flush everything; return the events that have to be decided
-        again.
-        """
+        """Write the new results and flush everything; return the events to decide again."""
         notices = self._connection.notices
         notices.clear()
         with self._connection.cursor() as cursor:
@@ -177,8 +174,9 @@ class RetryBudget:
         self._repeats = 0
 
     def begin(self, new: Sequence[EventResult]) -> None:
-        """Note the events that this attempt is about to write. Raises CannotFinish if they cannot
-        be recorded.
+        """Note the events that this attempt is about to write.
+
+        Raises CannotFinish if they cannot be recorded.
         """
         if self._fewest_new is None or len(new) < self._fewest_new:
             self._fewest_new = len(new)
@@ -196,9 +194,7 @@ class RetryBudget:
             )
 
     def fail(self, error: psycopg2.Error | CannotFinish, connection: psycopg2.extensions.connection) -> None:
-        """Pause before the next attempt; raise the error if it is not transient, or the budget is
-        used up.
-        """
+        """Pause before the next attempt; raise a lasting error, or one beyond the budget."""
         self._failures += 1
         most = MAX_RETRIES if interrupt.signal is None else MAX_RETRIES_AFTER_SIGNAL
         if not (connection.closed or is_transient(error)) or self._failures > most:
@@ -225,8 +221,9 @@ class DryRun:
             self._connection.close()
 
     def handle(self, batch: Sequence[InputEvent]) -> list[Result]:
-        """Return the result that each event would have. Raises CannotFinish if the database cannot
-        be read.
+        """Return the result that each event would have.
+
+        Raises CannotFinish if the database cannot be read.
         """
         if self._connection is not None and self._database is not None:
             try:

@@ -1,6 +1,6 @@
 """Look up the facts that a batch is decided on.
 
-What belongs here: the queries between a batch and `Known`. The decisions are batch.py's.
+Belongs here: the queries between a batch and `Known`. The decisions are batch.py's.
 """
 
 from collections.abc import Iterable
@@ -38,8 +38,9 @@ _STATES = {each.value: each for each in State}
 
 
 class ThisRun(NamedTuple):
-    """The run whose events are no duplicates to it. Its number alone is not enough, because numbers
-    may start again.
+    """The run whose events are no duplicates to it.
+
+    Its number alone is not enough, because numbers may start again.
     """
 
     run_id: int
@@ -74,8 +75,9 @@ def look_up(
 def look_up_conflicts(
     connection: psycopg2.extensions.connection, run: ThisRun, batch: Iterable[InputEvent], known: Known
 ) -> None:
-    """Add the recorded conflicts of the batch's event_ids to `known`. A batch without conflicts
-    costs no query.
+    """Add the recorded conflicts of the batch's event_ids to `known`.
+
+    A batch without conflicts costs no query.
     """
     event_ids = {
         event.event_id

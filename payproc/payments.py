@@ -1,6 +1,6 @@
 """One payment: its state, its whole history, its pending reviews, and the conflicts that name it.
 
-What belongs here: queries that answer `payproc show`. Nothing here writes.
+Belongs here: queries that answer `payproc show`. Nothing here writes.
 """
 
 from datetime import datetime
@@ -68,8 +68,9 @@ class Conflict(msgspec.Struct, frozen=True):
 
 
 class Payment(msgspec.Struct, frozen=True):
-    """Everything on record about a payment. Field for field the object that `show --format json`
-    prints.
+    """Everything on record about a payment.
+
+    Field for field the object that `show --format json` prints.
     """
 
     payment_id: str

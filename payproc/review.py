@@ -1,6 +1,6 @@
 """The review queue, and the decisions that people take on it.
 
-What belongs here: listing the events that a machine must not decide alone, and recording a person's
+Belongs here: listing the events that a machine must not decide alone, and recording a person's
 decision. A resolution takes a position of its own in the payment's history, under the same compare
 and set as an event.
 """
@@ -99,9 +99,7 @@ class Review(msgspec.Struct, frozen=True):
 
 
 class ReviewDecision(msgspec.Struct, frozen=True):
-    """A person's decision, its reason and author, and the only payment state that it is meant for,
-    if any.
-    """
+    """A person's decision, its reason and author, and the payment state it expects, if any."""
 
     resolution: Resolution
     note: str
@@ -109,15 +107,14 @@ class ReviewDecision(msgspec.Struct, frozen=True):
     expected: State | None = None
 
     def state_after(self, review: Review) -> State:
-        """Return the payment's state after the decision: an applied event moves it to the state
-        that the event names.
-        """
+        """Return the payment's state after the decision: an applied event's own, or unchanged."""
         return STATE_NAMED_BY[review.type] if self.resolution is Resolution.APPLY else review.state
 
 
 def open_reviews(database: Database, reason: Reason | None = None, limit: int | None = None) -> Iterator[Review]:
-    """Yield the events that need review, the oldest first; memory stays flat. Raises
-    CannotFinish.
+    """Yield the events that need review, the oldest first; memory stays flat.
+
+    Raises CannotFinish.
     """
     return islice(_read_pages(database, reason, FETCH_LINES if limit is None else min(limit, FETCH_LINES)), limit)
 
@@ -133,8 +130,7 @@ def count_open(database: Database) -> int:
 def resolve(
     database: Database, event_id: str, decision: ReviewDecision, confirm: Callable[[Review, State], bool]
 ) -> tuple[Review, int] | None:
-    """Record a person's decision; return the event, and the decision's position in the payment's
-    history.
+    """Record a person's decision; return the event and the decision's position in the history.
 
     `confirm` gets the event with its payment's state now, and the state after the decision. If it
     returns False, nothing is changed and the result is None. If the payment moves between that and
@@ -180,9 +176,7 @@ def _read_pages(database: Database, reason: Reason | None, rows: int) -> Iterato
 
 
 def _record(database: Database, event_id: str, review: Review, decision: ReviewDecision) -> int | None:
-    """Move the payment and record the decision, or neither; return the decision's position in the
-    history.
-    """
+    """Move the payment and record the decision, or neither; return the decision's position."""
     values = {
         "event_id": event_id,
         "payment_id": review.payment_id,

@@ -1,6 +1,6 @@
 """Runs: one row for each ingest, from its start to its counts.
 
-What belongs here: writing and reading that row. The effects of a run on payments are in their
+Belongs here: writing and reading that row. The effects of a run on payments are in their
 histories.
 """
 
@@ -65,8 +65,9 @@ def open_run(database: Database, sources: list[str]) -> int:
 def save_counts(
     database: Database, run_id: int, lines: int, malformed: int, outcomes: Sequence[int], *, finished: bool
 ) -> None:
-    """Write a run's counts; `outcomes` in the order of Outcome. Raises CannotFinish, also if its
-    row is gone.
+    """Write a run's counts; `outcomes` in the order of Outcome.
+
+    Raises CannotFinish, also if its row is gone.
     """
     with database.transaction() as cursor:
         cursor.execute(_SAVE, (finished, lines, malformed, *outcomes, run_id))

@@ -1,6 +1,6 @@
 """The fold: every history replayed from its start, and compared with the stored states.
 
-What belongs here: reading everything in payment order, and naming each contradiction. The books are
+Belongs here: reading everything in payment order, and naming each contradiction. The books are
 right if each entry starts in the state in which the one before it ended, positions have no gaps,
 only APPLY and people move a payment, and the stored state and version are those that the history
 gives. A recorded decision may differ from today's table: then the rules have changed, and the books
@@ -88,8 +88,7 @@ class VerifySummary(msgspec.Struct):
 def verify(
     database: Database, summary: VerifySummary, on_progress: Callable[[int], None] = lambda _: None
 ) -> Iterator[Finding]:
-    """Fold every history as of one moment; yield the findings, and count in `summary`. Memory stays
-    flat.
+    """Fold every history as of one moment; yield findings, count in `summary`. Memory stays flat.
 
     Raises CannotFinish if the database cannot be read.
     """
@@ -110,9 +109,7 @@ def count_entries(database: Database) -> int:
 
 
 def check(payment_id: str, history: Iterable[Row]) -> Iterator[Finding]:
-    """Fold one payment's history and compare the end with the payment's own row, which comes
-    last.
-    """
+    """Fold one payment's history; compare the end with the payment's own row, the last one."""
     state, version = State.CREATED.value, 0
     for _, position, event_type, outcome, reason, before, after in history:
         if position is None:
@@ -153,9 +150,7 @@ def _count_rows(
 
 
 def _judge(event_type: str, outcome: str, reason: str, before: str, after: str) -> tuple[Problem | None, str]:
-    """Return the problem of an entry that differs from the table, if it is one, and the expected
-    entry.
-    """
+    """Return the problem, if any, of an entry that differs from the table, and the expected one."""
     if reason == "nothing to resolve":
         return Problem.ILLEGAL_MOVE, "an earlier event of this payment in MANUAL_REVIEW"
     named = STATE_NAMED_BY.get(EventType(event_type), State(before)).value  # a flag names no state

@@ -1,6 +1,6 @@
 """Connections to the database: how one is opened, its transactions, and its name.
 
-What belongs here: everything about the server that is not about payments. No message that leaves
+Belongs here: everything about the server that is not about payments. No message that leaves
 this module holds a password or the query part of a connection string.
 
 Everything here is plain psycopg2, because SQLAlchemy would add a quarter of a second to the start
@@ -57,8 +57,9 @@ _VARIABLES = {
 
 
 class Database:
-    """A PostgreSQL server and database to work on. `where` names it in messages and never holds a
-    secret.
+    """A PostgreSQL server and database to work on.
+
+    `where` names it in messages and never holds a secret.
 
     A database without a given name is named after its parameters, and after the server once it is
     connected.
@@ -128,8 +129,9 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[psycopg2.extensions.cursor]:
-        """Open one transaction on a connection of its own. Raises CannotFinish for any error of the
-        database.
+        """Open a transaction on a connection of its own.
+
+        Raises CannotFinish for any error of the database.
         """
         with closing(self.connect()) as connection:
             # Every write here is compare and set or harmless to lose; a stricter default would only
@@ -149,8 +151,7 @@ class Database:
 
     @contextmanager
     def snapshot(self) -> Iterator[psycopg2.extensions.connection]:
-        """Open one read-only transaction that sees everything as of one moment, however long it
-        takes.
+        """Open a read-only transaction that sees everything as of one moment.
 
         Raises CannotFinish for any error of the database.
         """
@@ -166,9 +167,7 @@ class Database:
                 _rollback_quietly(connection)
 
     def refuse_warnings(self, connection: psycopg2.extensions.connection, notices: Sequence[str]) -> None:
-        """Raise CannotFinish if the server warned at a commit, as when somebody cancels a wait for
-        a standby.
-        """
+        """Raise CannotFinish for a warning at a commit, as after a canceled wait for a standby."""
         if not notices:
             return
         warning = " ".join(notices[0].split())
@@ -200,8 +199,9 @@ _UTC_TIMES = psycopg2.extensions.new_type(psycopg2.extensions.PYDATETIMETZ.value
 
 
 def _wait(connection: psycopg2.extensions.connection) -> None:
-    """Wait for the server's answer. A signal raises KeyboardInterrupt, and the driver then closes
-    the connection.
+    """Wait for the server's answer.
+
+    A signal raises KeyboardInterrupt, and the driver then closes the connection.
 
     psycopg2's own wait_select asks the server to cancel instead. That never returns if the server
     does not answer.
@@ -224,8 +224,9 @@ def _rollback_quietly(connection: psycopg2.extensions.connection) -> None:
 
 
 def _expected_name(parameters: Mapping[str, str]) -> str:
-    """Return the name of the database that libpq would connect to. PG* variables stand in for
-    missing parameters.
+    """Return the name of the database that libpq would connect to.
+
+    PG* variables stand in for missing parameters.
 
     A service decides by its file, which only libpq reads.
     """
@@ -241,8 +242,9 @@ def _expected_name(parameters: Mapping[str, str]) -> str:
 
 
 def _real_name(connection: psycopg2.extensions.connection, given_port: str) -> str:
-    """Return the name of the database that this connection is to. A default port is omitted unless
-    it was given.
+    """Return the name of the database that this connection is to.
+
+    A default port is omitted unless it was given.
     """
     info = connection.info
     host = info.host
@@ -254,8 +256,6 @@ def _real_name(connection: psycopg2.extensions.connection, given_port: str) -> s
 
 
 def _format_name(user: str, host: str, port: str, dbname: str) -> str:
-    """Return user, host, port and database: enough for a person to recognize it, and nothing
-    secret.
-    """
+    """Return a name by which a person recognizes the database, without a secret."""
     host = f"[{host}]" if ":" in host and not host.startswith("/") else host
     return f"postgresql://{user}{user and '@'}{host}{port and ':'}{port}/{dbname}"

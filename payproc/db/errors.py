@@ -1,6 +1,6 @@
 """Errors of the database: the kinds that the code acts on, and their description for a user.
 
-What belongs here: everything that is read from a driver's error. A kind is recognized by SQLSTATE,
+Belongs here: everything that is read from a driver's error. A kind is recognized by SQLSTATE,
 by the driver's class or by the name of a constraint, never by the text of a message.
 """
 
@@ -62,8 +62,7 @@ _NOISE = ("Is the server running", "This probably means", "before or while proce
 def describe_error(
     error: psycopg2.Error, where: str, *, password: str | None = None, cause: str | None = None
 ) -> CannotFinish:
-    """Describe an error of the database named `where` in one line: the server's words, then advice
-    by SQLSTATE.
+    """Describe an error of the database `where` in one line: the server's words, then advice.
 
     `cause` replaces the driver's words about a lost connection. `password` is masked.
     """
@@ -78,8 +77,9 @@ def describe_error(
 
 
 def is_about_connection(error: psycopg2.Error) -> bool:
-    """Return whether the connection is dead or could not be opened. The client library finds that
-    out: no SQLSTATE.
+    """Return whether the connection is dead or could not be opened.
+
+    The client library finds that out: no SQLSTATE.
 
     The driver may still take a dead connection for open: if sending failed, while a last notice can
     be read.
@@ -121,11 +121,10 @@ def _one_line(error: psycopg2.Error) -> str:
 
 
 def _mask(message: str, password: str | None, where: str) -> str:
-    """Mask the password in a message of a server or a proxy, in quotation marks or in a URL. libpq
-    never prints it.
+    """Mask the password if a server or a proxy quotes it, or shows it in a URL.
 
-    A mask anywhere else would reveal that an ordinary word is the password. So would one over a
-    name in `where`.
+    libpq never prints it. A mask anywhere else would reveal that an ordinary word is the password.
+    So would one over a name in `where`.
     """
     if not password or password in re.split("[/:@,?]+", where):
         return message

@@ -1,6 +1,6 @@
 """Location: the database that a command works on.
 
-What belongs here: the places where a database can be named, their order, and the parsing of its
+Belongs here: the places where a database can be named, their order, and the parsing of its
 URL.
 """
 
@@ -32,8 +32,7 @@ EMBEDDED_VARIABLE = "PAYPROC_EMBEDDED"
 
 @contextmanager
 def open_database(option: str | None, note: "Note", *, interruptible: bool = True) -> Iterator[Database]:
-    """Yield the database of --database-url, else of DATABASE_URL, else of `.env`, else the embedded
-    one.
+    """Yield the database of --database-url, DATABASE_URL, `.env`, or else the embedded one.
 
     `note` gets one line that names it, and progress while a person waits for the embedded server.
     """
@@ -61,8 +60,9 @@ def open_database(option: str | None, note: "Note", *, interruptible: bool = Tru
 
 
 def parse_url(given: str, origin: str) -> dict[str, str]:
-    """Return the libpq parameters of a URL. `postgresql+driver://`, as SQLAlchemy writes it, is
-    accepted.
+    """Return the libpq parameters of a URL.
+
+    `postgresql+driver://`, as SQLAlchemy writes it, is accepted.
 
     Raises WrongUsage, which names `origin` and never quotes the URL, because it may hold a
     password.
@@ -97,9 +97,7 @@ def _check_embedded_is_allowed() -> None:
 
 
 def _chosen_url(option: str | None) -> tuple[dict[str, str], str] | None:
-    """Return the parameters of the first URL that is given, and its origin; None if there is
-    none.
-    """
+    """Return the parameters of the first given URL, and its origin; None without a URL."""
     if option is not None:
         return parse_url(option, "--database-url"), "from --database-url"
     if variable := os.environ.get(URL_VARIABLE):
@@ -139,8 +137,9 @@ def _dotenv_url(path: Path) -> str | None:
 
 
 def _strip_scheme(given: str, expected: str) -> str:
-    """Return the part of a URL after its scheme. Raises WrongUsage if the scheme is not
-    PostgreSQL's.
+    """Return the part of a URL after its scheme.
+
+    Raises WrongUsage if the scheme is not PostgreSQL's.
     """
     scheme, is_url, rest = given.strip().partition("://")
     if not given.strip():
@@ -156,8 +155,7 @@ def _strip_scheme(given: str, expected: str) -> str:
 
 
 def _shows_password(rest: str, parameters: Mapping[str, str]) -> bool:
-    """Return whether a part of the password may be in the user, host or database, which messages
-    show.
+    """Return whether a name that messages show may hold a part of the password.
 
     An unescaped character in a password, or an escaped one beside it, moves it there.
     """

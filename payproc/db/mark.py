@@ -1,6 +1,6 @@
 """The mark: the comment on the table runs that describes the schema.
 
-What belongs here: how the mark is written, read and missed. It holds the schema's version, its
+Belongs here: how the mark is written, read and missed. It holds the schema's version, its
 variant (one server, or Citus), and a digest of the procedure. The procedure has no version of its
 own.
 """
@@ -47,9 +47,7 @@ _HAS_UNIQUE_POSITIONS = """
 
 
 class Mark(NamedTuple):
-    """Version and variant of a schema, and the digest of its procedure; None before the last step
-    of an upgrade.
-    """
+    """Version and variant of a schema, and its procedure's digest: None in mid-upgrade."""
 
     version: int
     for_citus: bool
@@ -91,8 +89,9 @@ def write_mark(mark: Mark) -> str:
 
 
 def read_schema(cursor: psycopg2.extensions.cursor, where: str) -> FoundSchema | None:
-    """Return the schema of the database named `where`, or None. Raises CannotFinish if it is
-    damaged or not payproc's.
+    """Return the schema of the database `where`, or None.
+
+    Raises CannotFinish if it is damaged or not payproc's.
     """
     cursor.execute(_RELATIONS)
     relations = {name: rest for name, *rest in cursor.fetchall()}

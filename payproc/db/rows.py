@@ -1,6 +1,6 @@
 """Rows of query results: read a few at a time, and turned into typed objects.
 
-What belongs here: the one place that turns a row into a struct. A query names its columns after the
+Belongs here: the one place that turns a row into a struct. A query names its columns after the
 struct's fields.
 """
 
@@ -36,9 +36,7 @@ def open_stream(
     *,
     fetch_rows: int = FETCH_ROWS,
 ) -> Iterator[psycopg2.extensions.cursor]:
-    """Run a query in the connection's transaction; yield a cursor that fetches page by page, so
-    memory stays flat.
-    """
+    """Run a query in the connection's transaction. Yield a cursor that fetches page by page."""
     cursor = connection.cursor(f"payproc_{next(_cursor_numbers)}")
     try:
         cursor.itersize = fetch_rows
@@ -59,9 +57,7 @@ def read_rows(cursor: psycopg2.extensions.cursor) -> Iterator[Row]:
 
 
 def make_struct(kind: type[Struct], row: Row) -> Struct:
-    """Return a row as a struct: text as the enum of its field, the `payload` as JSON that is kept
-    as it is.
-    """
+    """Return a row as a struct: text becomes its field's enum, `payload` stays as it is."""
     if "payload" in row:
         row = {**row, "payload": msgspec.Raw(row["payload"])}
     return msgspec.convert(row, kind)

@@ -1,6 +1,6 @@
 """The schema: created, brought up to date, and required by the commands.
 
-What belongs here: every change between an empty database and the tables that the rest of payproc
+Belongs here: every change between an empty database and the tables that the rest of payproc
 takes for granted.
 
 The files in versions/ lead from each version to the next. Each step is one transaction under an
@@ -37,9 +37,7 @@ _FOR_CITUS = (
 
 
 class Step(NamedTuple):
-    """One transaction of the way up: its summary in a few words, its statements, and the mark that
-    it leaves.
-    """
+    """One transaction of the way up: its summary, its statements, and the mark that it leaves."""
 
     summary: str
     statements: list[str]
@@ -64,8 +62,7 @@ def require_schema(database: Database) -> None:
 
 
 def prepare_schema(database: Database, say: Callable[[str], None], *, create: bool) -> None:
-    """Make the schema fit for writing, as far as that may be done unasked; `say` gets a line on
-    each change.
+    """Make the schema fit for writing, as far as allowed unasked. `say` gets a line on each change.
 
     A missing schema is created if `create` is set. The schema of an embedded database is brought up
     to date; a server's never is. Raises CannotFinish if the schema cannot be used as it is.
@@ -166,8 +163,9 @@ def _refuse_other_version(mark: Mark, database: Database) -> None:
 def _next_step(
     cursor: psycopg2.extensions.cursor, database: Database, found: FoundSchema | None, *, for_citus: bool
 ) -> Step | None:
-    """Return the next step of the way up, None at its end. Raises CannotFinish if there is no
-    way.
+    """Return the next step of the way up, None at its end.
+
+    Raises CannotFinish if there is no way.
     """
     if found is None:
         if for_citus:

@@ -56,8 +56,9 @@ def encode_malformed(malformed: MalformedLine, source: str) -> bytes:
 
 
 def write_decisions(file: IO[bytes], lines: bytes | bytearray) -> None:
-    """Append lines to `--decisions`. Raises CannotFinish, BrokenPipeError if nobody reads it any
-    more.
+    """Append lines to `--decisions`.
+
+    Raises CannotFinish, BrokenPipeError if nobody reads it any more.
     """
     with _explain_errors("--decisions"):
         file.write(lines)
@@ -65,8 +66,9 @@ def write_decisions(file: IO[bytes], lines: bytes | bytearray) -> None:
 
 
 def write_malformed(file: IO[bytes], line: bytes | OversizedLine) -> None:
-    """Append a line to `--malformed`, byte for byte, so that it can be mended and ingested. Raises
-    as above.
+    """Append a line to `--malformed`, byte for byte, so that it can be mended and ingested.
+
+    Raises as above.
     """
     with _explain_errors("--malformed"):
         if isinstance(line, bytes):
@@ -80,8 +82,9 @@ def write_malformed(file: IO[bytes], line: bytes | OversizedLine) -> None:
 
 
 def _encode(value: object) -> bytes:
-    """Return one object of `--decisions`. It may be read on a terminal, so invisible characters are
-    escaped.
+    """Return one object of `--decisions`.
+
+    It may be read on a terminal, so invisible characters are escaped.
     """
     encoded = msgspec.json.encode(value)
     is_plain = encoded.isascii() and b"\x7f" not in encoded

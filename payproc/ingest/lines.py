@@ -1,6 +1,6 @@
 """Lines: the bytes of a source, cut at line feeds.
 
-What belongs here: reading a source as its bytes arrive. Nothing here knows what a line means.
+Belongs here: reading a source as its bytes arrive. Nothing here knows what a line means.
 """
 
 import os
@@ -28,8 +28,9 @@ class OversizedLine(msgspec.Struct, frozen=True):
 
 
 class LineReader:
-    """Reads numbered non-blank lines from one source as they arrive. It holds one read and one line
-    at most.
+    """Reads numbered non-blank lines from one source as they arrive.
+
+    It holds one read and one line at most.
     """
 
     def __init__(self, name: str, index: int, keep_oversized: bool) -> None:
@@ -54,9 +55,7 @@ class LineReader:
         self._may_wait = not stat.S_ISREG(os.fstat(self._descriptor).st_mode)
 
     def wait(self, wake_up: int, seconds: float | None) -> bool:
-        """Wait until a read would return at once, or `wake_up` is readable; return whether a read
-        would.
-        """
+        """Wait until a read does not block, or `wake_up` is readable; return whether it does not."""
         if not self._may_wait:
             return True
         ready, _, _ = select.select([self._descriptor, wake_up], [], [], seconds)

@@ -1,6 +1,6 @@
 """Rounds: lines in input order, split by payment among the workers.
 
-What belongs here: the split, and putting results back into input order.
+Belongs here: the split, and putting results back into input order.
 """
 
 import zlib
@@ -68,9 +68,7 @@ class Round:
         return all(future.done() for future in self._futures)
 
     def results(self) -> Iterator[tuple[Entry, Result | None]]:
-        """Wait for all parts; yield each entry in input order with its result, None for a malformed
-        line.
-        """
+        """Wait for all parts; yield entries in input order with their results, None if malformed."""
         results = [iter(future.result()) for future in self._futures]
         for entry, owner in zip(self.entries, self._owners, strict=True):
             yield entry, None if owner is None else next(results[owner])

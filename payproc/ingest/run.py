@@ -1,6 +1,6 @@
 """One ingest: lines in, batches out to workers, results back in input order.
 
-What belongs here: the course of a run, from its first line to its last count. Nothing here decides.
+Belongs here: the course of a run, from its first line to its last count. Nothing here decides.
 
 Lines are read into rounds. A round is split by payment among the workers, each with a thread and a
 connection of its own that takes its parts in order, so each payment keeps its order. A few rounds
@@ -79,9 +79,7 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class Ingest:
-    """One run: reads the sources in order, hands the events to workers, and reports their
-    results.
-    """
+    """One run: it reads the sources in order, has workers record the events, and reports."""
 
     def __init__(
         self,
@@ -118,8 +116,9 @@ class Ingest:
         self._progress_at = self._began
 
     def run(self, stop: Interrupt) -> None:
-        """Process everything, or until `stop` is requested. `summary` is right also after an
-        exception.
+        """Process everything, or until `stop` is requested.
+
+        `summary` is right also after an exception.
 
         Raises CannotFinish, WrongUsage for unreadable input, BrokenPipeError if nobody reads a
         report any more.
@@ -207,9 +206,7 @@ class Ingest:
                 self._submit()
 
     def _wait_for_all(self) -> None:
-        """Record everything before a line whose event_id another worker has under another
-        payment.
-        """
+        """Record everything before a line whose event_id is at another worker."""
         self._submit()
         while self._in_flight:
             self._report(self._in_flight.popleft())

@@ -1,6 +1,6 @@
 """Sources: the inputs of a run, their names, and the files that it refuses.
 
-What belongs here: everything about an input but its lines.
+Belongs here: everything about an input but its lines.
 """
 
 import os
