@@ -28,7 +28,7 @@ import psycopg2.extensions
 from payproc.db.connection import Database
 from payproc.db.rows import FETCH_LINES, open_stream, read_structs
 from payproc.escape import unambiguous
-from payproc.logic import TABLE, Decision, EventType, Outcome, Reason, Resolution, State
+from payproc.logic import TABLE, EventType, Outcome, Reason, Resolution, State
 from payproc.schemas import Malformed, parse_line
 
 BLOCK_BYTES = 64 << 10
@@ -145,10 +145,6 @@ class _Event(_Record, frozen=True, gc=False):
     state_before: State
     state_after: State
 
-    def decision(self) -> Decision:
-        """Return the recorded decision."""
-        return Decision(self.outcome, self.reason, self.state_before, self.state_after)
-
 
 class _Conflict(_Record, frozen=True, gc=False):
     """A row of _CONFLICTS, with the event that has its event_id, if there is one."""
@@ -182,7 +178,8 @@ def _export_events(
                     on_left_out(LeftOut("event", event.event_id, payment_id, why))
                     continue
                 decision = TABLE[state_in_copy][event.type]
-                summary.changed_events += decision != event.decision()
+                recorded = (event.outcome, event.reason, event.state_before, event.state_after)
+                summary.changed_events += decision != recorded
                 summary.waiting += decision.outcome is Outcome.MANUAL_REVIEW
                 state_in_copy = decision.state_after
                 summary.events += 1

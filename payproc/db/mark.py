@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import psycopg2.extensions
 
-from payproc.db.procedure import read_body, read_procedure
 from payproc.errors import CannotFinish
 
 VERSION = 2
@@ -68,19 +67,6 @@ class FoundSchema(NamedTuple):
     """Tables that a crash of the server would empty."""
     bodies: list[str]
     """Sources of the procedure. It may be gone, or replaced by somebody."""
-
-    def is_current(self) -> bool:
-        """Return whether there is no step to take."""
-        for_citus = self.mark.for_citus
-        return self.mark == current_mark(for_citus=for_citus) and read_body(for_citus=for_citus) in self.bodies
-
-
-def current_mark(*, for_citus: bool) -> Mark:
-    """Return the mark that this payproc writes."""
-    import hashlib  # loads OpenSSL, 2 ms that reading commands save
-
-    digest = hashlib.sha256(read_procedure(for_citus=for_citus).encode()).hexdigest()[:16]
-    return Mark(VERSION, for_citus, digest)
 
 
 def write_mark(mark: Mark) -> str:

@@ -7,6 +7,7 @@ struct's fields.
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -36,7 +37,10 @@ def open_stream(
     *,
     fetch_rows: int = FETCH_ROWS,
 ) -> Iterator[psycopg2.extensions.cursor]:
-    """Run a query in the connection's transaction. Yield a cursor that fetches page by page."""
+    """Run a query in the connection's transaction; yield a cursor that fetches page by page.
+
+    So memory stays flat.
+    """
     cursor = connection.cursor(f"payproc_{next(_cursor_numbers)}")
     try:
         cursor.itersize = fetch_rows
@@ -53,16 +57,16 @@ def read_rows(cursor: psycopg2.extensions.cursor) -> Iterator[Row]:
     for row in cursor:
         # A cursor on the server knows its columns only after the first fetch.
         names = names or [column.name for column in cursor.description or ()]
-        yield dict(zip(names, row, strict=True))
+        yield dict(zip(names, row))  # noqa: B905
 
 
 def make_struct(kind: type[Struct], row: Row) -> Struct:
     """Return a row as a struct: text becomes its field's enum, `payload` stays as it is."""
     if "payload" in row:
-        row = {**row, "payload": msgspec.Raw(row["payload"])}
+        row["payload"] = msgspec.Raw(row["payload"])
     return msgspec.convert(row, kind)
 
 
 def read_structs(cursor: psycopg2.extensions.cursor, kind: type[Struct]) -> Iterator[Struct]:
     """Yield the rows of a query as structs."""
-    return (make_struct(kind, row) for row in read_rows(cursor))
+    return map(partial(make_struct, kind), read_rows(cursor))

@@ -17,15 +17,18 @@ import psycopg2.extensions
 
 from payproc.db.connection import Database
 from payproc.db.errors import is_about_privileges
-from payproc.db.mark import VERSION, FoundSchema, Mark, current_mark, read_schema, write_mark
-from payproc.db.procedure import read_body, read_procedure
+from payproc.db.mark import VERSION, FoundSchema, Mark, read_schema, write_mark
 from payproc.errors import CannotFinish
 
 LOCK_KEY = 0x70617970726F63
 """Key of the advisory lock: "payproc" in ASCII, because all applications of a database share the
 keys."""
 
-_VERSIONS = Path(__file__).with_name("versions")
+ASYNCHRONOUS_COMMIT = "SET LOCAL synchronous_commit = off;"
+"""The line of record_decisions.sql that the variant for Citus omits."""
+
+_FOLDER = Path(__file__).parent
+"""The folder of the .sql files. importlib.resources, which also reads archives, imports slower."""
 
 _FOR_CITUS = (
     # One connection to each machine: the types are created there by the same transaction as the
@@ -80,7 +83,7 @@ def prepare_schema(database: Database, say: Callable[[str], None], *, create: bo
         )
     if found.mark.version != VERSION and not (found.mark.version < VERSION and database.is_embedded):
         _refuse_other_version(found.mark, database)
-    if found.is_current():
+    if _is_current(found):
         return
     try:
         for summary in bring_up(database):
@@ -122,7 +125,7 @@ def bring_up(database: Database, *, for_citus: bool = False) -> list[str]:
                     f"owner: {message}; run payproc init as {found.owner}"
                 ) from error
         done.append(step.summary)
-        if step.mark == current_mark(for_citus=step.mark.for_citus):
+        if step.mark == _current_mark(for_citus=step.mark.for_citus):
             return done  # no second look, because a server that changes the procedure's text would make this endless
 
 
@@ -136,7 +139,7 @@ def script(database: Database, *, for_citus: bool = False) -> Iterator[str]:
                 f"{statement.strip().rstrip(';')};" for statement in ("BEGIN", lock, *step.statements, "COMMIT")
             ]
             yield "\n\n".join((f"-- {step.summary}", *statements))
-            found = FoundSchema(step.mark, "", [], [read_body(for_citus=step.mark.for_citus)])
+            found = FoundSchema(step.mark, "", [], [_read_body(for_citus=step.mark.for_citus)])
 
 
 def create_schema(cursor: psycopg2.extensions.cursor, *, for_citus: bool = False) -> None:
@@ -145,9 +148,39 @@ def create_schema(cursor: psycopg2.extensions.cursor, *, for_citus: bool = False
         cursor.execute(statement)
 
 
+def read_procedure(*, for_citus: bool) -> str:
+    """Return the statement of record_decisions.sql, for Citus without its asynchronous commits.
+
+    On Citus the coordinator's commit is the decision that the other machines follow. If it could be
+    lost after one of them has followed it, a payment would be left without its event, or an event
+    without its payment.
+    """
+    statement = _FOLDER.joinpath("record_decisions.sql").read_text("utf-8")
+    return statement.replace(ASYNCHRONOUS_COMMIT, "") if for_citus else statement
+
+
 def _find(database: Database) -> FoundSchema | None:
     with database.transaction() as cursor:
         return read_schema(cursor, database.where)
+
+
+def _is_current(found: FoundSchema) -> bool:
+    """Return whether there is no step to take."""
+    for_citus = found.mark.for_citus
+    return found.mark == _current_mark(for_citus=for_citus) and _read_body(for_citus=for_citus) in found.bodies
+
+
+def _current_mark(*, for_citus: bool) -> Mark:
+    """Return the mark of the schema that this payproc creates."""
+    import hashlib  # loads OpenSSL, 2 ms that reading commands save
+
+    digest = hashlib.sha256(read_procedure(for_citus=for_citus).encode()).hexdigest()[:16]
+    return Mark(VERSION, for_citus, digest)
+
+
+def _read_body(*, for_citus: bool) -> str:
+    """Return the procedure's source as the database keeps it."""
+    return read_procedure(for_citus=for_citus).split("$procedure$")[1]
 
 
 def _refuse_other_version(mark: Mark, database: Database) -> None:
@@ -181,9 +214,9 @@ def _next_step(
         _refuse_other_version(mark, database)
     if mark.version < VERSION:
         return _version_step(mark)
-    if found.is_current():
+    if _is_current(found):
         return None
-    current = current_mark(for_citus=mark.for_citus)
+    current = _current_mark(for_citus=mark.for_citus)
     return Step("replaced the procedure of the schema payproc", _procedure_statements(current), current)
 
 
@@ -193,13 +226,13 @@ def _creation_step(cursor: psycopg2.extensions.cursor, *, for_citus: bool) -> St
         from payproc.models import distribute_tables  # SQLAlchemy, as below
 
         statements = [*_FOR_CITUS, *statements, *distribute_tables()]
-    return Step("created the schema payproc", statements, current_mark(for_citus=for_citus))
+    return Step("created the schema payproc", statements, _current_mark(for_citus=for_citus))
 
 
 def _creation_statements(cursor: psycopg2.extensions.cursor, *, for_citus: bool) -> list[str]:
     from payproc.models import create_tables  # SQLAlchemy, 0.25 s that every other command saves
 
-    statements = [*create_tables(for_citus=for_citus), *_procedure_statements(current_mark(for_citus=for_citus))]
+    statements = [*create_tables(for_citus=for_citus), *_procedure_statements(_current_mark(for_citus=for_citus))]
     cursor.execute("SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'payproc'")
     # A role that may not create schemas may own an empty one. Even IF NOT EXISTS needs the right to
     # create it.
@@ -209,10 +242,10 @@ def _creation_statements(cursor: psycopg2.extensions.cursor, *, for_citus: bool)
 def _version_step(mark: Mark) -> Step:
     """Return the step to the next version."""
     version = mark.version + 1
-    reached = current_mark(for_citus=mark.for_citus) if version == VERSION else Mark(version, mark.for_citus, None)
+    reached = _current_mark(for_citus=mark.for_citus) if version == VERSION else Mark(version, mark.for_citus, None)
     files = [
         file
-        for file in _VERSIONS.iterdir()
+        for file in _FOLDER.joinpath("versions").iterdir()
         if file.name.startswith(f"{version:04}_") and (mark.for_citus or not file.name.endswith(".citus.sql"))
     ]
     statements = list(_FOR_CITUS) if mark.for_citus else []

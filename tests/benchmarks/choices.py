@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from days import fresh, write
 from ground import Ground, Measured, Row
-from payproc.db.procedure import read_procedure
+from payproc.db.schema import read_procedure
 from payproc.embedded import server as embedded
 from payproc_process import COMMAND
 

@@ -14,7 +14,6 @@ from sqlalchemy import URL, PrimaryKeyConstraint, Table, UniqueConstraint
 from payproc import models
 from payproc.db import schema
 from payproc.db.connection import Database
-from payproc.db.procedure import ASYNCHRONOUS_COMMIT
 
 
 def test_every_table_is_distributed_but_the_runs() -> None:
@@ -59,11 +58,11 @@ def test_the_procedure_differs_in_when_a_commit_waits_and_nothing_else(
 ) -> None:
     written = resources.files("payproc.db").joinpath("record_decisions.sql").read_text("utf-8")
     body = written.split("$procedure$")[1]
-    assert body.count(ASYNCHRONOUS_COMMIT) == 1
+    assert body.count(schema.ASYNCHRONOUS_COMMIT) == 1
     with database_at(new_database("template0", "UTF8"), "a database").transaction() as cursor:
         schema.create_schema(cursor, for_citus=for_citus)
         cursor.execute("SELECT prosrc FROM pg_proc WHERE proname = 'record_decisions'")
-        assert cursor.fetchall() == [(body.replace(ASYNCHRONOUS_COMMIT, "") if for_citus else body,)]
+        assert cursor.fetchall() == [(body.replace(schema.ASYNCHRONOUS_COMMIT, "") if for_citus else body,)]
 
 
 def test_no_query_joins_tables_of_different_machines_but_over_a_step_of_its_own() -> None:
