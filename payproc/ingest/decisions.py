@@ -4,7 +4,7 @@
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO
 
 import msgspec
@@ -34,8 +34,46 @@ class DecisionLine(msgspec.Struct, omit_defaults=True):
     known: bool = False
 
 
-def encode_decision(result: EventResult, source: str) -> bytes:
-    """Return the line of `--decisions` for an event of the source with this name."""
+class OutputFiles:
+    """The output files of a run, either of which may be missing. They are written round by round."""
+
+    def __init__(self, decisions: IO[bytes] | None, malformed: IO[bytes] | None, sources: Sequence[str]) -> None:
+        """Take the open files, and the names of the run's sources."""
+        self._decisions = decisions
+        self._malformed = malformed
+        self._sources = sources
+        self._decision_lines = bytearray()
+        self._malformed_lines: list[bytes | OversizedLine] = []
+
+    def add(self, result: EventResult) -> None:
+        """Add an event's result to the round."""
+        if self._decisions is not None:
+            line = _make_line(result, self._sources[result.input_event.source])
+            self._decision_lines += _encode(line)
+
+    def add_malformed(self, malformed: MalformedLine) -> None:
+        """Add a malformed line to the round."""
+        if self._decisions is not None:
+            line = {"source": self._sources[malformed.source], "line": malformed.line, "error": malformed.error}
+            self._decision_lines += _encode(line)
+        if self._malformed is not None:
+            self._malformed_lines.append(malformed.raw)
+
+    def write(self) -> None:
+        """Write the round. Raises CannotFinish, BrokenPipeError if nobody reads a file any more."""
+        if self._decisions is not None:
+            with _explain_errors("--decisions"):
+                self._decisions.write(self._decision_lines)
+                self._decisions.flush()
+        if self._malformed is not None:
+            with _explain_errors("--malformed"):
+                for line in self._malformed_lines:
+                    _write_line(self._malformed, line)
+        self._decision_lines.clear()
+        self._malformed_lines.clear()
+
+
+def _make_line(result: EventResult, source: str) -> DecisionLine:
     input_event, decision, recorded = result.input_event, result.decision, result.recorded
     event = input_event.event
     line = DecisionLine(
@@ -47,52 +85,31 @@ def encode_decision(result: EventResult, source: str) -> bytes:
     elif recorded is not None:
         line.recorded = {"payment_id": recorded.payment_id, "type": recorded.type}
         line.known = result.is_known
-    return _encode(line)
-
-
-def encode_malformed(malformed: MalformedLine, source: str) -> bytes:
-    """Return the line of `--decisions` for a malformed line of the source with this name."""
-    return _encode({"source": source, "line": malformed.line, "error": malformed.error})
-
-
-def write_decisions(file: IO[bytes], lines: bytes | bytearray) -> None:
-    """Append lines to `--decisions`.
-
-    Raises CannotFinish, BrokenPipeError if nobody reads it any more.
-    """
-    with _explain_errors("--decisions"):
-        file.write(lines)
-        file.flush()
-
-
-def write_malformed(file: IO[bytes], line: bytes | OversizedLine) -> None:
-    """Append a line to `--malformed`, byte for byte, so that it can be mended and ingested.
-
-    Raises as above.
-    """
-    with _explain_errors("--malformed"):
-        if isinstance(line, bytes):
-            file.write(line)
-        elif line.spool is not None:
-            line.spool.seek(0)
-            shutil.copyfileobj(line.spool, file)
-            line.spool.close()
-        file.write(b"\n")
-        file.flush()
+    return line
 
 
 def _encode(value: object) -> bytes:
-    """Return one object of `--decisions`.
-
-    It may be read on a terminal, so invisible characters are escaped.
-    """
+    """Return one object of `--decisions`, with invisible characters escaped for a terminal."""
     encoded = msgspec.json.encode(value)
     is_plain = encoded.isascii() and b"\x7f" not in encoded
     return (encoded if is_plain else printable_json(encoded.decode()).encode()) + b"\n"
 
 
+def _write_line(file: IO[bytes], line: bytes | OversizedLine) -> None:
+    """Write a malformed line byte for byte, so that it can be mended and ingested."""
+    if isinstance(line, bytes):
+        file.write(line)
+    elif line.spool is not None:
+        line.spool.seek(0)
+        shutil.copyfileobj(line.spool, file)
+        line.spool.close()
+    file.write(b"\n")
+    file.flush()
+
+
 @contextlib.contextmanager
 def _explain_errors(option: str) -> Iterator[None]:
+    """Raise CannotFinish for an error of the option's file."""
     try:
         yield
     except BrokenPipeError:

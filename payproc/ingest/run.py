@@ -24,11 +24,11 @@ from typing import IO
 
 import msgspec
 
-from payproc.batch import EventResult, InputEvent
+from payproc.batch import InputEvent
 from payproc.db.connection import Database
 from payproc.errors import CannotFinish
 from payproc.handlers import DryRun, Recorder
-from payproc.ingest.decisions import encode_decision, encode_malformed, write_decisions, write_malformed
+from payproc.ingest.decisions import OutputFiles
 from payproc.ingest.lines import LineReader, OversizedLine
 from payproc.ingest.rounds import Handler, MalformedLine, Round, worker_of
 from payproc.ingest.sources import display_name
@@ -101,6 +101,7 @@ class Ingest:
         self._options = options
         self._on_malformed = on_malformed
         self._on_progress = on_progress
+        self._outputs = OutputFiles(options.decisions, options.malformed, self.summary.source)
         # The memory of a dry run is not shared, so it has one worker.
         self._workers = 1 if options.dry_run else options.workers
         self._handlers: list[Handler] = []
@@ -133,9 +134,7 @@ class Ingest:
                 if stop.signal is None:
                     with contextlib.closing(LineReader(name, index, self._options.malformed is not None)) as reader:
                         self._read(reader, stop)
-            self._submit()
-            while self._in_flight:
-                self._report(self._in_flight.popleft())
+            self._wait_for_all()
             self._close()  # before the last write, which may need the connection
             self._save_counts(finished=stop.signal is None)
             self._has_unsaved_counts = False
@@ -198,7 +197,7 @@ class Ingest:
                 event, text = result
                 worker = worker_of(event.payment_id, workers)
                 if worker_of_event.setdefault(event.event_id, worker) != worker:
-                    self._wait_for_all()
+                    self._wait_for_all()  # the first line of an event_id wins, for every timing of workers
                     worker_of_event[event.event_id] = worker
                 self._forming.add(InputEvent(event, text, source, line), worker)
             self._forming.bytes += size
@@ -206,7 +205,7 @@ class Ingest:
                 self._submit()
 
     def _wait_for_all(self) -> None:
-        """Record everything before a line whose event_id is at another worker."""
+        """Submit the forming round, and report everything in flight."""
         self._submit()
         while self._in_flight:
             self._report(self._in_flight.popleft())
@@ -223,43 +222,24 @@ class Ingest:
 
     def _report(self, finished: Round) -> None:
         """Wait for a round; count and write the result of each of its lines."""
-        decisions = bytearray()
         malformed = 0
-        malformed_lines: list[bytes | OversizedLine] = []
-        reasons = self._reasons
-        worker_of_event = self._worker_of
-        writes_decisions = self._options.decisions is not None
-        for entry, result in finished.results():
-            if isinstance(result, EventResult):
+        reasons, outputs, worker_of_event = self._reasons, self._outputs, self._worker_of
+        for result in finished.results():
+            if isinstance(result, MalformedLine):
+                malformed += 1
+                self._on_malformed(f"{self.summary.source[result.source]}:{result.line}: {result.error}")
+                outputs.add_malformed(result)
+            else:
                 worker_of_event.pop(result.input_event.event.event_id, None)  # it is on record now
                 reasons[result.decision.reason] += 1
-                if result.is_known:
-                    self._known_conflicts += 1
-                if writes_decisions:
-                    decisions += encode_decision(result, self.summary.source[result.input_event.source])
-                continue
-            if isinstance(entry, InputEvent) and isinstance(result, Malformed):
-                entry = MalformedLine(entry.payload.encode(), entry.source, entry.line, result.error)  # noqa: PLW2901
-            if isinstance(entry, MalformedLine):
-                malformed += 1
-                malformed_lines.append(entry.raw)
-                decisions += self._report_malformed(entry)
+                self._known_conflicts += result.is_known
+                outputs.add(result)
         self._count(len(finished.entries), malformed)
         self._has_unsaved_counts = True
-        if self._options.decisions is not None:
-            write_decisions(self._options.decisions, decisions)
-        if self._options.malformed is not None:
-            for raw in malformed_lines:
-                write_malformed(self._options.malformed, raw)
+        outputs.write()
         self._on_progress(self._bytes_read)
         if time.monotonic() - self._progress_at > PROGRESS_SECONDS:
             self._save_progress()
-
-    def _report_malformed(self, malformed: MalformedLine) -> bytes:
-        """List a malformed line; return its line of `--decisions`."""
-        source = self.summary.source[malformed.source]
-        self._on_malformed(f"{source}:{malformed.line}: {malformed.error}")
-        return encode_malformed(malformed, source)
 
     def _count(self, lines: int, malformed: int) -> None:
         """Add a round to the summary."""
