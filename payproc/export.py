@@ -13,7 +13,7 @@ people. The differences that follow are counted: the decision table is folded ov
 ingest of the copy would do.
 
 A line that contradicts its record is omitted, because it would silently become another event in the
-copy. A conflict whose event is omitted is omitted too, because it would be the first under its
+copy. So is a conflict whose event is omitted, because it would be the first under its
 event_id, and so become an event.
 """
 
@@ -32,8 +32,7 @@ from payproc.logic import TABLE, EventType, Outcome, Reason, Resolution, State
 from payproc.schemas import Malformed, parse_line
 
 BLOCK_BYTES = 64 << 10
-"""Bytes of a block of lines, about: the size of a pipe's buffer, and small enough to interrupt
-between two."""
+"""Bytes of a block of lines, about: a pipe's buffer, and small enough to interrupt after each."""
 
 # Compare and set on payments gives no position twice, so the order is unique even without a key on
 # it, as on Citus.

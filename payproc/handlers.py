@@ -37,8 +37,7 @@ FIRST_PAUSE_SECONDS = 0.05
 """The pause before the first retry. It doubles with each; all eight together take 13 s."""
 
 MAX_REPEATS = 2
-"""Attempts in a row that begin with the same event on the same version of its payment, after the
-first."""
+"""Repeats of an attempt that begins with the same event on the same version of its payment."""
 
 _RECORD = f"CALL payproc.record_decisions({', '.join(['%s'] * 13)}, NULL)"
 
@@ -61,9 +60,7 @@ class Recorder:
         self._connection.close()
 
     def handle(self, batch: Sequence[InputEvent]) -> list[Result]:
-        """Process events in order; return their results in the same order.
-
-        All of it is durable on return.
+        """Process events in order; return their results in the same order. They are durable then.
 
         Raises CannotFinish if the database cannot be worked with. A part of the batch may be
         recorded then; handling it again, in another run, is safe. Every later batch is refused,
@@ -88,6 +85,7 @@ class Recorder:
         return now  # type: ignore[no-any-return]
 
     def _handle(self, batch: Sequence[InputEvent], *, is_first_attempt: bool = True) -> list[Result]:
+        """Settle a batch without the events that the database refuses to store."""
         try:
             return self._settle(batch, is_first_attempt=is_first_attempt)
         except psycopg2.Error as error:
@@ -117,11 +115,7 @@ class Recorder:
                 if not is_lost_race(error):
                     raise
                 if len(pending) > 1:
-                    # Bisect to isolate the events that another process recorded first.
-                    middle = len(pending) // 2
-                    for half in (pending[:middle], pending[middle:]):
-                        of_half = self._settle(half, is_first_attempt=False)
-                        settled.update(zip(map(place_of, half), of_half, strict=True))
+                    settled |= self._settle_halves(pending)
                     break
                 continue
             except (psycopg2.Error, CannotFinish) as error:
@@ -134,6 +128,14 @@ class Recorder:
             settled.update((place_of(result.input_event), result) for result in results)
             pending = contested
         return [settled[place_of(input_event)] for input_event in batch]
+
+    def _settle_halves(self, batch: Sequence[InputEvent]) -> dict[Place, Result]:
+        """Bisect the batch to isolate the events that another process recorded first."""
+        middle = len(batch) // 2
+        settled: dict[Place, Result] = {}
+        for half in (batch[:middle], batch[middle:]):
+            settled.update(zip(map(place_of, half), self._settle(half, is_first_attempt=False), strict=True))
+        return settled
 
     def _decide(self, batch: Sequence[InputEvent], run: ThisRun) -> list[EventResult]:
         """Look up the facts for a batch and decide it. A dead connection is replaced."""

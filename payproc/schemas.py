@@ -219,7 +219,7 @@ def _bad_text(pairs: _Pairs) -> str | None:
 
 
 def _bad_character(value: object) -> str | None:
-    """Return the problem of a NUL or a lone surrogate at any depth. PostgreSQL's text has neither."""
+    """Return the problem of a NUL or a lone surrogate at any depth: PostgreSQL takes neither."""
     if isinstance(value, str):
         if "\0" in value:
             return f"{_quoted(value)} holds a NUL character (\\u0000), expected none in any string"

@@ -23,12 +23,10 @@ from payproc.errors import CannotFinish
 from payproc.signals import interrupt
 
 CONNECT_TIMEOUT_SECONDS = "10"
-"""Seconds to try one address, unless the URL says otherwise. Without a limit, a dropped packet
-costs two minutes."""
+"""Seconds to try one address, unless the URL sets others. By default it would be two minutes."""
 
 LOST_AFTER_SECONDS = 60
-"""Seconds of silence after which a connection is considered dead. TCP's own limit is two hours or
-more."""
+"""Seconds of silence after which a connection is considered dead. TCP alone waits two hours."""
 
 # Citus answers some queries in steps, and keeps at most 1 GB between two of them on disk by
 # default.
@@ -59,10 +57,8 @@ _VARIABLES = {
 class Database:
     """A PostgreSQL server and database to work on.
 
-    `where` names it in messages and never holds a secret.
-
-    A database without a given name is named after its parameters, and after the server once it is
-    connected.
+    `where` names it in messages and never holds a secret. Without a given name it is made of the
+    parameters, and of the server's own answers once it is connected.
     """
 
     def __init__(
@@ -82,8 +78,7 @@ class Database:
         `interruptible` lets a signal end a wait for the server; the driver's own wait is deaf to
         signals. It is a setting of the whole process, for commands with a single thread.
         `is_embedded` marks payproc's own database, whose schema may be brought up to date unasked.
-        `why_gone` explains a dead connection if the server is known to have ended; the driver knows
-        less.
+        `why_gone` explains a dead connection if the server has ended; the driver knows less.
         `note` gets `where` once, at the first attempt to connect.
         """
         self.where = where or _expected_name(parameters)

@@ -35,7 +35,7 @@ class DecisionLine(msgspec.Struct, omit_defaults=True):
 
 
 class OutputFiles:
-    """The output files of a run, either of which may be missing. They are written round by round."""
+    """The output files of a run, written round by round. Either may be missing."""
 
     def __init__(self, decisions: IO[bytes] | None, malformed: IO[bytes] | None, sources: Sequence[str]) -> None:
         """Take the open files, and the names of the run's sources."""

@@ -1,6 +1,6 @@
 """Lines: the bytes of a source, cut at line feeds.
 
-Belongs here: reading a source as its bytes arrive. Nothing here knows what a line means.
+Belongs here: reading a source as its bytes arrive. Nothing here knows the meaning of a line.
 """
 
 import os
@@ -55,7 +55,7 @@ class LineReader:
         self._may_wait = not stat.S_ISREG(os.fstat(self._descriptor).st_mode)
 
     def wait(self, wake_up: int, seconds: float | None) -> bool:
-        """Wait until a read does not block, or `wake_up` is readable; return whether it does not."""
+        """Wait until a read would not block, or `wake_up` is readable; return True for a read."""
         if not self._may_wait:
             return True
         ready, _, _ = select.select([self._descriptor, wake_up], [], [], seconds)
