@@ -100,8 +100,7 @@ def decide(batch: Sequence[InputEvent], known: Known) -> list[EventResult]:
                 states_seen.pop(payment_id, None)  # after the run's own events, the stored state is the one to report
             results.append(EventResult(input_event, decision, version, True))
         elif (earlier := _decision_of_earlier_attempt(input_event, original)) is not None:
-            # An attempt recorded this very line and was cut off before it could report it. It is no
-            # duplicate.
+            # An attempt recorded this very line and was cut off before it could report it.
             states_seen[payment_id] = earlier.state_after
             results.append(EventResult(input_event, earlier, version, False))
         else:

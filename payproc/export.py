@@ -41,8 +41,7 @@ _EVENTS = """
     FROM payproc.events ORDER BY payment_id, position
 """
 
-# Only resolutions of events of the same payment, so each is reached while that payment's events are
-# read.
+# Only those of events of the same payment, so each is reached while its events are read.
 _RESOLUTIONS = """
     SELECT resolutions.payment_id, resolutions.position, resolutions.state_after
     FROM payproc.resolutions JOIN payproc.events USING (event_id, payment_id)
@@ -109,8 +108,7 @@ def export(
         ):
             for line in lines:
                 block += line
-                # A line that ends with a carriage return was sent with two; one belongs to the line
-                # end.
+                # A line that still ends with a carriage return was sent with two of them.
                 block += b"\r\n" if line.endswith(b"\r") else b"\n"
                 if len(block) >= BLOCK_BYTES:
                     yield bytes(block)

@@ -155,8 +155,7 @@ class Recorder:
         notices = self._connection.notices
         notices.clear()
         with self._connection.cursor() as cursor:
-            # Also with nothing new, because the original of a duplicate may be visible but not yet
-            # durable.
+            # Also with nothing new: the original of a duplicate may be visible but not durable yet.
             cursor.execute(_RECORD, (self._run.run_id, *(SEPARATOR.join(column) for column in _columns(new))))
             ((contested,),) = cursor.fetchall()
         if contested is None:

@@ -40,8 +40,8 @@ _REVIEWS = """
 # details page by page. With one query for each page, the planner could read and sort the whole rest
 # for each, because its statistics may be missing or older than a big ingest.
 # OPERATOR(pg_catalog.=): a plain = on an ENUM takes an exact match in `public`, whose code would
-# run as this role. The condition on the outcome must stay the one of the index events_for_review;
-# any other compares as text.
+# run as this role. The condition on the outcome must stay that of the index events_for_review;
+# every other one compares as text.
 _FLAGGED = """
     SELECT event_id FROM payproc.events
     WHERE outcome OPERATOR(pg_catalog.=) 'MANUAL_REVIEW' AND (%s::text IS NULL OR reason::text = %s)
@@ -61,8 +61,7 @@ _COUNT = """
 
 _RESOLVED = "SELECT resolution, resolved_by, resolved_at, note FROM payproc.resolutions WHERE event_id = %s"
 
-# Like record_decisions.sql: only if version and state are still as shown to the person, and nobody
-# has decided.
+# As in record_decisions.sql: only if version and state are still those shown to the person.
 _MOVE = """
     UPDATE payproc.payments
     SET state = %(after)s, version = %(version)s + 1,
@@ -71,6 +70,7 @@ _MOVE = """
     RETURNING version
 """
 
+# Only if nobody has decided yet.
 _RESOLVE = """
     INSERT INTO payproc.resolutions
         (event_id, payment_id, position, resolution, state_before, state_after, note, resolved_by)

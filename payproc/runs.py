@@ -1,7 +1,6 @@
 """Runs: one row for each ingest, from its start to its counts.
 
-Belongs here: writing and reading that row. The effects of a run on payments are in their
-histories.
+Belongs here: writing and reading that row. Its effects on payments are in their histories.
 """
 
 from collections.abc import Iterator, Sequence

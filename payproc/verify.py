@@ -45,8 +45,7 @@ _COUNT = "SELECT (SELECT count(*) FROM payproc.events) + (SELECT count(*) FROM p
 
 Row = tuple[str, int | None, str, str, str, str, str]
 """Payment, position, type, outcome or resolution, reason, state before, state after. A payment's
-own row has its version in place of the reason. Rows stay tuples, because there may be millions of
-them."""
+own row has its version in place of the reason. Rows stay tuples, because there may be millions."""
 
 
 class Problem(str, Enum):

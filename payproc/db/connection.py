@@ -28,8 +28,7 @@ CONNECT_TIMEOUT_SECONDS = "10"
 LOST_AFTER_SECONDS = 60
 """Seconds of silence after which a connection is considered dead. TCP alone waits two hours."""
 
-# Citus answers some queries in steps, and keeps at most 1 GB between two of them on disk by
-# default.
+# Citus answers some queries in steps. Of the rows between two it keeps 1 GB by default.
 _LIFT_CITUS_LIMIT = """
     SELECT set_config('citus.max_intermediate_result_size', '-1', true) FROM pg_extension WHERE extname = 'citus'
 """
@@ -89,8 +88,7 @@ class Database:
         self._interruptible = interruptible
         self._parameters: dict[str, Any] = {
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-            # The first three limit a wait in silence, the fourth one for an acknowledgement of sent
-            # bytes.
+            # Three settings limit a wait in silence, the fourth one for an acknowledgement.
             "keepalives_idle": str(LOST_AFTER_SECONDS // 2),
             "keepalives_interval": str(LOST_AFTER_SECONDS // 6),
             "keepalives_count": "3",

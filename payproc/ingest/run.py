@@ -8,8 +8,7 @@ are in flight at once: one is parsed while the server works on the one before. R
 in input order, each when all of its parts are durable.
 
 The same event_id under different payments may belong to different workers. The later line then
-waits until everything before it is recorded, so the first line wins for every worker count and
-timing.
+waits until everything before it is recorded, so the first line wins with any number of workers.
 
 Memory is flat: the constants below bound the lines and bytes in flight.
 """
@@ -124,8 +123,7 @@ class Ingest:
         Raises CannotFinish, WrongUsage for unreadable input, BrokenPipeError if nobody reads a
         report any more.
         """
-        # Nothing here makes cycles, so the collector would search the events in flight again and
-        # again for nothing.
+        # Nothing here makes cycles, so the collector would search the events in flight in vain.
         collects = gc.isenabled()
         gc.disable()
         try:
@@ -166,8 +164,7 @@ class Ingest:
         """Read one source to its end, reporting rounds as they are done."""
         while reader.is_open and stop.signal is None:
             if not reader.wait(stop.wake_up, 0):
-                # The source is silent for now: submit its lines so far, report them, and only then
-                # wait.
+                # The source is silent for now: submit and report its lines, and only then wait.
                 self._submit()
                 if self._in_flight:
                     self._report(self._in_flight.popleft())
