@@ -22,10 +22,10 @@ answers for every state and every event, without a default. Each answer is one o
     REJECT         a violation that no later event can make legal
     MANUAL_REVIEW  ambiguous: a person decides, with more than three fields to look at
 
-Only APPLY moves the payment. The property that the table must keep (tests/unit/test_logic.py checks
-it exhaustively): deliver any legal history in any order with any repeats; either the payment ends
-where the in-order history ends, or at least one event was REJECT or MANUAL_REVIEW. The result is
-never silently wrong.
+Only APPLY moves the payment. The property that the table must keep (tests/unit/test_histories.py
+checks it exhaustively): deliver any legal history in any order with any repeats; either the payment
+ends where the in-order history ends, or at least one event was REJECT or MANUAL_REVIEW. The result
+is never silently wrong.
 
 Why these cells:
 

@@ -57,7 +57,7 @@ def states(results: Sequence[EventResult]) -> list[tuple[str, str]]:
     return [(result.decision.state_before.value, result.decision.state_after.value) for result in results]
 
 
-# --- decide: state carried forward -----------------------------------------------------------------
+# --- decide: state carried forward ----------------------------------------------------------------
 
 
 def test_decide_carries_each_payment_forward() -> None:
@@ -86,7 +86,7 @@ def test_decide_of_nothing_is_nothing() -> None:
     assert decide([], known()) == []
 
 
-# --- decide: identity ------------------------------------------------------------------------------
+# --- decide: identity -----------------------------------------------------------------------------
 
 
 def test_duplicate_in_batch_is_not_new() -> None:
@@ -135,13 +135,15 @@ def test_conflict_of_another_run_is_known() -> None:
 
 @pytest.mark.parametrize(("place", "is_known"), [((0, 1), False), ((0, 9), True), ((1, 1), True)])
 def test_conflict_of_an_earlier_attempt_is_not_known(place: tuple[int, int], is_known: bool) -> None:
-    """An attempt that was cut off has recorded this very line's conflict; another line's is known."""
+    """An attempt that was cut off has recorded this very line's conflict; another line's is
+    known.
+    """
     facts = Known({"e1": RecordedEvent("p1", CAPTURE, Outcome.APPLY)}, {}, {("e1", "p2", CAPTURE): place})
     (result,) = decide(make_batch(("e1", "p2", CAPTURE)), facts)
     assert result.is_known is is_known
 
 
-# --- decide: events of an earlier attempt ----------------------------------------------------------
+# --- decide: events of an earlier attempt ---------------------------------------------------------
 
 
 def test_own_event_keeps_its_decision() -> None:
@@ -168,8 +170,10 @@ def test_own_event_on_another_line_is_a_duplicate() -> None:
     assert reasons(decide(make_batch(fact, source=1), facts)) == ["duplicate_event"]
 
 
-def test_lines_between_own_events_see_the_state_of_then() -> None:
-    """The payment has moved on, but a duplicate between the run's own events must not show its end."""
+def test_lines_between_own_events_see_their_state() -> None:
+    """The payment has moved on, but a duplicate between the run's own events must not show its
+    end.
+    """
     authorize, capture = ("e1", "p1", AUTHORIZE), ("e2", "p1", CAPTURE)
     facts = known(
         {
@@ -192,11 +196,13 @@ def test_lines_between_own_events_see_the_state_of_then() -> None:
     ]  # fmt: skip
 
 
-# --- retry_set -------------------------------------------------------------------------------------
+# --- retry_set ------------------------------------------------------------------------------------
 
 
 def retried(batch: list[InputEvent], *contested: int, facts: Known | None = None) -> list[int]:
-    """Return the lines that are decided again if these events, counted among the new ones, are contested."""
+    """Return the lines that are decided again if these events, counted among the new ones, are
+    contested.
+    """
     results = decide(batch, facts or known())
     return [
         input_event.line for input_event in retry_set(results, [each for each in results if each.is_new], contested)
@@ -208,7 +214,7 @@ def test_retry_set_holds_later_events_of_the_payment() -> None:
     assert retried(batch, 2) == [2, 4]
 
 
-def test_retry_set_holds_later_events_with_the_event_id() -> None:
+def test_retry_set_holds_later_events_of_the_event_id() -> None:
     batch = make_batch(("e1", "p1", AUTHORIZE), ("e1", "p2", AUTHORIZE), ("e2", "p2", CAPTURE), ("e3", "p3", FAIL))
     assert retried(batch, 1) == [1, 2, 3]  # the payment of the conflict depends on it in turn
 

@@ -75,11 +75,11 @@ def test_describe_lost_connection(message: str, reason: str) -> None:
     assert describe(None, message) == f"cannot reach the database {WHERE}: {reason}"
 
 
-def test_describe_lost_connection_prefers_the_known_cause() -> None:
+def test_describe_lost_connection_with_a_known_cause() -> None:
     assert describe(None, "server closed", cause="out of memory") == f"cannot reach the database {WHERE}: out of memory"
 
 
-def test_describe_error_ignores_the_cause_of_another_error() -> None:
+def test_describe_other_error_without_the_cause() -> None:
     assert describe("42601", "syntax error", cause="out of memory").endswith("refused: syntax error")
 
 
@@ -100,7 +100,7 @@ def test_describe_error_masks_no_part_of_the_name() -> None:
     assert describe("42601", 'database "payments"', password="payments").endswith('refused: database "payments"')
 
 
-# --- kinds -----------------------------------------------------------------------------------------
+# --- kinds ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_kind_of_error(sqlstate: str | None, expected: set[str]) -> None:
     assert {kind for kind, is_kind in kinds.items() if is_kind(error)} == expected
 
 
-def test_an_error_of_the_driver_itself_is_not_about_the_connection() -> None:
+def test_drivers_own_error_is_not_about_the_connection() -> None:
     assert not is_about_connection(psycopg2.InterfaceError("cursor already closed"))
     assert not is_about_connection(psycopg2.ProgrammingError("no results to fetch"))
 
@@ -128,7 +128,7 @@ def test_cannot_finish_is_not_transient() -> None:
     assert not is_transient(CannotFinish("no"))
 
 
-def test_a_unique_violation_without_a_key_is_no_lost_race() -> None:
+def test_unique_violation_without_key_is_no_lost_race() -> None:
     error = make_error("23505")
     assert isinstance(error, psycopg2.errors.UniqueViolation)
     assert not is_lost_race(error)

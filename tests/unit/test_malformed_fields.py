@@ -1,7 +1,7 @@
 """JSON objects that are no events because of a field.
 
-Belongs here: the sentences of `payproc.schemas.parse_line` on event_id, payment_id and type. They are compared whole,
-because they are part of the command.
+Belongs here: the sentences of `payproc.schemas.parse_line` on event_id, payment_id and type. They
+are compared whole, because they are part of the command.
 """
 
 import pytest

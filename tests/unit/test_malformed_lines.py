@@ -1,7 +1,8 @@
 """Lines that are no JSON object, or hold bytes and depths that no recorded line may hold.
 
-Belongs here: the sentences of `payproc.schemas.parse_line` on a line as a whole; those on its fields are in
-test_malformed_fields.py. They are compared whole, because they are part of the command.
+Belongs here: the sentences of `payproc.schemas.parse_line` on a line as a whole; those on its
+fields are in test_malformed_fields.py. They are compared whole, because they are part of the
+command.
 """
 
 import pytest
@@ -10,7 +11,7 @@ from event_lines import EVENT, GOOD, with_event_id, with_field, with_type, with_
 from payproc.schemas import Malformed, parse_line
 
 NOT_JSON = [
-    # What was found, and where, is msgspec's own wording; a new release of it may word it anew.
+    # The fault and its byte are in msgspec's own words; a new release may change them.
     pytest.param(b"", "not JSON: input data was truncated, expected one JSON object a line", id="nothing"),
     pytest.param(
         GOOD[:-1], "not JSON: input data was truncated, expected one JSON object a line", id="no closing brace"

@@ -1,4 +1,4 @@
-"""The budget of retries: what it lets a batch do again, and how long it waits.
+"""The budget of retries: its limit, its pauses, and the end of endless ones.
 
 Belongs here: anything about `payproc.handlers.RetryBudget`.
 """

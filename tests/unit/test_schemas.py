@@ -1,7 +1,7 @@
 """Input lines that are events, and a fuzz of the parser.
 
-Belongs here: anything about `payproc.schemas` but the sentences of malformed lines. The cutting of a file into lines
-(BOM, CRLF, blank and oversized lines) is tested with ingest.
+Belongs here: anything about `payproc.schemas` but the sentences of malformed lines. The cutting of
+a file into lines (BOM, CRLF, blank and oversized lines) is tested with ingest.
 """
 
 import json
@@ -18,8 +18,8 @@ from payproc.logic import EventType
 from payproc.schemas import MAX_LINE_BYTES, Malformed, PaymentEvent, parse_line, parse_lines
 
 
-@pytest.mark.parametrize("event_type", ["authorize", "capture", "refund", "fail"])
-def test_three_fields_are_enough_for_an_event_of_each_type(event_type: str) -> None:
+@pytest.mark.parametrize("event_type", [each.value for each in EventType])
+def test_three_fields_make_an_event(event_type: str) -> None:
     line = f'{{"event_id":"e1","payment_id":"p1","type":"{event_type}"}}'
 
     assert parse_line(line.encode()) == (PaymentEvent("e1", "p1", EventType(event_type)), line)
@@ -68,7 +68,7 @@ def test_three_fields_are_enough_for_an_event_of_each_type(event_type: str) -> N
         ),
     ],
 )
-def test_the_line_is_kept_verbatim_beside_the_event(line: bytes) -> None:
+def test_line_is_kept_verbatim(line: bytes) -> None:
     assert parse_line(line) == (EVENT, line.decode())
 
 
@@ -92,19 +92,19 @@ def test_the_line_is_kept_verbatim_beside_the_event(line: bytes) -> None:
         pytest.param("{1,\\\\N,NULL}", "{1,\\N,NULL}", id="PostgreSQL's array and COPY syntax is only text"),
     ],
 )
-def test_ids_are_any_text_and_come_back_unchanged(written: str, expected: str) -> None:
+def test_ids_of_any_text_are_unchanged(written: str, expected: str) -> None:
     line = f'{{"event_id":"{written}","payment_id":"{written}","type":"fail"}}'
 
     assert parse_line(line.encode()) == (PaymentEvent(expected, expected, EventType.FAIL), line)
 
 
-# --- fuzz ------------------------------------------------------------------------------------------------------------
+# --- fuzz -----------------------------------------------------------------------------------------
 
-# The same examples in each run: a suite that is red today and green tomorrow teaches people to run it again. No
-# deadline, for machines that are busy with other things.
+# The same examples in each run: a suite that is red today and green tomorrow teaches people to run
+# it again. No deadline, for machines that are busy with other things.
 FUZZ = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
-# What lines are made of and what has a meaning somewhere in the parser, good and bad.
+# Parts of lines, and bytes with a meaning somewhere in the parser, good and bad.
 PIECES = [
     *(b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b"\\u", b" ", b"\t", b"\r", b"\n", b"\0", b"\x1f", b"\x7f"),
     *(b"0", b"-", b".", b"1e5", b"00", b"9" * 30, b"true", b"null", b"NaN", b"-Infinity", b"\xef\xbb\xbf"),
@@ -120,9 +120,9 @@ SEEDS = [
 ]
 
 MUTATIONS = st.tuples(
-    st.integers(min_value=0, max_value=130),  # where
-    st.integers(min_value=0, max_value=5),  # how many bytes go
-    st.one_of(st.sampled_from(PIECES), st.just(b""), st.binary(max_size=3)),  # what comes instead
+    st.integers(min_value=0, max_value=130),  # offset
+    st.integers(min_value=0, max_value=5),  # bytes removed
+    st.one_of(st.sampled_from(PIECES), st.just(b""), st.binary(max_size=3)),  # bytes inserted
 )
 
 
@@ -138,15 +138,13 @@ def assert_an_event_or_a_sentence(parsed: tuple[PaymentEvent, str] | Malformed, 
 
 @given(st.one_of(st.binary(max_size=200), st.lists(st.sampled_from(PIECES), max_size=25).map(b"".join)))
 @settings(FUZZ, max_examples=400)
-def test_no_bytes_make_the_parser_raise(line: bytes) -> None:
+def test_no_bytes_raise(line: bytes) -> None:
     assert_an_event_or_a_sentence(parse_line(line), line)
 
 
 @given(st.sampled_from(SEEDS), st.lists(MUTATIONS, min_size=1, max_size=4))
 @settings(FUZZ, max_examples=1_000)
-def test_a_good_line_damaged_anywhere_is_read_as_a_second_reading_reads_it(
-    seed: bytes, mutations: list[tuple[int, int, bytes]]
-) -> None:
+def test_damaged_line_is_read_as_by_the_second_reading(seed: bytes, mutations: list[tuple[int, int, bytes]]) -> None:
     line = seed
     for where, gone, instead in mutations:
         line = line[:where] + instead + line[where + gone :]
@@ -164,7 +162,8 @@ def event_line(event_id: str, **more: object) -> bytes:
 
 ONE = event_line("one")
 
-# Together, each of these would pass for as many events as there are lines, or hide a fault behind a good neighbour.
+# Together, each of these would pass for as many events as there are lines, or hide a fault behind a
+# good neighbour.
 TRAPS = [
     [ONE + ONE, ONE[:20], ONE[20:]],
     [ONE + ONE, b""],
@@ -196,7 +195,7 @@ TRAPS = [
 
 
 @pytest.mark.parametrize("lines", TRAPS)
-def test_lines_parsed_together_come_out_as_each_alone(lines: list[bytes]) -> None:
+def test_lines_together_are_parsed_as_each_alone(lines: list[bytes]) -> None:
     assert parse_lines(lines) == [parse_line(line) for line in lines]
 
 
@@ -228,7 +227,7 @@ EXTRA_FIELDS = st.dictionaries(
 @pytest.mark.parametrize("ensure_ascii", [True, False])
 @given(st.builds(PaymentEvent, IDS, IDS, st.sampled_from(EventType)), EXTRA_FIELDS, st.randoms())
 @settings(FUZZ, max_examples=150)
-def test_an_event_written_as_json_comes_back_equal(
+def test_event_written_as_json_is_read_back(
     ensure_ascii: bool, event: PaymentEvent, extra: dict[str, Any], random: Random
 ) -> None:
     fields = [
@@ -243,8 +242,8 @@ def test_an_event_written_as_json_comes_back_equal(
     assert parse_line(text.encode()) == (event, text)
 
 
-def test_a_line_made_to_be_slow_is_not() -> None:
-    # An unterminated string of a megabyte of escaped quotes behind many brackets: if every quote in it were tried as a
-    # beginning, this would take an hour.
+def test_slow_line_is_refused_at_once() -> None:
+    # An unterminated string of a megabyte of escaped quotes behind many brackets: if every quote in
+    # it were tried as a beginning, this would take an hour.
     line = b"[" * 101 + b'"' + b'\\"' * ((MAX_LINE_BYTES - 200) // 2)
     assert parse_line(line) == Malformed("nested 101 deep, expected 100 at most")
