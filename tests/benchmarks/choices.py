@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from datasets import fresh, write
 from harness import BenchServer, Measured, Row
-from payproc.db.schema import procedure
+from payproc.db.schema import read_procedure
 from payproc.embedded import server as embedded
 from payproc_process import COMMAND
 
@@ -47,7 +47,9 @@ CHOICES = (
     Choice("payments with a fill factor of 80", ["ALTER TABLE payproc.payments SET (fillfactor = 80)"]),
     Choice("jsonb instead of json", ["ALTER TABLE payproc.events ALTER payload TYPE jsonb"]),
     Choice(
-        "every commit waits, as on Citus; with 16 workers", [procedure(for_citus=True)], options=["--workers", "16"]
+        "every commit waits, as on Citus; with 16 workers",
+        [read_procedure(for_citus=True)],
+        options=["--workers", "16"],
     ),
     Choice("shared_buffers 128MB", settings=["shared_buffers = 128MB"]),
     Choice("shared_buffers 2GB", settings=["shared_buffers = 2GB"]),
