@@ -42,8 +42,8 @@ atexit.register(gc.freeze)
 
 if TYPE_CHECKING:
     from payproc.cli.console import Screen
-    from payproc.embedded.server import Note
     from payproc.ingest.run import Summary
+    from payproc.notes import Note
 
 DONE_WITH_FINDINGS = 3
 BROKEN_PIPE = 128 + signal.SIGPIPE

@@ -47,6 +47,7 @@ from homes import (
 )
 
 from payproc.embedded import server as embedded
+from payproc.embedded.binaries import find_wheel
 from payproc.errors import CannotFinish
 
 
@@ -571,7 +572,7 @@ def test_a_home_of_a_user_without_a_name_is_refused(home: Path) -> None:
 def test_binaries_that_the_servers_user_cannot_read_are_copied_once(home: Path) -> None:
     closed = home.parent / "site-packages"
     closed.mkdir(mode=0o700)
-    wheel = embedded._wheel_folder()
+    wheel = find_wheel()
     for source in (wheel, wheel.with_name(f"{wheel.name}.libs")):
         if source.exists():
             subprocess.run(["cp", "-a", source, closed], check=True)

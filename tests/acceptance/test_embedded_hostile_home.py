@@ -45,7 +45,10 @@ from homes import (
 
 from payproc.embedded import root
 from payproc.embedded import server as embedded
+from payproc.embedded.binaries import can_run, find_wheel
+from payproc.embedded.home import Home
 from payproc.errors import CannotFinish
+from payproc.notes import drop_note
 
 UNKNOWN_USER = 54321
 LOG_LIMIT_BYTES = 20_000_000
@@ -169,7 +172,7 @@ def test_a_folder_swapped_for_the_home_is_not_given_away(users_folder: Path, sec
     with attacker(swap):
         for _ in range(2_000):
             with suppress(CannotFinish, OSError):
-                embedded._Cluster(home, 18, embedded.no_note).prepare()
+                Home(home, drop_note).prepare()
                 prepared += 1
     assert prepared > 0
     assert owner_and_mode(secret_folder) == before
@@ -266,7 +269,7 @@ def test_rights_are_roots_again_after_the_home_was_used(made_home: Path) -> None
     with embedded.running_server(made_home):
         assert (os.geteuid(), os.getegid(), os.getgroups()) == before
     assert (os.geteuid(), os.getegid(), os.getgroups()) == before
-    with pytest.raises(OSError, match="planted"), root.acting_as(NOBODY, grp.getgrgid(NOBODY).gr_gid):
+    with pytest.raises(OSError, match="planted"), root.act_as(NOBODY, grp.getgrgid(NOBODY).gr_gid):
         raise OSError("planted")
     assert (os.geteuid(), os.getegid(), os.getgroups()) == before
 
@@ -544,7 +547,7 @@ def test_a_server_killed_while_it_starts_says_so(made_home: Path) -> None:
 
 
 def test_too_many_open_files_do_not_look_like_closed_binaries() -> None:
-    program = embedded._wheel_folder() / "pginstall18" / "bin" / "postgres"
+    program = find_wheel() / "pginstall18" / "bin" / "postgres"
     user = pwd.getpwuid(os.geteuid())
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest_free = os.dup(0)
@@ -552,7 +555,7 @@ def test_too_many_open_files_do_not_look_like_closed_binaries() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, before[1]))
     try:
         with pytest.raises(OSError, match="Too many open files"):
-            embedded._may_run(program, user)
+            can_run(program, user)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
@@ -561,7 +564,7 @@ def test_too_many_open_files_do_not_look_like_closed_binaries() -> None:
 def test_a_copy_of_the_binaries_that_fails_leaves_nothing(home: Path, folder: Path) -> None:
     closed = folder / "site-packages"
     closed.mkdir(mode=0o700)
-    wheel = embedded._wheel_folder()
+    wheel = find_wheel()
     for source in (wheel, wheel.with_name(f"{wheel.name}.libs")):
         if source.exists():
             subprocess.run(["cp", "-a", source, closed], check=True)
@@ -590,4 +593,4 @@ def test_a_program_that_fails_otherwise_is_not_copied(tmp_path: Path) -> None:
     program.write_text("#!/bin/sh\necho 'libfoo.so: cannot open shared object file' >&2; exit 127\n")
     program.chmod(0o755)
     with pytest.raises(CannotFinish, match=r"cannot run: libfoo.so: cannot open shared object file; reinstall payproc"):
-        embedded._may_run(program, pwd.getpwuid(os.geteuid()))
+        can_run(program, pwd.getpwuid(os.geteuid()))

@@ -17,6 +17,7 @@ from servers import OwnServer, OwnServers
 
 from payproc.db.location import open_database
 from payproc.embedded import server as embedded
+from payproc.notes import drop_note
 
 Payproc = Any
 Line = Callable[..., bytes]
@@ -58,13 +59,13 @@ def test_no_variable_of_libpq_leads_away_from_the_embedded_database(
     names = variables_of_libpq() if variable == "all of them" else [variable]
     for name in names:
         monkeypatch.setenv(name, HOSTILE.get(name, "hostile"))
-    monkeypatch.setenv(embedded.HOME_VARIABLE, str(home))
+    monkeypatch.setenv("PAYPROC_HOME", str(home))
     monkeypatch.delenv("DATABASE_URL", raising=False)
     monkeypatch.chdir(home)
-    with open_database(None, embedded.no_note) as database, closing(database.connect()) as connection:
+    with open_database(None, drop_note) as database, closing(database.connect()) as connection:
         with connection.cursor() as cursor:
             cursor.execute("SELECT current_setting('data_directory'), current_user, inet_server_addr()")
-            assert cursor.fetchall() == [(str(home / "data"), embedded.SUPERUSER, None)]
+            assert cursor.fetchall() == [(str(home / "data"), "payproc", None)]
         assert database.where == str(home)
 
 
