@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import POSTGRES_VERSION, OwnServer, Pristine, new_folder, running
 from sqlalchemy import URL
+
+from tests.support.command import Payproc
+from tests.support.postgres import Sql, SqlOn
+from tests.support.servers import POSTGRES_VERSION, OwnServer, Pristine, new_folder, running
 
 SAMPLES = Path(__file__).parents[2] / "sample_events"
 
-Payproc = Any
 
 CONTROL = """\
 comment = 'stands in for Citus in a test of payproc'
@@ -78,7 +80,7 @@ def citus_server(pristine: Pristine) -> Iterator[OwnServer]:
 
 
 @pytest.fixture
-def citus_url(citus_server: OwnServer, sql_on: Callable[[URL], Any]) -> Callable[[str], URL]:
+def citus_url(citus_server: OwnServer, sql_on: SqlOn) -> Callable[[str], URL]:
     """Makes an empty database on that server."""
 
     def make(name: str) -> URL:
@@ -88,14 +90,12 @@ def citus_url(citus_server: OwnServer, sql_on: Callable[[URL], Any]) -> Callable
     return make
 
 
-def tables(sql: Any) -> list[str]:
+def tables(sql: Sql) -> list[str]:
     return [name for (name,) in sql.rows("SELECT tablename FROM pg_tables WHERE schemaname = 'payproc' ORDER BY 1")]
 
 
-def test_a_server_without_the_extension_is_one_line(
-    payproc_on: Callable[[URL], Payproc], bare_url: URL, sql_on: Callable[[URL], Any]
-) -> None:
-    finished = payproc_on(bare_url)("init", "--citus", "--quiet")
+def test_a_server_without_the_extension_is_one_line(tmp_path: Path, bare_url: URL, sql_on: SqlOn) -> None:
+    finished = Payproc(tmp_path, bare_url)("init", "--citus", "--quiet")
     assert finished.code == 1
     assert finished.stdout == ""
     said = finished.stderr.replace(finished.stderr.partition("the database ")[2].partition(" does")[0], "SERVER")
@@ -107,10 +107,10 @@ def test_a_server_without_the_extension_is_one_line(
 
 
 def test_a_database_without_the_extension_is_one_line_that_says_what_to_do(
-    payproc_on: Callable[[URL], Payproc], citus_url: Callable[[str], URL], sql_on: Callable[[URL], Any]
+    tmp_path: Path, citus_url: Callable[[str], URL], sql_on: SqlOn
 ) -> None:
     url = citus_url("without")
-    finished = payproc_on(url)("init", "--citus", "--quiet")
+    finished = Payproc(tmp_path, url)("init", "--citus", "--quiet")
     assert finished.code == 1
     assert finished.stderr.endswith(
         "/without does not have the extension citus, though its server does; run `CREATE EXTENSION citus` in it, on "
@@ -129,7 +129,7 @@ ASKED_FOR = [
 ]
 
 
-def asked(sql: Any) -> list[tuple[Any, ...]]:
+def asked(sql: Sql) -> list[tuple[Any, ...]]:
     rows: list[tuple[Any, ...]] = sql.rows(
         "SELECT relname, distribution_column, colocate_with, modify_mode, sharding"
         " FROM public.asked JOIN pg_class ON pg_class.oid = relation ORDER BY number"
@@ -138,12 +138,12 @@ def asked(sql: Any) -> list[tuple[Any, ...]]:
 
 
 def test_it_distributes_the_tables_once_and_everything_else_runs_as_it_is(
-    payproc_on: Callable[[URL], Payproc], citus_url: Callable[[str], URL], sql_on: Callable[[URL], Any]
+    tmp_path: Path, citus_url: Callable[[str], URL], sql_on: SqlOn
 ) -> None:
     url = citus_url("with")
     sql = sql_on(url)
     sql.rows("CREATE EXTENSION citus")
-    payproc = payproc_on(url)
+    payproc = Payproc(tmp_path, url)
     assert payproc("init", "--citus")[:2] == (0, "created the schema payproc\n")
     assert asked(sql) == ASKED_FOR
     assert tables(sql) == ["corrections", "event_conflicts", "events", "payments", "resolutions", "runs"]
@@ -157,13 +157,11 @@ def test_it_distributes_the_tables_once_and_everything_else_runs_as_it_is(
     assert payproc("verify", "--quiet").code == 0
 
 
-def test_of_several_at_once_one_does_it(
-    payproc_on: Callable[[URL], Payproc], citus_url: Callable[[str], URL], sql_on: Callable[[URL], Any]
-) -> None:
+def test_of_several_at_once_one_does_it(tmp_path: Path, citus_url: Callable[[str], URL], sql_on: SqlOn) -> None:
     url = citus_url("contended")
     sql = sql_on(url)
     sql.rows("CREATE EXTENSION citus")
-    payproc = payproc_on(url)
+    payproc = Payproc(tmp_path, url)
     with ThreadPoolExecutor(4) as pool:
         finished = list(pool.map(lambda _: payproc("init", "--citus"), range(4)))
     assert [each.code for each in finished] == [0] * 4
@@ -175,12 +173,12 @@ def test_of_several_at_once_one_does_it(
 
 
 def test_where_the_schema_for_one_server_is_there_it_is_refused(
-    payproc_on: Callable[[URL], Payproc], citus_url: Callable[[str], URL], sql_on: Callable[[URL], Any]
+    tmp_path: Path, citus_url: Callable[[str], URL], sql_on: SqlOn
 ) -> None:
     url = citus_url("plain")
     sql = sql_on(url)
     sql.rows("CREATE EXTENSION citus")
-    payproc = payproc_on(url)
+    payproc = Payproc(tmp_path, url)
     assert payproc("init").code == 0
     finished = payproc("init", "--citus", "--quiet")
     assert finished.code == 1
@@ -193,23 +191,23 @@ def test_where_the_schema_for_one_server_is_there_it_is_refused(
 
 
 def test_a_failure_on_the_way_leaves_nothing_and_it_can_be_run_again(
-    payproc_on: Callable[[URL], Payproc], citus_url: Callable[[str], URL], sql_on: Callable[[URL], Any]
+    tmp_path: Path, citus_url: Callable[[str], URL], sql_on: SqlOn
 ) -> None:
     url = citus_url("failing")
     sql = sql_on(url)
     sql.rows("CREATE EXTENSION citus")
     sql.rows("ALTER DATABASE failing CONNECTION LIMIT 77")  # the stand-in's sign to fail at the last table
-    finished = payproc_on(url)("init", "--citus", "--quiet")
+    finished = Payproc(tmp_path, url)("init", "--citus", "--quiet")
     assert finished.code == 1
     assert "refused: connection to the remote node worker:5432 failed" in finished.stderr
     assert len(finished.stderr.splitlines()) == 1
     assert sql.value("SELECT to_regnamespace('payproc')") is None
     sql.rows("ALTER DATABASE failing CONNECTION LIMIT -1")
-    assert payproc_on(url)("init", "--citus").code == 0
+    assert Payproc(tmp_path, url)("init", "--citus").code == 0
     assert asked(sql) == ASKED_FOR
 
 
-def test_the_stand_in_refuses_what_citus_would(citus_url: Callable[[str], URL], sql_on: Callable[[URL], Any]) -> None:
+def test_the_stand_in_refuses_what_citus_would(citus_url: Callable[[str], URL], sql_on: SqlOn) -> None:
     """Otherwise the tests above could not fail for a key too many."""
     sql = sql_on(citus_url("strict"))
     sql.rows("CREATE EXTENSION citus")

@@ -9,21 +9,20 @@ import json
 import random
 import subprocess
 import threading
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
-from at_once import check_reports, shares
-from model import Line
-from postgres import Sql, check_books
-from workload import messy_day
 
 from payproc.db.connection import Database
 from payproc.errors import CannotFinish
 from payproc.logic import Resolution
 from payproc.review import ReviewDecision, open_reviews, resolve
-
-Payproc = Any
+from tests.support.at_once import check_reports, shares
+from tests.support.command import Payproc
+from tests.support.model import Line
+from tests.support.postgres import Sql, assert_books_right
+from tests.support.tally import count
+from tests.support.workload import messy_day
 
 
 class Person(threading.Thread):
@@ -78,7 +77,7 @@ def ingest_at_once(payproc: Payproc, parts: list[list[Line]], chance: random.Ran
 
 @pytest.mark.parametrize("seed", [4, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(100, 112))])
 def test_processes_and_people_at_once_record_every_event_once(
-    payproc: Payproc, database: Database, sql: Sql, count: Callable[..., None], seed: int
+    payproc: Payproc, database: Database, sql: Sql, seed: int
 ) -> None:
     chance = random.Random(seed)
     parts = shares(messy_day(seed, chance.choice((600, 1500))), chance, chance.randrange(2, 9))
@@ -101,7 +100,7 @@ def test_processes_and_people_at_once_record_every_event_once(
     assert [person.unexpected for person in people] == [[], []]
     decided = sorted(pair for person in people for pair in person.decided)
     assert decided == sql.rows("SELECT event_id, resolution::text FROM payproc.resolutions ORDER BY 1")
-    check_books(sql)
+    assert_books_right(sql)
     verified = payproc("verify", "--quiet")
     assert (verified.code, verified.stderr) == (0, "")
     assert sql.value("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0

@@ -23,16 +23,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from model import Line, Model, Source
-from postgres import Contents, Sql, check_books, contents, wait_for
 from sqlalchemy import URL
-from workload import messy_day
 
 from payproc.db import connection as db
 from payproc.db import schema
-from payproc.embedded import server as embedded
-
-Payproc = Any
+from payproc.embedded.initdb import SUPERUSER
+from payproc.embedded.server import running_server
+from tests.support.command import Payproc
+from tests.support.model import Line, Model, Source
+from tests.support.postgres import Contents, Sql, assert_books_right, contents, wait_for
+from tests.support.tally import count
+from tests.support.workload import messy_day
 
 CRASHES_OF_A_KIND = 100
 DAYS = 10
@@ -187,7 +188,7 @@ def forget(sql: Sql) -> None:
 
 
 @pytest.mark.parametrize("seed", range(CRASHES_OF_A_KIND))
-def test_a_process_killed_at_any_moment(payproc: Payproc, sql: Sql, count: Callable[..., None], seed: int) -> None:
+def test_a_process_killed_at_any_moment(payproc: Payproc, sql: Sql, seed: int) -> None:
     day, chance = day_of(seed), random.Random(seed)
     while True:
         with ingesting(payproc, day, chance) as process:
@@ -199,7 +200,7 @@ def test_a_process_killed_at_any_moment(payproc: Payproc, sql: Sql, count: Calla
     count("events reported before a process was killed, all on record", check_reported(payproc, sql))
     if chance.random() < 0.5:  # else the rerun meets what the server goes on committing for its dead client
         wait_for(lambda: sql.value("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'payproc'") == 0)
-        check_books(sql)
+        assert_books_right(sql)
     rerun(payproc, day, sql)
     count("processes killed at a random moment")
 
@@ -210,16 +211,16 @@ class Server:
     def __init__(self, home: Path) -> None:
         self.home = home
         self._use = ExitStack()
-        with embedded.running_server(home) as running:
+        with running_server(home) as running:
             schema.bring_up(db.Database(running.connect_args, "the campaign's server"))
         with (home / "data" / "postgresql.conf").open("a") as settings:
             settings.write("wal_writer_delay = 10s\nwal_writer_flush_after = 1GB\n")
 
     def start(self) -> Sql:
         """Start it, recovering from a crash if there was one."""
-        running = self._use.enter_context(embedded.running_server(self.home))
+        running = self._use.enter_context(running_server(self.home))
         query = {"host": str(running.socket_folder)}
-        url = URL.create("postgresql+psycopg2", embedded.SUPERUSER, database="postgres", query=query)
+        url = URL.create("postgresql+psycopg2", SUPERUSER, database="postgres", query=query)
         return self._use.enter_context(closing(Sql(url)))
 
     def pull_the_plug(self) -> None:
@@ -243,9 +244,9 @@ def server_of_its_own() -> Iterator[Server]:
 
 
 @pytest.fixture
-def on_its_own_server(payproc_on: Callable[..., Payproc], server_of_its_own: Server) -> Payproc:
+def on_its_own_server(tmp_path: Path, server_of_its_own: Server) -> Payproc:
     """The command on the embedded server whose plug gets pulled."""
-    payproc = payproc_on(None)
+    payproc = Payproc(tmp_path, None)
     payproc.environment["PAYPROC_HOME"] = str(server_of_its_own.home)
     return payproc
 
@@ -254,7 +255,7 @@ def on_its_own_server(payproc_on: Callable[..., Payproc], server_of_its_own: Ser
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 @pytest.mark.parametrize("seed", range(CRASHES_OF_A_KIND))
 def test_a_server_that_loses_power_at_any_moment(
-    on_its_own_server: Payproc, server_of_its_own: Server, count: Callable[..., None], seed: int
+    on_its_own_server: Payproc, server_of_its_own: Server, seed: int
 ) -> None:
     """In half of the cases the process goes with the server, in the others the server is started again under it."""
     payproc, day, chance = on_its_own_server, day_of(seed), random.Random(1000 + seed)
@@ -280,7 +281,7 @@ def test_a_server_that_loses_power_at_any_moment(
         if code == 3:
             assert decisions_of((payproc.folder / "reported.jsonl").read_text()) == day.decisions
             count("runs that went on after their server had come back")
-        check_books(sql)
+        assert_books_right(sql)
         count("events reported before a power cut or after it, all on record", check_reported(payproc, sql))
         rerun(payproc, day, sql)
         count("power cuts at a random moment")

@@ -21,7 +21,11 @@ from pathlib import Path
 import psycopg2
 import psycopg2.extensions
 import pytest
-from homes import (
+
+from payproc.embedded.binaries import find_wheel
+from payproc.embedded.server import running_server
+from payproc.errors import CannotFinish
+from tests.support.homes import (
     IS_ROOT,
     NOBODY,
     PATIENCE_SECONDS,
@@ -45,10 +49,6 @@ from homes import (
     temporary_folder,
     until,
 )
-
-from payproc.embedded import server as embedded
-from payproc.embedded.binaries import find_wheel
-from payproc.errors import CannotFinish
 
 
 @pytest.fixture
@@ -225,7 +225,7 @@ def test_commands_that_start_at_the_same_moment_share_one_server_and_the_last_on
         assert command.end(authorize(f"p{number}")) == 0
     assert not is_running(home)
     assert starts(home) in range(1, 7)  # whoever came after the last one left started it again
-    with embedded.running_server(home) as server:
+    with running_server(home) as server:
         connection = connect(server)
         with connection.cursor() as cursor:
             cursor.execute("SELECT payment_id, state FROM payproc.payments ORDER BY payment_id")
@@ -288,7 +288,7 @@ def test_a_command_interrupted_while_the_server_starts_leaves_none_behind(made_h
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGQUIT, marks=pytest.mark.slow)])
 def test_a_server_that_crashed_under_a_command_recovers_with_the_next(made_home: Path, number: int) -> None:
     succeed(made_home, "ingest", "-", events=authorize("p1"))
-    with embedded.running_server(made_home) as server:
+    with running_server(made_home) as server:
         connection = connect(server)
         os.kill(server_process(made_home), number)
         # At once, while processes of the crashed server are left, and their parent is a zombie of this test.
@@ -375,7 +375,7 @@ def test_the_server_listens_on_no_network_address_even_if_its_settings_say_so(ma
     with (made_home / "data" / "postgresql.conf").open("a") as config:
         config.write("listen_addresses = '*'\n")
     expected = {"listen_addresses": "", "fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}
-    with embedded.running_server(made_home) as server:
+    with running_server(made_home) as server:
         connection = connect(server)
         with connection.cursor() as cursor:
             cursor.execute("SELECT name, setting FROM pg_settings WHERE name = ANY (%s)", [list(expected)])
@@ -402,7 +402,7 @@ def server_processes(home: Path) -> list[int]:
 def test_the_kernel_knows_of_no_network_socket_of_any_process_of_the_server(made_home: Path, settings: str) -> None:
     with (made_home / "data" / "postgresql.conf").open("a") as config:
         config.write(settings)
-    with embedded.running_server(made_home) as server, socket.create_server(("127.0.0.1", 0)) as own:
+    with running_server(made_home) as server, socket.create_server(("127.0.0.1", 0)) as own:
         connection = connect(server)
         open_sockets = {
             found[1]
@@ -424,7 +424,7 @@ def test_the_kernel_knows_of_no_network_socket_of_any_process_of_the_server(made
 
 @pytest.mark.slow
 def test_the_home_and_the_socket_are_closed_to_other_users(made_home: Path) -> None:
-    with embedded.running_server(made_home) as server:
+    with running_server(made_home) as server:
         assert mode(made_home) == 0o700
         assert mode(made_home / "data") == 0o700
         assert mode(server.socket_folder / ".s.PGSQL.5432") == 0o700
@@ -439,7 +439,7 @@ def test_another_user_can_neither_connect_nor_look_inside(which: str, request: p
     for above in home.parents:
         if above != Path("/tmp"):
             above.chmod(mode(above) | stat.S_IXOTH)
-    with embedded.running_server(home) as server, socket.socket(socket.AF_UNIX) as client:
+    with running_server(home) as server, socket.socket(socket.AF_UNIX) as client:
         address = str(server.socket_folder / ".s.PGSQL.5432")
         assert as_nobody(home.stat) == "done"  # the way there is open
         assert as_nobody(lambda: client.connect(address)) == "PermissionError"
@@ -461,13 +461,13 @@ def test_what_payproc_does_for_another_user_is_refused_and_changes_nothing(made_
             above.chmod(mode(above) | stat.S_IXOTH)
 
     def use_the_home() -> None:
-        with embedded.running_server(made_home):
+        with running_server(made_home):
             pass
 
     def connect_and_look() -> None:
         connect(server).close()
 
-    with embedded.running_server(made_home) as server:
+    with running_server(made_home) as server:
         before = (mode(made_home), sorted(path.name for path in made_home.iterdir()))
         for action in (use_the_home, connect_and_look):
             connect_and_look()  # what the owner can do
@@ -487,9 +487,9 @@ def as_permission_error(action: Callable[[], None]) -> None:
 
 @pytest.mark.slow
 def test_a_home_made_with_postgresql_16_keeps_running_on_16(home: Path) -> None:
-    with embedded.running_server(home, version=16) as server:
+    with running_server(home, version=16) as server:
         assert server.version == 16
-    with embedded.running_server(home) as server:
+    with running_server(home) as server:
         assert server.version == 16
         connection = connect(server)
         assert connection.server_version // 10000 == 16
@@ -515,7 +515,7 @@ def test_as_root_the_server_runs_as_the_system_user_who_may_pass_through_closed_
         assert f"payproc: letting the server's user payproc pass through {closed} (chmod o+x)\n" in said
         assert mode(closed) == 0o701
     assert "letting" not in succeed(home, "init")
-    with embedded.running_server(home):
+    with running_server(home):
         assert Path(f"/proc/{server_process(home)}").stat().st_uid == pwd.getpwnam("payproc").pw_uid
 
 

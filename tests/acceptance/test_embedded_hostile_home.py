@@ -21,7 +21,14 @@ from typing import Any
 
 import psycopg2
 import pytest
-from homes import (
+
+from payproc.embedded import root
+from payproc.embedded.binaries import can_run, find_wheel
+from payproc.embedded.home import Home
+from payproc.embedded.server import running_server
+from payproc.errors import CannotFinish
+from payproc.notes import drop_note
+from tests.support.homes import (
     IS_ROOT,
     NOBODY,
     PATIENCE_SECONDS,
@@ -42,13 +49,6 @@ from homes import (
     temporary_folder,
     until,
 )
-
-from payproc.embedded import root
-from payproc.embedded import server as embedded
-from payproc.embedded.binaries import can_run, find_wheel
-from payproc.embedded.home import Home
-from payproc.errors import CannotFinish
-from payproc.notes import drop_note
 
 UNKNOWN_USER = 54321
 LOG_LIMIT_BYTES = 20_000_000
@@ -243,7 +243,7 @@ def test_a_planted_socket_leads_root_to_no_server_of_its_own(made_home: Path, se
 
 @only_root
 def test_root_asks_for_a_server_of_the_owner(made_home: Path) -> None:
-    with embedded.running_server(made_home) as server:
+    with running_server(made_home) as server:
         name = pwd.getpwuid(made_home.stat().st_uid).pw_name
         assert server.connect_args["requirepeer"] == name
         connect(server).close()
@@ -254,7 +254,7 @@ def test_a_link_for_the_log_shows_root_nothing(made_home: Path, folder: Path) ->
     secret = folder / "secret"
     secret.write_text("2026-11-25 UTC [1] FATAL:  root's own words\n")
     secret.chmod(0o600)
-    with embedded.running_server(made_home) as server:
+    with running_server(made_home) as server:
         pass
     for plant in (Path.symlink_to, Path.hardlink_to):
         (made_home / "log").unlink()
@@ -266,7 +266,7 @@ def test_a_link_for_the_log_shows_root_nothing(made_home: Path, folder: Path) ->
 @only_root
 def test_rights_are_roots_again_after_the_home_was_used(made_home: Path) -> None:
     before = os.geteuid(), os.getegid(), os.getgroups()
-    with embedded.running_server(made_home):
+    with running_server(made_home):
         assert (os.geteuid(), os.getegid(), os.getgroups()) == before
     assert (os.geteuid(), os.getegid(), os.getgroups()) == before
     with pytest.raises(OSError, match="planted"), root.act_as(NOBODY, grp.getgrgid(NOBODY).gr_gid):
@@ -300,7 +300,7 @@ def name_server(home: Path, socket_folder: Path, status: str) -> None:
 def test_variables_of_libpq_do_not_change_how_payproc_connects(
     made_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with embedded.running_server(made_home) as server:
+    with running_server(made_home) as server:
         for name, value in {
             "PGHOST": "localhost",
             "PGHOSTADDR": "127.0.0.1",
@@ -339,8 +339,13 @@ def test_a_process_of_another_container_with_the_servers_number_lives_on(made_ho
     )
     done = subprocess.run(
         ["unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", script],
-        capture_output=True, text=True, cwd="/", env=environment(made_home), timeout=PATIENCE_SECONDS, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env=environment(made_home),
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
     assert done.stdout.splitlines()[-2:] == ["0", str(128 + signal.SIGTERM)], done
     assert (
         f"payproc: the embedded database in {made_home} is left running, because it runs in another container "
@@ -357,8 +362,12 @@ def test_a_server_in_a_container_is_stopped_from_outside(made_home: Path) -> Non
     script = f'sleep 600 | "{PAYPROC}" ingest - & read go; kill -9 $!; echo killed; sleep 600'
     with subprocess.Popen(
         ["unshare", "--pid", "--fork", "--kill-child", "bash", "-c", script],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment(made_home), cwd="/",
-    ) as container:  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(made_home),
+        cwd="/",
+    ) as container:
         try:
             until(lambda: pid_file(made_home)[7:8] == ["ready   "])
             assert container.stdin is not None
@@ -379,8 +388,13 @@ def under(limits: str, home: Path) -> "subprocess.CompletedProcess[str]":
     """Run a command in a shell with limits."""
     return subprocess.run(
         ["bash", "-c", f'{limits}; exec "$0" init', PAYPROC],
-        capture_output=True, text=True, cwd="/", env=environment(home), timeout=PATIENCE_SECONDS, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env=environment(home),
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
 
 
 def test_a_soft_limit_on_files_does_not_limit_the_servers(home: Path) -> None:
@@ -394,7 +408,7 @@ def test_the_server_has_the_highest_limits_allowed(made_home: Path) -> None:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[resource.RLIMIT_NOFILE][1]))
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000_000, before[resource.RLIMIT_FSIZE][1]))
-        with embedded.running_server(made_home):
+        with running_server(made_home):
             assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 200
             limits = Path(f"/proc/{server_process(made_home)}/limits").read_text().splitlines()[1:]
     finally:
@@ -442,7 +456,7 @@ def test_the_log_of_a_running_server_is_shortened_too(made_home: Path) -> None:
 
 @pytest.mark.parametrize("options", ["payproc's own", "-c application_name=psql"])
 def test_a_statement_that_fails_leaves_little_in_the_log(made_home: Path, options: str) -> None:
-    with embedded.running_server(made_home) as server:
+    with running_server(made_home) as server:
         before = log_bytes(made_home)
         is_own = options == "payproc's own"
         given: dict[str, Any] = server.connect_args | ({} if is_own else {"options": options})
@@ -460,7 +474,7 @@ def test_commands_that_come_and_go_leave_little_in_the_log(made_home: Path) -> N
 
 
 def test_a_lost_socket_is_reported_while_a_command_waits(made_home: Path) -> None:
-    with embedded.running_server(made_home):
+    with running_server(made_home):
         (made_home / ".s.PGSQL.5432").unlink()
         waiting = Holder(made_home)
         assert waiting.next_line() == (
@@ -473,7 +487,7 @@ def test_a_lost_socket_is_reported_while_a_command_waits(made_home: Path) -> Non
 
 
 def test_the_command_that_started_a_server_stops_it_without_a_socket(made_home: Path) -> None:
-    with embedded.running_server(made_home):
+    with running_server(made_home):
         (made_home / ".s.PGSQL.5432").unlink()
     assert not is_running(made_home)
 
@@ -569,18 +583,28 @@ def test_a_copy_of_the_binaries_that_fails_leaves_nothing(home: Path, folder: Pa
         if source.exists():
             subprocess.run(["cp", "-a", source, closed], check=True)
     done = subprocess.run(
-        ["bash", "-c", 'ulimit -S -f 1000; exec "$0" init', PAYPROC], capture_output=True, text=True, cwd="/",
-        env=environment(home, PYTHONPATH=str(closed)), timeout=PATIENCE_SECONDS, check=False,
-    )  # fmt: skip
+        ["bash", "-c", 'ulimit -S -f 1000; exec "$0" init', PAYPROC],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env=environment(home, PYTHONPATH=str(closed)),
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].endswith(
         "File too large; allow this session larger files (ulimit -f), or name a server with --database-url"
     )
     assert list(home.glob("binaries-*")) == []
     done = subprocess.run(
-        [PAYPROC, "init"], capture_output=True, text=True, cwd="/", env=environment(home, PYTHONPATH=str(closed)),
-        timeout=PATIENCE_SECONDS, check=False,
-    )  # fmt: skip
+        [PAYPROC, "init"],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env=environment(home, PYTHONPATH=str(closed)),
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     (copy,) = home.glob("binaries-*")
     assert {path.lstat().st_uid for path in (copy, *copy.rglob("*"))} == {home.stat().st_uid}

@@ -8,16 +8,16 @@ import pty
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import URL
 
-Payproc = Any
-WriteLines = Callable[[str, Sequence[bytes]], Path]
-Line = Callable[..., bytes]
+from tests.support.command import Payproc
+from tests.support.events import event_line, write_lines
+from tests.support.postgres import Sql, assert_books_right, contents
 
 COMMAND = Path(sys.executable).with_name("payproc")
 
@@ -25,8 +25,8 @@ needs_permissions = pytest.mark.skipif(os.geteuid() == 0, reason="root may read 
 
 
 @pytest.fixture
-def good(line: Line, write_lines: WriteLines) -> Path:
-    return write_lines("good.jsonl", [line("e1", "p1", "authorize")])
+def good(tmp_path: Path) -> Path:
+    return write_lines(tmp_path / "good.jsonl", [event_line("e1", "p1", "authorize")])
 
 
 def error(finished: Any, code: int) -> str:
@@ -44,26 +44,37 @@ def error(finished: Any, code: int) -> str:
     ("name", "make", "said"),
     [
         ("missing.jsonl", lambda _: None, "missing.jsonl: cannot be read: No such file or directory"),
-        ("folder", Path.mkdir,
-         "folder: is a directory, expected a file of JSON Lines; name its files, as in folder/*"),
-        ("day.gz", lambda path: path.write_bytes(gzip.compress(b"{}")),
-         "day.gz: is compressed with gzip, expected JSON Lines in UTF-8; use: zcat day.gz | payproc ingest -"),
-        ("day.bz2", lambda path: path.write_bytes(bz2.compress(b"{}")),
-         "day.bz2: is compressed with bzip2, expected JSON Lines in UTF-8; use: bzcat day.bz2 | payproc ingest -"),
-        ("le", lambda path: path.write_bytes('{"event_id":"e1"}'.encode("utf-16")),
-         "le: is UTF-16, expected JSON Lines in UTF-8; use: iconv -f UTF-16 -t UTF-8 le | payproc ingest -"),
-        ("be", lambda path: path.write_bytes('\ufeff{"event_id":"e1"}'.encode("utf-16-be")),
-         "be: is UTF-16, expected JSON Lines in UTF-8; use: iconv -f UTF-16 -t UTF-8 be | payproc ingest -"),
+        ("folder", Path.mkdir, "folder: is a directory, expected a file of JSON Lines; name its files, as in folder/*"),
+        (
+            "day.gz",
+            lambda path: path.write_bytes(gzip.compress(b"{}")),
+            "day.gz: is compressed with gzip, expected JSON Lines in UTF-8; use: zcat day.gz | payproc ingest -",
+        ),
+        (
+            "day.bz2",
+            lambda path: path.write_bytes(bz2.compress(b"{}")),
+            "day.bz2: is compressed with bzip2, expected JSON Lines in UTF-8; use: bzcat day.bz2 | payproc ingest -",
+        ),
+        (
+            "le",
+            lambda path: path.write_bytes('{"event_id":"e1"}'.encode("utf-16")),
+            "le: is UTF-16, expected JSON Lines in UTF-8; use: iconv -f UTF-16 -t UTF-8 le | payproc ingest -",
+        ),
+        (
+            "be",
+            lambda path: path.write_bytes('\ufeff{"event_id":"e1"}'.encode("utf-16-be")),
+            "be: is UTF-16, expected JSON Lines in UTF-8; use: iconv -f UTF-16 -t UTF-8 be | payproc ingest -",
+        ),
         ("a/b", lambda _: None, "a/b: cannot be read: No such file or directory"),
         ("good.jsonl/b", lambda _: None, "good.jsonl/b: cannot be read: Not a directory"),
     ],
-)  # fmt: skip
+)
 def test_input_that_cannot_be_ingested_is_refused_before_anything_is_ingested(
-    payproc: Payproc, good: Path, stored: Callable[[], Any], name: str, make: Callable[[Path], object], said: str
+    payproc: Payproc, good: Path, sql: Sql, name: str, make: Callable[[Path], object], said: str
 ) -> None:
     make(payproc.folder / name)
     assert error(payproc("ingest", "good.jsonl", name), 2) == f"payproc: {said}"
-    assert not any(stored().values())
+    assert not any(contents(sql).values())
 
 
 @needs_permissions
@@ -86,16 +97,16 @@ def test_an_empty_file_is_a_run_of_no_lines(payproc: Payproc, content: bytes) ->
     assert (summary["lines"], summary["events"], summary["reasons"]) == (0, 0, {})
 
 
-def test_a_file_of_nothing_but_binary_data_is_malformed_lines(payproc: Payproc, stored: Callable[[], Any]) -> None:
+def test_a_file_of_nothing_but_binary_data_is_malformed_lines(payproc: Payproc, sql: Sql) -> None:
     (payproc.folder / "noise").write_bytes(bytes(range(256)) * 1000 + b"\n" + b"\0" * 5000)
     summary = payproc.summary("noise", code=3)
     assert summary["lines"] == summary["malformed"] > 2
-    assert not any(stored().values())
+    assert not any(contents(sql).values())
 
 
-def test_good_lines_around_bad_ones_are_recorded(payproc: Payproc, line: Line, write_lines: WriteLines) -> None:
+def test_good_lines_around_bad_ones_are_recorded(payproc: Payproc, tmp_path: Path) -> None:
     huge = b'{"event_id":"e9","payment_id":"p1","type":"refund","x":"' + b"y" * (50 << 20) + b'"}'
-    write_lines("x", [line("e1", "p1", "authorize"), b"\xff", huge, line("e2", "p1", "capture")])
+    write_lines(tmp_path / "x", [event_line("e1", "p1", "authorize"), b"\xff", huge, event_line("e2", "p1", "capture")])
     finished = payproc("ingest", "x", "--format", "json")
     assert json.loads(finished.stdout)["outcomes"]["APPLY"] == 2
     assert finished.stderr.splitlines()[1:] == [
@@ -111,38 +122,53 @@ def test_good_lines_around_bad_ones_are_recorded(payproc: Payproc, line: Line, w
     ("arguments", "said"),
     [
         (["-", "-"], "-: given twice, but standard input can be read only once"),
-        (["good.jsonl", "--malformed", "good.jsonl"],
-         "--malformed: good.jsonl is also an input, and would be overwritten; name another file"),
-        (["good.jsonl", "--decisions", "./link.jsonl"],
-         "--decisions: ./link.jsonl is also an input, and would be overwritten; name another file"),
-        (["good.jsonl", "--decisions", "x", "--malformed", "x"],
-         "--decisions and --malformed both name x; name two files"),
-        (["good.jsonl", "--decisions", "new", "--malformed", "./new"],
-         "--decisions and --malformed both name ./new; name two files"),
-        (["good.jsonl", "--decisions", "-", "--malformed", "-"],
-         "--decisions and --malformed both name -; name two files"),
-        (["good.jsonl", "--decisions", "no/such/folder"],
-         "--decisions: no/such/folder cannot be written: No such file or directory"),
+        (
+            ["good.jsonl", "--malformed", "good.jsonl"],
+            "--malformed: good.jsonl is also an input, and would be overwritten; name another file",
+        ),
+        (
+            ["good.jsonl", "--decisions", "./link.jsonl"],
+            "--decisions: ./link.jsonl is also an input, and would be overwritten; name another file",
+        ),
+        (
+            ["good.jsonl", "--decisions", "x", "--malformed", "x"],
+            "--decisions and --malformed both name x; name two files",
+        ),
+        (
+            ["good.jsonl", "--decisions", "new", "--malformed", "./new"],
+            "--decisions and --malformed both name ./new; name two files",
+        ),
+        (
+            ["good.jsonl", "--decisions", "-", "--malformed", "-"],
+            "--decisions and --malformed both name -; name two files",
+        ),
+        (
+            ["good.jsonl", "--decisions", "no/such/folder"],
+            "--decisions: no/such/folder cannot be written: No such file or directory",
+        ),
         (["good.jsonl", "--malformed", "."], "--malformed: . cannot be written: Is a directory"),
     ],
-)  # fmt: skip
+)
 def test_outputs_never_overwrite_an_input_or_each_other(
-    payproc: Payproc, good: Path, stored: Callable[[], Any], arguments: list[str], said: str
+    payproc: Payproc, good: Path, sql: Sql, arguments: list[str], said: str
 ) -> None:
     before = good.read_bytes()
     (payproc.folder / "link.jsonl").symlink_to(good)
     assert error(payproc("ingest", *arguments), 2) == f"payproc: {said}"
     assert good.read_bytes() == before
-    assert not any(stored().values())
+    assert not any(contents(sql).values())
 
 
 @pytest.mark.parametrize(
     "command",
-    ['"$0" ingest --malformed good.jsonl < good.jsonl', '"$0" ingest good.jsonl --decisions - >> good.jsonl',
-     'cat good.jsonl | "$0" ingest - good.jsonl --decisions ./good.jsonl'],
-)  # fmt: skip
+    [
+        '"$0" ingest --malformed good.jsonl < good.jsonl',
+        '"$0" ingest good.jsonl --decisions - >> good.jsonl',
+        'cat good.jsonl | "$0" ingest - good.jsonl --decisions ./good.jsonl',
+    ],
+)
 def test_an_input_that_comes_by_redirection_is_not_overwritten_either(
-    payproc: Payproc, good: Path, stored: Callable[[], Any], command: str
+    payproc: Payproc, good: Path, sql: Sql, command: str
 ) -> None:
     before = good.read_bytes()
     finished = subprocess.run(
@@ -151,7 +177,7 @@ def test_an_input_that_comes_by_redirection_is_not_overwritten_either(
     assert finished.returncode == 2
     assert b"is also an input, and would be overwritten; name another file" in finished.stderr
     assert good.read_bytes() == before
-    assert not any(stored().values())
+    assert not any(contents(sql).values())
 
 
 def test_what_an_output_held_is_kept_until_nothing_stands_in_the_way(payproc: Payproc, good: Path) -> None:
@@ -176,16 +202,22 @@ def test_without_a_file_on_a_terminal_there_is_nothing_to_ingest(payproc: Paypro
 
 
 def test_a_disk_that_fills_up_in_the_middle_of_a_report_is_not_passed_over(
-    payproc: Payproc, line: Line, write_lines: WriteLines, sql: Any
+    payproc: Payproc, tmp_path: Path, sql: Sql
 ) -> None:
     """A write may take only part of what it is given, with or without Python's own buffer in between."""
-    write_lines("many.jsonl", [line(f"e{number}", f"p{number}", "authorize") for number in range(3000)])
+    write_lines(
+        tmp_path / "many.jsonl", [event_line(f"e{number}", f"p{number}", "authorize") for number in range(3000)]
+    )
     command = 'ulimit -f 100; trap "" XFSZ; exec "$0" ingest many.jsonl --quiet --decisions - > small'
     for more in ({}, {"PYTHONUNBUFFERED": "1"}):
         finished = subprocess.run(
-            ["bash", "-c", command, COMMAND], cwd=payproc.folder, env={**payproc.environment, **more}, check=False,
-            capture_output=True, text=True,
-        )  # fmt: skip
+            ["bash", "-c", command, COMMAND],
+            cwd=payproc.folder,
+            env={**payproc.environment, **more},
+            check=False,
+            capture_output=True,
+            text=True,
+        )
         assert finished.returncode == 1, finished
         assert "--decisions: cannot be written: File too large" in finished.stderr
     assert sql.value("SELECT count(*) FROM payproc.events") == 3000
@@ -205,9 +237,13 @@ def test_a_report_that_cannot_be_written_ends_the_run_with_one_line(payproc: Pay
 def test_closed_standard_streams_are_refused(payproc: Payproc, good: Path, closed: str) -> None:
     """Going on would read from, or write into, whatever is opened next under the number of the closed one."""
     finished = subprocess.run(
-        ["bash", "-c", f'"$0" ingest good.jsonl {closed}', COMMAND], cwd=payproc.folder, env=payproc.environment,
-        check=False, capture_output=True, text=True,
-    )  # fmt: skip
+        ["bash", "-c", f'"$0" ingest good.jsonl {closed}', COMMAND],
+        cwd=payproc.folder,
+        env=payproc.environment,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
     assert finished.returncode == 2
     assert finished.stderr == (
         "payproc: standard input or output is closed; use /dev/null for one that is not needed\n"
@@ -267,8 +303,8 @@ def test_an_unreachable_server_is_one_line_without_a_password(
     assert "s%33cret" not in finished.stdout + finished.stderr
 
 
-def test_a_missing_database_is_one_line(payproc_on: Callable[..., Payproc], url: URL, good: Path) -> None:
-    said = error(payproc_on(url.set(database="nowhere"))("ingest", "good.jsonl"), 1)
+def test_a_missing_database_is_one_line(tmp_path: Path, url: URL, good: Path) -> None:
+    said = error(Payproc(tmp_path, url.set(database="nowhere"))("ingest", "good.jsonl"), 1)
     assert said.startswith("payproc: cannot reach the database postgresql://")
     assert said.endswith('database "nowhere" does not exist')
 
@@ -286,19 +322,19 @@ def role(server: Any, bare_url: URL) -> Any:
 
 
 def test_a_role_that_may_not_create_the_schema_is_told_what_it_needs(
-    payproc_on: Callable[..., Payproc], bare_url: URL, role: str, good: Path
+    tmp_path: Path, bare_url: URL, role: str, good: Path
 ) -> None:
-    said = error(payproc_on(bare_url.set(username=role))("ingest", "good.jsonl"), 1)
+    said = error(Payproc(tmp_path, bare_url.set(username=role))("ingest", "good.jsonl"), 1)
     assert f"refused: permission denied for database {bare_url.database}; payproc needs its schema once" in said
     assert "an owner runs `payproc init`" in said
 
 
 def test_a_role_with_the_rights_that_the_message_names_can_ingest_and_show(
-    payproc_on: Callable[..., Payproc], bare_url: URL, role: str, good: Path, server: Any
+    tmp_path: Path, bare_url: URL, role: str, good: Path, server: Any
 ) -> None:
-    assert payproc_on(bare_url)("init").stdout == "created the schema payproc\n"
-    assert payproc_on(bare_url)("init").stdout == "the schema payproc is up to date\n"
-    limited = payproc_on(bare_url.set(username=role))
+    assert Payproc(tmp_path, bare_url)("init").stdout == "created the schema payproc\n"
+    assert Payproc(tmp_path, bare_url)("init").stdout == "the schema payproc is up to date\n"
+    limited = Payproc(tmp_path, bare_url.set(username=role))
     assert "refused: permission denied for schema payproc; " in error(limited("ingest", "good.jsonl"), 1)
     with server.connect(bare_url.database) as connection, connection.cursor() as cursor:
         cursor.execute(f'GRANT USAGE ON SCHEMA payproc TO "{role}"')
@@ -308,20 +344,16 @@ def test_a_role_with_the_rights_that_the_message_names_can_ingest_and_show(
     assert "p1" in limited("show", "p1").stdout
 
 
-def test_a_read_only_role_is_told_to_use_the_primary(
-    payproc: Payproc, sql: Any, good: Path, stored: Callable[[], Any]
-) -> None:
+def test_a_read_only_role_is_told_to_use_the_primary(payproc: Payproc, sql: Sql, good: Path) -> None:
     sql.rows(f'ALTER DATABASE "{sql.url.database}" SET default_transaction_read_only = on')
     said = error(payproc("ingest", "good.jsonl"), 1)
     assert "in a read-only transaction; connect to the primary, with a role that may write" in said
     assert payproc.summary("good.jsonl", "--dry-run")["outcomes"]["APPLY"] == 1
-    assert not any(stored().values())
+    assert not any(contents(sql).values())
 
 
-def test_a_schema_that_is_not_payprocs_is_left_alone(
-    payproc_on: Callable[..., Payproc], bare_url: URL, server: Any, good: Path
-) -> None:
-    payproc = payproc_on(bare_url)
+def test_a_schema_that_is_not_payprocs_is_left_alone(tmp_path: Path, bare_url: URL, server: Any, good: Path) -> None:
+    payproc = Payproc(tmp_path, bare_url)
     with server.connect(bare_url.database) as connection, connection.cursor() as cursor:
         cursor.execute("CREATE SCHEMA payproc CREATE TABLE events (x text)")
     connection.close()
@@ -339,19 +371,23 @@ def test_too_few_open_files_are_one_line(payproc: Payproc, files: int) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        "show p1", "review", "review --format json", "resolve e1 --apply --note x --yes", "verify", "runs", "export",
+        "show p1",
+        "review",
+        "review --format json",
+        "resolve e1 --apply --note x --yes",
+        "verify",
+        "runs",
+        "export",
         pytest.param("verify --format json", marks=pytest.mark.slow),
     ],
-)  # fmt: skip
-def test_a_database_without_the_schema_is_never_healthy(
-    payproc_on: Callable[..., Payproc], bare_url: URL, command: str
-) -> None:
-    finished = payproc_on(bare_url)(*command.split())
+)
+def test_a_database_without_the_schema_is_never_healthy(tmp_path: Path, bare_url: URL, command: str) -> None:
+    finished = Payproc(tmp_path, bare_url)(*command.split())
     assert "nothing is recorded: no schema payproc in the database postgresql://" in error(finished, 1)
     assert finished.stdout == ""
 
 
-def test_a_newer_schema_is_left_alone(payproc: Payproc, sql: Any, good: Path) -> None:
+def test_a_newer_schema_is_left_alone(payproc: Payproc, sql: Sql, good: Path) -> None:
     sql.rows("COMMENT ON TABLE payproc.runs IS 'payproc schema version 99, procedure 0123456789abcdef'")
     for command in (["ingest", "good.jsonl"], ["ingest", "--dry-run", "good.jsonl"], ["show", "p1"], ["init"]):
         said = error(payproc(*command), 1)
@@ -359,10 +395,10 @@ def test_a_newer_schema_is_left_alone(payproc: Payproc, sql: Any, good: Path) ->
 
 
 def test_a_statement_timeout_is_one_line_and_a_rerun_completes(
-    payproc: Payproc, sql: Any, line: Line, write_lines: WriteLines, good: Path, books_are_right: Callable[[], None]
+    payproc: Payproc, sql: Sql, tmp_path: Path, good: Path
 ) -> None:
     payproc("ingest", "good.jsonl")
-    write_lines("more.jsonl", [line("e2", "p2", "authorize"), line("e3", "p1", "capture")])
+    write_lines(tmp_path / "more.jsonl", [event_line("e2", "p2", "authorize"), event_line("e3", "p1", "capture")])
     sql.rows(f"ALTER DATABASE \"{sql.url.database}\" SET statement_timeout = '300ms'")
     with sql.locked_payment("p1"):
         said = error(payproc("ingest", "more.jsonl", "--workers", "1"), 1)
@@ -370,11 +406,11 @@ def test_a_statement_timeout_is_one_line_and_a_rerun_completes(
         "canceling statement due to statement timeout; if it was a timeout, raise statement_timeout for this role"
     )
     assert payproc.summary("more.jsonl")["events"] == 2
-    books_are_right()
+    assert_books_right(sql)
 
 
 def test_run_numbers_behind_the_existing_runs_are_put_right_by_the_statement_that_is_named(
-    payproc: Payproc, sql: Any, good: Path
+    payproc: Payproc, sql: Sql, good: Path
 ) -> None:
     """As after a restore without sequences."""
     for _ in range(3):
@@ -390,11 +426,11 @@ def test_run_numbers_behind_the_existing_runs_are_put_right_by_the_statement_tha
 
 
 def test_the_option_comes_before_the_variable_and_the_variable_before_dotenv(
-    payproc_on: Callable[..., Payproc], url: URL, good: Path
+    tmp_path: Path, url: URL, good: Path
 ) -> None:
     there = url.set(drivername="postgres").render_as_string(hide_password=False)
     nowhere = "postgresql://nobody@127.0.0.1:1/nowhere"
-    payproc = payproc_on(None)
+    payproc = Payproc(tmp_path, None)
     (payproc.folder / ".env").write_text(f"OTHER=1\nDATABASE_URL={there}\n")
     assert "(from .env)" in payproc("ingest", "good.jsonl").stderr
     assert payproc("ingest", "good.jsonl", env={"DATABASE_URL": nowhere}).code == 1
@@ -406,9 +442,9 @@ def test_the_option_comes_before_the_variable_and_the_variable_before_dotenv(
     assert "(from --database-url)" in finished.stderr
 
 
-def test_a_dotenv_that_cannot_be_read_is_not_passed_over(payproc_on: Callable[..., Payproc], good: Path) -> None:
+def test_a_dotenv_that_cannot_be_read_is_not_passed_over(tmp_path: Path, good: Path) -> None:
     """Going on would mean another database than the one that the user wrote down."""
-    payproc = payproc_on(None)
+    payproc = Payproc(tmp_path, None)
     for written, said in (
         (b"DATABASE_URL=\xff\xfe\n", ".env: is not UTF-8, expected UTF-8 text"),
         (b"A=1\nDATABASE_URL: postgresql://h/d\n", ".env:2: cannot be parsed, expected DATABASE_URL=URL"),
@@ -420,10 +456,8 @@ def test_a_dotenv_that_cannot_be_read_is_not_passed_over(payproc_on: Callable[..
         assert error(payproc("ingest", "good.jsonl"), 2) == f"payproc: {said}{advice}"
 
 
-def test_a_line_of_a_dotenv_that_is_not_about_the_database_is_passed_over(
-    payproc_on: Callable[..., Payproc], url: URL, good: Path
-) -> None:
-    payproc = payproc_on(None)
+def test_a_line_of_a_dotenv_that_is_not_about_the_database_is_passed_over(tmp_path: Path, url: URL, good: Path) -> None:
+    payproc = Payproc(tmp_path, None)
     there = url.set(drivername="postgres").render_as_string(hide_password=False)
     (payproc.folder / ".env").write_text(
         f"what: this\nDATABASE_URL_OF_OTHERS: x\n# DATABASE_URL\nDATABASE_URL={there}\n"
@@ -431,8 +465,8 @@ def test_a_line_of_a_dotenv_that_is_not_about_the_database_is_passed_over(
     assert payproc("ingest", "good.jsonl", "--quiet") == (0, "", "")
 
 
-def test_help_and_version_need_no_database(payproc_on: Callable[..., Payproc]) -> None:
-    payproc = payproc_on(None)
+def test_help_and_version_need_no_database(tmp_path: Path) -> None:
+    payproc = Payproc(tmp_path, None)
     for command in ([], ["ingest"], ["show"], ["init"]):
         finished = payproc(*command, "--help")
         assert finished.code == 0

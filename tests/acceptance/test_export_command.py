@@ -12,25 +12,22 @@ import subprocess
 import sys
 import termios
 import tty
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import IDS, TEXTS, harmful
-from postgres import Sql, check_books
 from sqlalchemy import URL
 
-from payproc.embedded import server as embedded
+from payproc.embedded.server import running_server
+from tests.support.command import Payproc
+from tests.support.events import event_line, messy_lines, write_lines
+from tests.support.hostile import IDS, TEXTS, harmful
+from tests.support.postgres import NewDatabase, Sql, SqlOn, assert_books_right, contents, wait_for
 
 COMMAND = Path(sys.executable).with_name("payproc")
 
-Payproc = Any
-Line = Callable[..., bytes]
-WriteLines = Callable[[str, Sequence[bytes]], Path]
-Messy = Callable[[int, int], list[bytes]]
-Wait = Callable[[Callable[[], Any]], Any]
 
 slow = pytest.mark.slow
 
@@ -41,7 +38,7 @@ def said(finished: Any) -> list[str]:
 
 
 @pytest.fixture
-def copy_url(new_database: Callable[[str], URL]) -> URL:
+def copy_url(new_database: NewDatabase) -> URL:
     """An empty database, without a schema even."""
     return new_database("template0")
 
@@ -51,9 +48,12 @@ def shell(payproc: Payproc, script: str, copy_url: URL | None = None, **options:
     copy = "" if copy_url is None else copy_url.set(drivername="postgresql").render_as_string(hide_password=False)
     environment = {**payproc.environment, **options.pop("env", {})}
     return subprocess.Popen(
-        ["bash", "-o", "pipefail", "-c", script, COMMAND, copy], cwd=payproc.folder, env=environment, text=True,
+        ["bash", "-o", "pipefail", "-c", script, COMMAND, copy],
+        cwd=payproc.folder,
+        env=environment,
+        text=True,
         **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
-    )  # fmt: skip
+    )
 
 
 # ---- From one database into another ---------------------------------------------------------------
@@ -78,13 +78,12 @@ def conflicts(sql: Sql) -> set[tuple[Any, ...]]:
 
 
 def test_through_a_pipe_while_the_source_goes_on_the_copy_is_the_source_as_of_one_moment(
-    payproc: Payproc, sql: Sql, copy_url: URL, sql_on: Callable[[URL], Sql], messy: Messy, write_lines: WriteLines,
-    wait: Wait,
-) -> None:  # fmt: skip
-    write_lines("before.jsonl", messy(1, 1500))
+    payproc: Payproc, sql: Sql, copy_url: URL, sql_on: SqlOn, tmp_path: Path
+) -> None:
+    write_lines(tmp_path / "before.jsonl", messy_lines(1, 1500))
     assert payproc("ingest", "before.jsonl", "--quiet").code == 3
     before, conflicts_before = histories(sql), conflicts(sql)
-    meanwhile = itertools.cycle(messy(2, 20_000))
+    meanwhile = itertools.cycle(messy_lines(2, 20_000))
     with payproc.start("ingest", "-", "--quiet", stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as writer:
         copying = shell(payproc, '"$0" export | "$0" ingest --format json --database-url "$1" -', copy_url)
         while copying.poll() is None:  # never more than a pipe holds ahead of what is recorded
@@ -94,7 +93,7 @@ def test_through_a_pipe_while_the_source_goes_on_the_copy_is_the_source_as_of_on
     assert copying.returncode == 0, stderr
     summary = json.loads(stdout)
     copy = sql_on(copy_url)
-    check_books(copy)
+    assert_books_right(copy)
     now, copied = histories(sql), histories(copy)
     assert sum(map(len, before.values())) <= sum(map(len, copied.values())) < sum(map(len, now.values()))
     for payment_id, history in now.items():
@@ -108,19 +107,20 @@ def test_through_a_pipe_while_the_source_goes_on_the_copy_is_the_source_as_of_on
 
 
 def test_exports_of_the_same_books_are_the_same_bytes_and_so_is_that_of_a_copy(
-    payproc: Payproc, copy_url: URL, payproc_on: Callable[[URL], Payproc], messy: Messy
+    payproc: Payproc, copy_url: URL, tmp_path: Path
 ) -> None:
     """A line that ends in two carriage returns has one of its own, and blanks around JSON are kept."""
     odd = [
         b'{"event_id":"odd","payment_id":"odd","type":"fail"}\r\r',
         b' \t{"type" : "capture", "event_id":"odd2","payment_id":"odd", "\xe2\x82\xac": 1e999} \r\t\r\r',
     ]
-    assert payproc("ingest", "-", "--quiet", stdin=b"\n".join([*messy(5, 400), *odd])).code == 3
-    with shell(payproc, '"$0" export > first; "$0" export -q > second; "$0" ingest -q --database-url "$1" first',
-               copy_url) as process:  # fmt: skip
+    assert payproc("ingest", "-", "--quiet", stdin=b"\n".join([*messy_lines(5, 400), *odd])).code == 3
+    with shell(
+        payproc, '"$0" export > first; "$0" export -q > second; "$0" ingest -q --database-url "$1" first', copy_url
+    ) as process:
         process.communicate()
     assert process.returncode == 0
-    with shell(payproc_on(copy_url), '"$0" export > third') as process:
+    with shell(Payproc(tmp_path, copy_url), '"$0" export > third') as process:
         process.communicate()
     first, second, third = ((payproc.folder / name).read_bytes() for name in ("first", "second", "third"))
     assert first == second == third
@@ -128,27 +128,26 @@ def test_exports_of_the_same_books_are_the_same_bytes_and_so_is_that_of_a_copy(
     assert odd[1] + b"\n" in first
 
 
-def test_into_the_database_that_it_comes_from_everything_is_a_duplicate(
-    payproc: Payproc, messy: Messy, stored: Callable[[], Any]
-) -> None:
-    payproc("ingest", "-", "--quiet", stdin=b"\n".join(messy(6, 400)))
-    before = stored()
+def test_into_the_database_that_it_comes_from_everything_is_a_duplicate(payproc: Payproc, sql: Sql) -> None:
+    payproc("ingest", "-", "--quiet", stdin=b"\n".join(messy_lines(6, 400)))
+    before = contents(sql)
     with shell(payproc, '"$0" export -q | "$0" ingest -q --format json -') as process:
         stdout, _ = process.communicate()
     assert json.loads(stdout)["reasons"] == {
-        "event_id_conflict": len(before["conflicts"]), "duplicate_event": len(before["events"]),
-    }  # fmt: skip
-    assert stored() == before
+        "event_id_conflict": len(before["conflicts"]),
+        "duplicate_event": len(before["events"]),
+    }
+    assert contents(sql) == before
 
 
 # ---- What it says ---------------------------------------------------------------------------------
 
 
-def test_what_people_decided_is_left_out_and_counted(payproc: Payproc, line: Line, write_lines: WriteLines) -> None:
+def test_what_people_decided_is_left_out_and_counted(payproc: Payproc, tmp_path: Path) -> None:
     def decide(event_id: str, decision: str) -> None:
         assert payproc("resolve", event_id, decision, "--note", "n", "--by", "a", "--yes").code == 0
 
-    day = write_lines("day.jsonl", [line("e1", "p1", "capture"), line("e2", "p2", "refund")])
+    day = write_lines(tmp_path / "day.jsonl", [event_line("e1", "p1", "capture"), event_line("e2", "p2", "refund")])
     payproc("ingest", "day.jsonl")
     exported = payproc("export")
     assert (exported.code, exported.stdout) == (0, day.read_text())
@@ -164,7 +163,7 @@ def test_what_people_decided_is_left_out_and_counted(payproc: Payproc, line: Lin
     assert said(exported) == ["payproc: exported 2 events and 0 conflicts", left_out]
 
     decide("e1", "--apply")
-    payproc("ingest", "-", stdin=line("e3", "p1", "authorize") + b"\n" + line("e3", "p9", "fail"))
+    payproc("ingest", "-", stdin=event_line("e3", "p1", "authorize") + b"\n" + event_line("e3", "p9", "fail"))
     exported = payproc("export")
     assert exported.code == 0
     assert said(exported) == [
@@ -178,15 +177,13 @@ def test_what_people_decided_is_left_out_and_counted(payproc: Payproc, line: Lin
     assert quiet.stderr.splitlines() == said(exported)[1:], "what a copy will lack is said in any case"
 
 
-def test_quiet_says_nothing_where_nothing_is_left_out(payproc: Payproc, line: Line) -> None:
-    payproc("ingest", "-", stdin=line("e1", "p1", "authorize"))
-    assert payproc("export", "--quiet") == (0, line("e1", "p1", "authorize").decode() + "\n", "")
+def test_quiet_says_nothing_where_nothing_is_left_out(payproc: Payproc) -> None:
+    payproc("ingest", "-", stdin=event_line("e1", "p1", "authorize"))
+    assert payproc("export", "--quiet") == (0, event_line("e1", "p1", "authorize").decode() + "\n", "")
 
 
-def test_records_that_contradict_their_lines_are_named_twenty_of_them_and_counted(
-    payproc: Payproc, line: Line, sql: Sql
-) -> None:
-    payproc("ingest", "-", stdin=b"\n".join(line(f"e{n:02}", f"p{n:02}\u202e", "authorize") for n in range(23)))
+def test_records_that_contradict_their_lines_are_named_twenty_of_them_and_counted(payproc: Payproc, sql: Sql) -> None:
+    payproc("ingest", "-", stdin=b"\n".join(event_line(f"e{n:02}", f"p{n:02}\u202e", "authorize") for n in range(23)))
     sql.rows("UPDATE payproc.events SET type = 'fail' WHERE event_id <> 'e07'")
     for quiet in ([], ["--quiet"]):
         exported = payproc("export", *quiet)
@@ -232,14 +229,15 @@ def many(sql: Sql) -> Callable[..., None]:
                        || '", "type": "authorize", "x": "' || repeat('x', %s) || '"}')::json
             FROM payment
             """,
-            count, size,
-        )  # fmt: skip
+            count,
+            size,
+        )
 
     return fill
 
 
 @pytest.fixture
-def stalled(payproc: Payproc, many: Callable[..., None], wait: Wait) -> Iterator["subprocess.Popen[bytes]"]:
+def stalled(payproc: Payproc, many: Callable[..., None]) -> Iterator["subprocess.Popen[bytes]"]:
     """An export whose reader has read nothing yet, so that it waits in the middle of a line, with much of it to go."""
     many(30, 100_000)
     with payproc.start("export") as process:
@@ -248,17 +246,17 @@ def stalled(payproc: Payproc, many: Callable[..., None], wait: Wait) -> Iterator
             (unread,) = struct.unpack("i", fcntl.ioctl(process.stdout, termios.FIONREAD, b"\0" * 4))
             return int(unread)
 
-        wait(lambda: waiting() >= 60_000)
+        wait_for(lambda: waiting() >= 60_000)
         yield process
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_export_ends_with_a_whole_line(
-    payproc: Payproc, stalled: "subprocess.Popen[bytes]", number: signal.Signals, code: int, wait: Wait
+    payproc: Payproc, stalled: "subprocess.Popen[bytes]", number: signal.Signals, code: int
 ) -> None:
     stalled.send_signal(number)
     # Taken in before anything is read: otherwise the write may come to its end first.
-    wait(lambda: f"ShdPnd:\t{0:016x}\n" in Path(f"/proc/{stalled.pid}/status").read_text())
+    wait_for(lambda: f"ShdPnd:\t{0:016x}\n" in Path(f"/proc/{stalled.pid}/status").read_text())
     stdout, stderr = stalled.communicate(timeout=30)
     assert stalled.returncode == code
     assert stderr.decode().splitlines()[-1] == "payproc: interrupted"
@@ -268,27 +266,25 @@ def test_an_interrupted_export_ends_with_a_whole_line(
     assert len(stdout) < len(whole)
 
 
-def test_a_second_interrupt_ends_an_export_whose_reader_does_not_read(
-    stalled: "subprocess.Popen[bytes]", wait: Wait
-) -> None:
+def test_a_second_interrupt_ends_an_export_whose_reader_does_not_read(stalled: "subprocess.Popen[bytes]") -> None:
     """Those of the same burst do not; the one that does comes later."""
-    _send_until_gone(stalled, signal.SIGINT, wait)
+    _send_until_gone(stalled, signal.SIGINT)
     assert stalled.returncode == 130
 
 
-def test_a_second_signal_of_another_kind_ends_it_too(stalled: "subprocess.Popen[bytes]", wait: Wait) -> None:
+def test_a_second_signal_of_another_kind_ends_it_too(stalled: "subprocess.Popen[bytes]") -> None:
     stalled.send_signal(signal.SIGTERM)
-    wait(lambda: f"ShdPnd:\t{0:016x}\n" in Path(f"/proc/{stalled.pid}/status").read_text())
-    _send_until_gone(stalled, signal.SIGINT, wait)
+    wait_for(lambda: f"ShdPnd:\t{0:016x}\n" in Path(f"/proc/{stalled.pid}/status").read_text())
+    _send_until_gone(stalled, signal.SIGINT)
     assert stalled.returncode == 143
 
 
-def _send_until_gone(process: "subprocess.Popen[bytes]", number: signal.Signals, wait: Wait) -> None:
+def _send_until_gone(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
     def is_gone() -> bool:
         process.send_signal(number)
         return process.poll() is not None
 
-    wait(is_gone)
+    wait_for(is_gone)
     assert process.stderr is not None
     assert process.stderr.read().splitlines()[-1] == b"payproc: interrupted without cleaning up"
 
@@ -303,12 +299,10 @@ def test_a_reader_that_goes_away_ends_it_quietly(payproc: Payproc, many: Callabl
 
 
 @pytest.mark.slow
-def test_a_reader_that_goes_away_leaves_no_trace_of_it_on_the_embedded_server_either(
-    payproc_on: Callable[[None], Payproc], line: Line
-) -> None:
+def test_a_reader_that_goes_away_leaves_no_trace_of_it_on_the_embedded_server_either(tmp_path: Path) -> None:
     """Where the last command stops the server, nothing may still hold on to a connection."""
-    payproc = payproc_on(None)
-    day = b"\n".join(line(f"e{n}", f"p{n}", "capture", x="x" * 200) for n in range(2000))
+    payproc = Payproc(tmp_path, None)
+    day = b"\n".join(event_line(f"e{n}", f"p{n}", "capture", x="x" * 200) for n in range(2000))
     assert payproc("ingest", "-", "--quiet", stdin=day).code == 0
     for command in ("export", "review --format json"):
         with shell(payproc, f'"$0" {command} --quiet | head -n 1 >&2; exit ${{PIPESTATUS[0]}}') as process:
@@ -317,8 +311,8 @@ def test_a_reader_that_goes_away_leaves_no_trace_of_it_on_the_embedded_server_ei
         assert len(stderr.splitlines()) == 1, stderr
 
 
-def test_a_full_disk_is_one_line(payproc: Payproc, line: Line) -> None:
-    payproc("ingest", "-", stdin=line("e1", "p1", "authorize"))
+def test_a_full_disk_is_one_line(payproc: Payproc) -> None:
+    payproc("ingest", "-", stdin=event_line("e1", "p1", "authorize"))
     with Path("/dev/full").open("wb") as full:
         exported = payproc("export", stdout=full)
     assert exported.code == 1
@@ -329,14 +323,14 @@ def test_a_full_disk_is_one_line(payproc: Payproc, line: Line) -> None:
 def test_memory_stays_flat_however_much_is_on_record(payproc: Payproc, many: Callable[..., None]) -> None:
     """Peak memory for 300,000 events is that for 3,000, give or take 10 MB."""
     peaks = []
-    for count in (3_000, 300_000):
-        many(count)
+    for events in (3_000, 300_000):
+        many(events)
         process = payproc.start("export", "--quiet", stdout=subprocess.PIPE)
         lines = sum(1 for _ in process.stdout)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         process.communicate()
-        assert (lines, process.returncode) == (count, 0)
+        assert (lines, process.returncode) == (events, 0)
         peaks.append(usage.ru_maxrss)
     assert peaks[1] < peaks[0] + 10_000, f"peaks in kB: {peaks}"
 
@@ -345,13 +339,17 @@ def test_memory_stays_flat_however_much_is_on_record(payproc: Payproc, many: Cal
 
 
 @pytest.fixture
-def hostile(payproc: Payproc, line: Line) -> list[bytes]:
+def hostile(payproc: Payproc) -> list[bytes]:
     """Lines with text made to harm in ids and elsewhere, recorded; in the order of an export."""
     text = " ".join(TEXTS).translate(dict.fromkeys(range(0x20), " ")).replace("\\", "").replace('"', "").encode()
     lines = [
-        (json.dumps({"event_id": each, "payment_id": each, "type": "fail"}, ensure_ascii=False)[:-1] + ',\t"x":"')
-        .encode() + text + b'",\r"y":1}' for each in sorted(IDS)
-    ]  # fmt: skip
+        (
+            json.dumps({"event_id": each, "payment_id": each, "type": "fail"}, ensure_ascii=False)[:-1] + ',\t"x":"'
+        ).encode()
+        + text
+        + b'",\r"y":1}'
+        for each in sorted(IDS)
+    ]
     assert payproc("ingest", "-", "--quiet", stdin=b"\n".join(lines)).code == 0
     return lines
 
@@ -378,8 +376,8 @@ def test_a_terminal_gets_the_same_events_in_lines_that_do_nothing_to_it(payproc:
 
 
 @pytest.mark.parametrize("into", ["a file", "a pipe"])
-def test_a_bar_is_drawn_only_where_no_reader_may_draw_one_too(payproc: Payproc, line: Line, into: str) -> None:
-    payproc("ingest", "-", stdin=line("e1", "p1", "authorize"))
+def test_a_bar_is_drawn_only_where_no_reader_may_draw_one_too(payproc: Payproc, into: str) -> None:
+    payproc("ingest", "-", stdin=event_line("e1", "p1", "authorize"))
     terminal, its_end = pty.openpty()
     script = '"$0" export > file' if into == "a file" else '"$0" export | cat > file'
     with shell(payproc, script, stderr=its_end, env={"TERM": "xterm"}):
@@ -389,7 +387,7 @@ def test_a_bar_is_drawn_only_where_no_reader_may_draw_one_too(payproc: Payproc, 
             while select.select([terminal], [], [], 60)[0] and (block := os.read(terminal, 65_536)):
                 drawn += block
     os.close(terminal)
-    assert (payproc.folder / "file").read_bytes() == line("e1", "p1", "authorize") + b"\n"
+    assert (payproc.folder / "file").read_bytes() == event_line("e1", "p1", "authorize") + b"\n"
     assert (b"1/1" in drawn) == (into == "a file")
     assert b"exported 1 event and 0 conflicts" in drawn
 
@@ -398,12 +396,10 @@ def test_a_bar_is_drawn_only_where_no_reader_may_draw_one_too(payproc: Payproc, 
 
 
 @slow
-def test_pg_dump_moves_all_of_it_as_the_readme_says(
-    payproc: Payproc, payproc_on: Callable[[URL], Payproc], copy_url: URL, messy: Messy, url: URL, tmp_path: Path
-) -> None:
-    with embedded.running_server(tmp_path / "home"):
+def test_pg_dump_moves_all_of_it_as_the_readme_says(payproc: Payproc, copy_url: URL, url: URL, tmp_path: Path) -> None:
+    with running_server(tmp_path / "home"):
         programs = Path(f"/proc/{(tmp_path / 'home/data/postmaster.pid').read_text().split()[0]}/exe").resolve().parent
-    payproc("ingest", "-", "--quiet", stdin=b"\n".join(messy(8, 300)))
+    payproc("ingest", "-", "--quiet", stdin=b"\n".join(messy_lines(8, 300)))
     for decision, row in zip(
         ("--apply", "--dismiss"), payproc("review", "--format", "json").stdout.splitlines(), strict=False
     ):
@@ -415,7 +411,7 @@ def test_pg_dump_moves_all_of_it_as_the_readme_says(
     with shell(payproc, script) as process:
         _, stderr = process.communicate()
     assert (process.returncode, stderr) == (0, "")
-    copy = payproc_on(copy_url)
+    copy = Payproc(tmp_path, copy_url)
     assert copy("verify").stdout == payproc("verify").stdout
     for command in (["review", "--format", "json"], ["runs", "--format", "json"], ["export", "-q"]):
         assert copy(*command)[:2] == payproc(*command)[:2]

@@ -12,15 +12,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.support.command import Payproc
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(sys.executable).parent
 COMMANDS = ("ingest", "show", "review", "resolve", "verify", "rules", "runs", "export", "init")
-
-Payproc = Any
 
 
 # ---- Help ----------------------------------------------------------------------------------------
@@ -28,9 +27,9 @@ Payproc = Any
 
 @pytest.mark.parametrize("width", ["80", pytest.param("200", marks=pytest.mark.slow)])
 def test_the_help_of_every_command_is_readable_at_80_columns_and_ends_with_an_example(
-    payproc_on: Callable[..., Payproc], width: str
+    tmp_path: Path, width: str
 ) -> None:
-    payproc = payproc_on(None)
+    payproc = Payproc(tmp_path, None)
     for command in ([], *([each] for each in COMMANDS)):
         finished = payproc(*command, "--help", env={"COLUMNS": width})
         assert (finished.code, finished.stderr) == (0, "")
@@ -59,23 +58,28 @@ def test_every_example_of_the_help_works(payproc: Payproc) -> None:
             if " resolve " in script and "--yes" not in script:  # it asks, on a terminal
                 script += " --yes"
             finished = subprocess.run(
-                ["bash", "-o", "pipefail", "-c", script], cwd=payproc.folder, env=environment, check=False,
-                capture_output=True, text=True, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+                ["bash", "-o", "pipefail", "-c", script],
+                cwd=payproc.folder,
+                env=environment,
+                check=False,
+                capture_output=True,
+                text=True,
+                stdin=subprocess.DEVNULL,
+            )
             assert finished.returncode == 0, (example, finished)
             assert finished.stdout or " > " in example, example
             tried.append(example)
     assert len(tried) > len(COMMANDS)
 
 
-def test_the_version_is_that_of_the_package(payproc_on: Callable[..., Payproc]) -> None:
+def test_the_version_is_that_of_the_package(tmp_path: Path) -> None:
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert version
-    assert payproc_on(None)("--version").stdout == f"payproc {version[1]}\n"
+    assert Payproc(tmp_path, None)("--version").stdout == f"payproc {version[1]}\n"
 
 
-def test_the_module_is_the_command(payproc_on: Callable[..., Payproc]) -> None:
-    payproc = payproc_on(None)
+def test_the_module_is_the_command(tmp_path: Path) -> None:
+    payproc = Payproc(tmp_path, None)
     assert payproc("-m", "payproc", "rules", command=sys.executable) == payproc("rules")
     refused = payproc("-m", "payproc", "shw", command=sys.executable)
     assert refused.stderr.startswith('payproc: "shw": no such command')
@@ -93,19 +97,33 @@ def test_the_first_ten_minutes_go_as_the_script_says(tmp_path: Path) -> None:
     try:
         finished = subprocess.run(
             ["bash", "-e", Path(__file__).with_name("first_ten_minutes.sh"), repository],
-            cwd=tmp_path, env=_fresh_environment(home), check=False,
-            capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600,
-        )  # fmt: skip
+            cwd=tmp_path,
+            env=_fresh_environment(home),
+            check=False,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=600,
+        )
     finally:
         shutil.rmtree(home)
     assert finished.returncode == 0, finished
     said = finished.stdout
     for expected in [
-        "11 events · ", "dry run: nothing was written", "duplicate_event 11",
-        "6 malformed lines", "1 event waits for a person", "3 events wait for a person",
-        "payment pay_coat is refunded", "dismissed evt_4004", "dismissed evt_4005", "applied evt_7002",
-        "nothing waits for a person", "payment pay_map is failed", ": the books are right",
-    ]:  # fmt: skip
+        "11 events · ",
+        "dry run: nothing was written",
+        "duplicate_event 11",
+        "6 malformed lines",
+        "1 event waits for a person",
+        "3 events wait for a person",
+        "payment pay_coat is refunded",
+        "dismissed evt_4004",
+        "dismissed evt_4005",
+        "applied evt_7002",
+        "nothing waits for a person",
+        "payment pay_map is failed",
+        ": the books are right",
+    ]:
         assert expected in said, (expected, finished)
         said = said.partition(expected)[2]  # in this order
 
@@ -143,9 +161,13 @@ class Terminal:
     def __init__(self, shell: list[str], folder: Path) -> None:
         self._terminal, its_end = pty.openpty()
         environment = {
-            "HOME": str(folder), "PATH": f"{SCRIPTS}:{os.environ['PATH']}", "TERM": "dumb", "PS1": "ready> ",
-            "COLUMNS": "80", "LC_ALL": "C.UTF-8",
-        }  # fmt: skip
+            "HOME": str(folder),
+            "PATH": f"{SCRIPTS}:{os.environ['PATH']}",
+            "TERM": "dumb",
+            "PS1": "ready> ",
+            "COLUMNS": "80",
+            "LC_ALL": "C.UTF-8",
+        }
         self._process = subprocess.Popen(
             shell, cwd=folder, env=environment, stdin=its_end, stdout=its_end, stderr=its_end, start_new_session=True
         )

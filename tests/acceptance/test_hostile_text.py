@@ -25,14 +25,14 @@ from typing import Any, NamedTuple
 
 import psycopg2.extensions
 import pytest
-from hostile import IDS, INJECTIONS, SEQUENCE, TEXTS, harmful, meant
 from sqlalchemy import URL
 
 from payproc.cli import main as cli
-
-Payproc = Any
-Line = Callable[..., bytes]
-Count = Callable[[str, int], None]
+from tests.support.command import Payproc
+from tests.support.events import event_line, write_lines
+from tests.support.hostile import IDS, INJECTIONS, SEQUENCE, TEXTS, harmful, meant
+from tests.support.postgres import NewDatabase, Sql, assert_books_right, contents
+from tests.support.tally import count
 
 slow = pytest.mark.slow
 
@@ -77,13 +77,15 @@ HOSTILE = World(IDS, TEXTS)
 BENIGN = World([f"id_{number}" for number in range(len(IDS))], [f"text_{number}" for number in range(len(TEXTS))])
 
 
-def fill(payproc: Payproc, sql: Any, line: Line, world: World) -> list[str]:
+def fill(payproc: Payproc, sql: Sql, world: World) -> list[str]:
     """Record the ids: each as an event and as a payment that waits for a person. Give the names of the files."""
     others = [*world.ids[1:], world.ids[0]]
     raw = world.note.translate(dict.fromkeys(range(0x20), " ")).replace("\\", "").replace('"', "").encode()
-    captures = [line(each, each, "capture")[:-1] + b',\t"x":"' + raw + b'",\r"y":1}' for each in world.ids]
-    conflicts = [line(each, other, "refund") for each, other in zip(world.ids, others, strict=True)]
-    wrong = [line("e", "p", text) for text in world.texts] + [line(text, "p", "fail") for text in world.texts[:20]]
+    captures = [event_line(each, each, "capture")[:-1] + b',\t"x":"' + raw + b'",\r"y":1}' for each in world.ids]
+    conflicts = [event_line(each, other, "refund") for each, other in zip(world.ids, others, strict=True)]
+    wrong = [event_line("e", "p", text) for text in world.texts] + [
+        event_line(text, "p", "fail") for text in world.texts[:20]
+    ]
     (payproc.folder / world.files[0]).write_bytes(b"\n".join([*captures, *conflicts]))
     for name, malformed in zip(world.files[1:], wrong, strict=False):
         (payproc.folder / name).write_bytes(malformed)
@@ -91,7 +93,7 @@ def fill(payproc: Payproc, sql: Any, line: Line, world: World) -> list[str]:
 
 
 def see_all(
-    run: Callable[..., str], sql: Any, world: World, files: list[str], shown_ids: Sequence[int]
+    run: Callable[..., str], sql: Sql, world: World, files: list[str], shown_ids: Sequence[int]
 ) -> dict[str, str]:
     """Everything that shows text from outside, by what showed it."""
     first, last = world.ids[0], world.ids[-1]
@@ -133,18 +135,12 @@ class Screens(NamedTuple):
     benign: dict[str, str]
 
 
-def tour(
-    way: str,
-    payproc_on: Callable[[URL], Payproc],
-    new_world: Callable[[], tuple[URL, Any]],
-    line: Line,
-    here: Here,
-) -> Screens:
+def tour(way: str, tmp_path: Path, new_world: Callable[[], tuple[URL, Any]], here: Here) -> Screens:
     places = range(0, len(IDS), 25 if way == "on a terminal" else 40)
     seen = []
     for world in (HOSTILE, BENIGN):
         url, sql = new_world()
-        payproc = payproc_on(url)
+        payproc = Payproc(tmp_path, url)
         payproc.environment["COLUMNS"] = str(WIDE)
         if way == "on a terminal":
             payproc.environment["TERM"] = "xterm-256color"
@@ -158,7 +154,7 @@ def tour(
             finished = payproc(*map(os.fsencode, arguments), stdin=answer)
             return str(finished.stdout + finished.stderr)
 
-        files = fill(payproc, sql, line, world)
+        files = fill(payproc, sql, world)
         seen.append(see_all(run, sql, world, files, places))
     return Screens(*seen)
 
@@ -185,7 +181,7 @@ def on_terminal(payproc: Payproc, arguments: Sequence[str], answer: bytes) -> st
 
 
 @pytest.fixture
-def new_world(new_database: Callable[[str], URL], template: str, sql: Any) -> Iterator[Callable[[], tuple[URL, Any]]]:
+def new_world(new_database: NewDatabase, template: str, sql: Sql) -> Iterator[Callable[[], tuple[URL, Any]]]:
     """Makes databases, each with a connection."""
     with contextlib.ExitStack() as stack:
 
@@ -200,14 +196,9 @@ def new_world(new_database: Callable[[str], URL], template: str, sql: Any) -> It
     "way", ["in this process", *(pytest.param(way, marks=slow) for way in ("piped", "on a terminal"))]
 )
 def test_hostile_text_changes_neither_what_a_terminal_does_nor_how_many_lines_there_are(
-    way: str,
-    payproc_on: Callable[[URL], Payproc],
-    new_world: Callable[[], tuple[URL, Any]],
-    line: Line,
-    here: Here,
-    count: Count,
+    way: str, tmp_path: Path, new_world: Callable[[], tuple[URL, Any]], here: Here
 ) -> None:
-    screens = tour(way, payproc_on, new_world, line, here)
+    screens = tour(way, tmp_path, new_world, here)
     for name, hostile in screens.hostile.items():
         benign = screens.benign[name]
         # A bar may be drawn once more or less; what it is drawn with is the same few sequences.
@@ -227,8 +218,8 @@ def test_hostile_text_changes_neither_what_a_terminal_does_nor_how_many_lines_th
     assert sorted(each["event_id"] for each in objects) == sorted(IDS)
 
 
-def test_json_gives_every_text_back_exactly(payproc: Payproc, here: Here, sql: Any, line: Line) -> None:
-    files = fill(payproc, sql, line, HOSTILE)
+def test_json_gives_every_text_back_exactly(payproc: Payproc, here: Here, sql: Sql) -> None:
+    files = fill(payproc, sql, HOSTILE)
     ingested = here("ingest", "--format", "json", "--decisions", "decided", "--malformed", "bad", "--", *files)
     assert json.loads(ingested.out)["source"] == files
     decided = [json.loads(row) for row in (payproc.folder / "decided").read_text().splitlines()]
@@ -250,10 +241,10 @@ def test_json_gives_every_text_back_exactly(payproc: Payproc, here: Here, sql: A
 
 @pytest.mark.parametrize("columns", [80, *(pytest.param(columns, marks=slow) for columns in (60, 130))])
 def test_a_narrow_table_breaks_hostile_ids_and_loses_nothing_of_them(
-    payproc: Payproc, here: Here, sql: Any, line: Line, columns: int, monkeypatch: pytest.MonkeyPatch
+    payproc: Payproc, here: Here, sql: Sql, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
-    fill(payproc, sql, line, HOSTILE)
+    fill(payproc, sql, HOSTILE)
     here("ingest", "--", HOSTILE.files[0])
     shown = here("review", "--limit", "1000").out
     assert not harmful(shown)
@@ -318,36 +309,40 @@ CATALOG = """
 """Everything that a statement which got through could have made, dropped or changed."""
 
 
-def test_sql_in_any_field_is_an_id_like_any_other(
-    payproc: Payproc, sql: Any, line: Line, stored: Callable[[], Any], books_are_right: Callable[[], None]
-) -> None:
+def test_sql_in_any_field_is_an_id_like_any_other(payproc: Payproc, sql: Sql) -> None:
     catalog = sql.rows(CATALOG)
     lines = []
     for each in INJECTIONS:
-        lines += [line(each, each, "authorize", x=each, **{each: each}), line(f"{each} 2", each, "capture")]
-        lines += [line(each, f"{each} 3", "refund"), line("e", "p", each)]
+        lines += [event_line(each, each, "authorize", x=each, **{each: each}), event_line(f"{each} 2", each, "capture")]
+        lines += [event_line(each, f"{each} 3", "refund"), event_line("e", "p", each)]
     (payproc.folder / INJECTIONS[0]).write_bytes(b"\n".join(lines))
     summary = payproc.summary(INJECTIONS[0], code=3)
     assert summary["outcomes"] == {
-        "APPLY": 2 * len(INJECTIONS), "IGNORE": 0, "REJECT": len(INJECTIONS), "MANUAL_REVIEW": 0,
-    }  # fmt: skip
+        "APPLY": 2 * len(INJECTIONS),
+        "IGNORE": 0,
+        "REJECT": len(INJECTIONS),
+        "MANUAL_REVIEW": 0,
+    }
     assert summary["malformed"] == len(INJECTIONS)
-    assert [row[0] for row in stored()["payments"]] == sorted(INJECTIONS)
-    payloads = [row[-1].encode() for name in ("events", "conflicts") for row in stored()[name]]
+    assert [row[0] for row in contents(sql)["payments"]] == sorted(INJECTIONS)
+    payloads = [row[-1].encode() for name in ("events", "conflicts") for row in contents(sql)[name]]
     assert sorted(payloads) == sorted(each for each in lines if b'"e", "payment_id": "p"' not in each)
     assert sql.value("SELECT sources FROM payproc.runs") == [INJECTIONS[0]]
     assert sql.rows(CATALOG) == catalog
-    books_are_right()
+    assert_books_right(sql)
 
 
 @pytest.mark.parametrize("injections", [INJECTIONS[::3], pytest.param(INJECTIONS, marks=slow)], ids=["some", "all"])
 def test_sql_in_any_argument_does_nothing(
-    here: Here, url: URL, sql: Any, line: Line, stored: Callable[[], Any], tmp_path: Path,
-    injections: Sequence[str], count: Count,
-) -> None:  # fmt: skip
-    (tmp_path / "day").write_bytes(line("e1", "p1", "capture") + b"\n" + line("e2", "p2", "capture"))
+    here: Here, url: URL, sql: Sql, tmp_path: Path, injections: Sequence[str]
+) -> None:
+    (tmp_path / "day").write_bytes(event_line("e1", "p1", "capture") + b"\n" + event_line("e2", "p2", "capture"))
     here("ingest", "day")
-    catalog, before, databases = sql.rows(CATALOG), stored(), sql.rows("SELECT datname FROM pg_database ORDER BY 1")
+    catalog, before, databases = (
+        sql.rows(CATALOG),
+        contents(sql),
+        sql.rows("SELECT datname FROM pg_database ORDER BY 1"),
+    )
     socket_folder = url.query["host"]
     with_url = ("review", "--database-url")
     for each in injections:
@@ -370,9 +365,15 @@ def test_sql_in_any_argument_does_nothing(
             (0, (*with_url, f"postgresql://payproc@/{url.database}?host={socket_folder}&client_encoding={encoded}")),
             (0, (*with_url, f"postgresql://payproc@/{url.database}?host={socket_folder}&application_name={encoded}")),
             # The names that payproc uses are its own, whatever the path says.
-            (0, (*with_url, f"postgresql://payproc@/{url.database}?host={socket_folder}"
-                            "&options=-csearch_path%3Dx%20-cstandard_conforming_strings%3Doff")),
-        ):  # fmt: skip
+            (
+                0,
+                (
+                    *with_url,
+                    f"postgresql://payproc@/{url.database}?host={socket_folder}"
+                    "&options=-csearch_path%3Dx%20-cstandard_conforming_strings%3Doff",
+                ),
+            ),
+        ):
             found = here(*arguments)
             assert found.code in ({1, 2} if "--database-url" in arguments and code else {code}), (arguments, found)
             assert "fault in payproc" not in found.said
@@ -381,7 +382,7 @@ def test_sql_in_any_argument_does_nothing(
             count("statements tried in arguments", 1)
     assert here("resolve", "e1", "--dismiss", "--note", INJECTIONS[0], "--by", INJECTIONS[1], "--yes").code == 0
     assert sql.rows("SELECT note, resolved_by FROM payproc.resolutions") == [(INJECTIONS[0], INJECTIONS[1])]
-    after = stored()
+    after = contents(sql)
     assert sql.rows(CATALOG) == catalog
     assert sql.rows("SELECT datname FROM pg_database ORDER BY 1") == databases
     assert (after["events"], after["conflicts"]) == (before["events"], before["conflicts"])
@@ -456,7 +457,7 @@ def assert_no_password(said: str, about: object) -> None:
 
 
 def test_no_url_gives_its_password_away_whatever_is_wrong_with_it(
-    here: Here, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, count: Count
+    here: Here, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for url in URLS:
         ran = here("init", "--database-url", url)
@@ -479,12 +480,20 @@ def test_no_url_gives_its_password_away_whatever_is_wrong_with_it(
 def test_a_url_that_stands_where_something_else_should_is_not_shown(here: Here, all_of_them: bool) -> None:
     for url in [url for url in URLS if re.search("://.*@|password", url)][:: 1 if all_of_them else 5]:
         for arguments in (
-            ("init", url), ("ingest", url), ("ingest", "--decisions", f"no/{url}", os.devnull), (url,), ("show", url),
-            ("ingest", f"--malformed=no/{url}", os.devnull), ("ingest", f"--database-url:{url}"),
+            ("init", url),
+            ("ingest", url),
+            ("ingest", "--decisions", f"no/{url}", os.devnull),
+            (url,),
+            ("show", url),
+            ("ingest", f"--malformed=no/{url}", os.devnull),
+            ("ingest", f"--database-url:{url}"),
             ("runs", "--limit", url),
-            ("ingest", f"--no-such={url}"), ("ingest", f"-{url}"), ("resolve", url, "--apply", "--note", "x", "--yes"),
-            ("review", "--reason", url), ("resolve", "e", "--apply", "--note", "x", "--yes", "--expect", url),
-        ):  # fmt: skip
+            ("ingest", f"--no-such={url}"),
+            ("ingest", f"-{url}"),
+            ("resolve", url, "--apply", "--note", "x", "--yes"),
+            ("review", "--reason", url),
+            ("resolve", "e", "--apply", "--note", "x", "--yes", "--expect", url),
+        ):
             ran = here(*arguments)
             assert ran.code in (1, 2), arguments
             assert_no_password(ran.said, arguments)
@@ -521,9 +530,7 @@ def server_that_repeats_the_password() -> Iterator[tuple[int, list[str]]]:
 
 
 @pytest.mark.parametrize("how", ["in the url", "encoded", "as a parameter", "PGPASSWORD"])
-def test_a_wrong_password_is_not_shown_even_if_the_server_repeats_it(
-    payproc_on: Callable[[None], Payproc], how: str
-) -> None:
+def test_a_wrong_password_is_not_shown_even_if_the_server_repeats_it(tmp_path: Path, how: str) -> None:
     with server_that_repeats_the_password() as (port, told):
         url, more = {
             "in the url": (f"postgresql://u:{PARTLY}@127.0.0.1:{port}/d", {}),
@@ -533,7 +540,7 @@ def test_a_wrong_password_is_not_shown_even_if_the_server_repeats_it(
         }[how]
         # Python's own debugging aids, and payproc's, know no password either.
         aids = {"PYTHONDEVMODE": "1", "PYTHONFAULTHANDLER": "1", "PAYPROC_DEBUG": "1"}
-        finished = payproc_on(None)("init", "--database-url", url, env={**more, **aids})
+        finished = Payproc(tmp_path, None)("init", "--database-url", url, env={**more, **aids})
     assert told == [SECRET], "the password did get to the server"
     assert finished.code == 1
     assert 'password "***" is wrong for user "u"' in finished.stderr
@@ -541,29 +548,27 @@ def test_a_wrong_password_is_not_shown_even_if_the_server_repeats_it(
 
 
 @pytest.mark.parametrize("password", ["a", "wrong", "for", "password"])
-def test_a_mask_does_not_tell_which_ordinary_word_is_the_password(
-    payproc_on: Callable[[None], Payproc], password: str
-) -> None:
+def test_a_mask_does_not_tell_which_ordinary_word_is_the_password(tmp_path: Path, password: str) -> None:
     """With a mask wherever it stands, the words around tell what is under it."""
     with server_that_repeats_the_password() as (port, told):
         url = f"postgresql://u:{password}@127.0.0.1:{port}/d"
-        finished = payproc_on(None)("init", "--database-url", url)
+        finished = Payproc(tmp_path, None)("init", "--database-url", url)
     assert told == [password]
     assert finished.stderr.endswith(f':{port}/d: password "***" is wrong for user "u"\n')
 
 
 @pytest.mark.parametrize("password", ["a", "server", "refused"])
-def test_a_mask_does_not_stand_for_a_word_of_libpq(payproc_on: Callable[[None], Payproc], password: str) -> None:
-    finished = payproc_on(None)("init", "--database-url", f"postgresql://u:{password}@127.0.0.1:1/d")
+def test_a_mask_does_not_stand_for_a_word_of_libpq(tmp_path: Path, password: str) -> None:
+    finished = Payproc(tmp_path, None)("init", "--database-url", f"postgresql://u:{password}@127.0.0.1:1/d")
     assert finished.stderr.endswith("127.0.0.1:1/d: Connection refused\n")
 
 
 @slow
 def test_a_password_is_shown_neither_when_the_server_goes_away_nor_in_what_it_keeps(
-    payproc: Payproc, sql: Any, server: Any, url: URL, line: Line, write_lines: Any
+    payproc: Payproc, sql: Sql, server: Any, url: URL, tmp_path: Path
 ) -> None:
-    write_lines("first", [line("e1", "p1", "authorize")])
-    write_lines("more", [line("e2", "p1", "capture")])
+    write_lines(tmp_path / "first", [event_line("e1", "p1", "authorize")])
+    write_lines(tmp_path / "more", [event_line("e2", "p1", "capture")])
     aids = {"PYTHONDEVMODE": "1", "PAYPROC_DEBUG": "1", "DATABASE_URL": ""}
     given = f"postgresql://payproc:{PARTLY}@/{url.database}?host={url.query['host']}&sslpassword={ENCODED}"
     finished = payproc("ingest", "first", "--database-url", given, env=aids)

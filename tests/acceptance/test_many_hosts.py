@@ -10,21 +10,21 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from at_once import NOT_RECORDED, shares
-from postgres import Sql, check_books, wait_for
-from servers import IS_ROOT, OwnServer, OwnServers
 from sqlalchemy import URL
-from workload import messy_day
 
 from payproc.db import connection as db
-
-Payproc = Any
+from tests.support.at_once import NOT_RECORDED, shares
+from tests.support.command import Payproc
+from tests.support.postgres import Sql, assert_books_right, wait_for
+from tests.support.servers import IS_ROOT, OwnServer, OwnServers
+from tests.support.tally import count
+from tests.support.workload import messy_day
 
 IP = shutil.which("ip", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
 HOSTS = 4
@@ -32,9 +32,12 @@ NETWORK = "10.213.0"
 SERVER_ADDRESS = f"{NETWORK}.1"
 
 IMPATIENT = {
-    "connect_timeout": "2", "keepalives_idle": "1", "keepalives_interval": "1", "keepalives_count": "2",
+    "connect_timeout": "2",
+    "keepalives_idle": "1",
+    "keepalives_interval": "1",
+    "keepalives_count": "2",
     "tcp_user_timeout": "3000",
-}  # fmt: skip
+}
 """What a URL may say, so that a test need not wait for a minute."""
 
 pytestmark = [
@@ -145,10 +148,13 @@ class Hosts:
         process: subprocess.Popen[bytes] = self._processes.enter_context(
             subprocess.Popen(
                 [*self.network.inside(number), Path(sys.executable).with_name("payproc"), *arguments],
-                cwd=self.payproc.folder, env={**self.payproc.environment, "DATABASE_URL": rendered},
-                stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                cwd=self.payproc.folder,
+                env={**self.payproc.environment, "DATABASE_URL": rendered},
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
             )
-        )  # fmt: skip
+        )
         self._processes.callback(process.kill)
         return process
 
@@ -164,9 +170,9 @@ class Hosts:
 
 
 @pytest.fixture
-def hosts(network: Network, payproc_on: Callable[[URL | None], Payproc]) -> Iterator[Hosts]:
+def hosts(network: Network, tmp_path: Path) -> Iterator[Hosts]:
     with ExitStack() as processes:
-        yield Hosts(network, payproc_on(None), processes)
+        yield Hosts(network, Payproc(tmp_path, None), processes)
 
 
 UNDER_WAY = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'CALL payproc.%%'"
@@ -186,12 +192,7 @@ def over_tcp(**parameters: str) -> URL:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_hosts_at_once_record_every_event_once_though_one_is_cut_off(
-    network: Network,
-    hosts: Hosts,
-    sql: Sql,
-    payproc_on: Callable[[URL], Payproc],
-    count: Callable[..., None],
-    seed: int,
+    network: Network, hosts: Hosts, sql: Sql, tmp_path: Path, seed: int
 ) -> None:
     chance = random.Random(seed)
     day = messy_day(seed, 6000)
@@ -223,7 +224,7 @@ def test_hosts_at_once_record_every_event_once_though_one_is_cut_off(
         for report in of_the_cut
         if report["reason"] != "event_id_conflict"
     )
-    check_books(sql)
+    assert_books_right(sql)
 
     network.mend(0)
     rerun = hosts.start(0, "ingest", "0.jsonl", "--quiet", "--decisions", "rerun.decisions", url=over_tcp())
@@ -231,8 +232,8 @@ def test_hosts_at_once_record_every_event_once_though_one_is_cut_off(
     assert rerun.returncode == 3, said.decode()
     events = {line.fact.event_id for line in day if line.fact is not None}
     assert {event_id for (event_id,) in sql.rows("SELECT event_id FROM payproc.events")} == events
-    check_books(sql)
-    assert payproc_on(sql.url)("verify", "--quiet").code == 0
+    assert_books_right(sql)
+    assert Payproc(tmp_path, sql.url)("verify", "--quiet").code == 0
     whole = [hosts.reported(number) for number in range(1, HOSTS)]
     check_each_told_once([*of_the_cut, *[report for reports in whole for report in reports]])
     assert sql.value("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0
@@ -241,11 +242,13 @@ def test_hosts_at_once_record_every_event_once_though_one_is_cut_off(
 
 
 def test_a_call_whose_answer_is_lost_is_found_recorded_once_the_network_is_back(
-    network: Network, hosts: Hosts, sql: Sql, count: Callable[..., None]
+    network: Network, hosts: Hosts, sql: Sql
 ) -> None:
     """The link goes while the server works on a CALL, and the client waits for an answer that never comes."""
-    one, other = (json.dumps({"event_id": f"e{n}", "payment_id": "p1", "type": kind}).encode()
-                  for n, kind in enumerate(("authorize", "capture")))  # fmt: skip
+    one, other = (
+        json.dumps({"event_id": f"e{n}", "payment_id": "p1", "type": kind}).encode()
+        for n, kind in enumerate(("authorize", "capture"))
+    )
     (hosts.payproc.folder / "0.jsonl").write_bytes(one)
     (hosts.payproc.folder / "1.jsonl").write_bytes(other)
     assert hosts.ingest(0, over_tcp()).wait(timeout=60) == 0
@@ -261,7 +264,7 @@ def test_a_call_whose_answer_is_lost_is_found_recorded_once_the_network_is_back(
     assert (waiting.returncode, said) == (0, b"")
     (report,) = hosts.reported(1)
     assert (report["event_id"], report["outcome"], report["reason"]) == ("e1", "APPLY", "transition")
-    check_books(sql)
+    assert_books_right(sql)
     count("hosts whose link was cut while they waited for an answer")
 
 

@@ -19,18 +19,16 @@ from typing import Any
 import psycopg2
 import psycopg2.extensions
 import pytest
-from servers import IS_ROOT, POSTGRES_VERSION, OwnServer, OwnServers, Pristine, as_owner_of, new_folder
 from sqlalchemy import URL
 
-from payproc.embedded import server as embedded
+from payproc.embedded.initdb import SUPERUSER
+from payproc.embedded.server import running_server
+from tests.support.command import Payproc
+from tests.support.events import event_line, messy_lines, write_lines
+from tests.support.postgres import NewDatabase, Sql, SqlOn, contents, wait_for
+from tests.support.servers import IS_ROOT, POSTGRES_VERSION, OwnServer, OwnServers, Pristine, as_owner_of, new_folder
+from tests.support.tally import count
 
-Payproc = Any
-Sql = Any
-Line = Callable[..., bytes]
-Messy = Callable[[int, int], list[bytes]]
-Wait = Callable[[Callable[[], Any]], Any]
-WriteLines = Callable[[str, Sequence[bytes]], Path]
-Count = Callable[[str, int], None]
 Contents = dict[str, list[tuple[Any, ...]]]
 
 slow = pytest.mark.slow
@@ -44,15 +42,14 @@ NOT_RECORDED = ("duplicate_event", "event_id_conflict")
 
 @pytest.fixture
 def uninterrupted(
-    payproc_on: Callable[..., Payproc], new_database: Callable[[str], URL], template: str, sql_on: Callable[[URL], Sql],
-    stored_in: Callable[[Sql], Contents],
-) -> Callable[[Sequence[bytes]], tuple[list[dict[str, Any]], Contents]]:  # fmt: skip
+    tmp_path: Path, new_database: NewDatabase, template: str, sql_on: SqlOn
+) -> Callable[[Sequence[bytes]], tuple[list[dict[str, Any]], Contents]]:
     """Gives what a run over these lines from standard input that nothing disturbs decides, and what it leaves."""
 
     def run(lines: Sequence[bytes]) -> tuple[list[dict[str, Any]], Contents]:
         url = new_database(template)
-        finished = payproc_on(url)("ingest", "-", "--quiet", "--decisions", "-", stdin=joined(lines))
-        return decisions_in(finished.stdout), stored_in(sql_on(url))
+        finished = Payproc(tmp_path, url)("ingest", "-", "--quiet", "--decisions", "-", stdin=joined(lines))
+        return decisions_in(finished.stdout), contents(sql_on(url))
 
     return run
 
@@ -111,13 +108,15 @@ COULD_NOT_SERIALIZE = "ERROR:  could not serialize access"
 
 
 def test_where_serializable_is_the_default_a_failed_transaction_is_tried_again_and_its_batch_reported_as_new(
-    own_server: OwnServers, payproc_on: Callable[..., Payproc], sql_on: Callable[[URL], Sql], line: Line,
-    write_lines: WriteLines, count: Count,
-) -> None:  # fmt: skip
+    own_server: OwnServers, tmp_path: Path, sql_on: SqlOn
+) -> None:
     server = own_server(SERIALIZABLE)
-    payproc, sql = payproc_on(server.url), sql_on(server.url)
-    write_lines("first.jsonl", [line("e1", "p1", "authorize")])
-    write_lines("day.jsonl", [line(f"a{n}", f"q{n}", "authorize") for n in range(50)] + [line("e2", "p1", "capture")])
+    payproc, sql = Payproc(tmp_path, server.url), sql_on(server.url)
+    write_lines(tmp_path / "first.jsonl", [event_line("e1", "p1", "authorize")])
+    write_lines(
+        tmp_path / "day.jsonl",
+        [event_line(f"a{n}", f"q{n}", "authorize") for n in range(50)] + [event_line("e2", "p1", "capture")],
+    )
     payproc.summary("first.jsonl")
     with closing(sql.connect()) as other, other.cursor() as cursor:
         other.set_session(isolation_level="READ COMMITTED", autocommit=False)
@@ -136,15 +135,14 @@ def test_where_serializable_is_the_default_a_failed_transaction_is_tried_again_a
 
 @slow
 def test_where_serializable_is_the_default_processes_side_by_side_report_every_event_as_new_exactly_once(
-    own_server: OwnServers, payproc_on: Callable[..., Payproc], sql_on: Callable[[URL], Sql], messy: Messy,
-    wait: Wait, count: Count,
-) -> None:  # fmt: skip
+    own_server: OwnServers, tmp_path: Path, sql_on: SqlOn
+) -> None:
     server = own_server(SERIALIZABLE)
-    payproc, sql = payproc_on(server.url), sql_on(server.url)
-    day = joined(messy(11, 4000))
+    payproc, sql = Payproc(tmp_path, server.url), sql_on(server.url)
+    day = joined(messy_lines(11, 4000))
     processes = [start(payproc, "-", number, stdin=subprocess.PIPE) for number in range(4)]
     sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'payproc'"
-    wait(lambda: sql.value(sessions) == 2 * len(processes))  # so that they work at the same time
+    wait_for(lambda: sql.value(sessions) == 2 * len(processes))  # so that they work at the same time
     for process in processes:
         assert process.stdin is not None
         process.stdin.write(day)
@@ -176,13 +174,15 @@ def decisions_of(payproc: Payproc, processes: Sequence["subprocess.Popen[bytes]"
 
 
 def test_a_backend_terminated_in_mid_batch_is_replaced_and_nothing_is_reported_as_a_duplicate(
-    own_server: OwnServers, payproc_on: Callable[..., Payproc], sql_on: Callable[[URL], Sql], line: Line,
-    write_lines: WriteLines, count: Count,
-) -> None:  # fmt: skip
+    own_server: OwnServers, tmp_path: Path, sql_on: SqlOn
+) -> None:
     server = own_server()
-    payproc, sql = payproc_on(server.url), sql_on(server.url)
-    write_lines("first.jsonl", [line("e1", "p1", "authorize")])
-    write_lines("day.jsonl", [line(f"a{n}", f"q{n}", "authorize") for n in range(99)] + [line("e2", "p1", "capture")])
+    payproc, sql = Payproc(tmp_path, server.url), sql_on(server.url)
+    write_lines(tmp_path / "first.jsonl", [event_line("e1", "p1", "authorize")])
+    write_lines(
+        tmp_path / "day.jsonl",
+        [event_line(f"a{n}", f"q{n}", "authorize") for n in range(99)] + [event_line("e2", "p1", "capture")],
+    )
     payproc.summary("first.jsonl")
     with sql.locked_payment("p1"):
         process = payproc.start("ingest", "day.jsonl", "--workers", "1", "--format", "json")
@@ -198,24 +198,23 @@ def test_a_backend_terminated_in_mid_batch_is_replaced_and_nothing_is_reported_a
 
 @slow
 def test_backends_terminated_again_and_again_change_no_report_and_no_record(
-    own_server: OwnServers, payproc_on: Callable[..., Payproc], sql_on: Callable[[URL], Sql], messy: Messy, wait: Wait,
-    uninterrupted: Uninterrupted, stored_in: Callable[[Sql], Contents], count: Count,
-) -> None:  # fmt: skip
+    own_server: OwnServers, tmp_path: Path, sql_on: SqlOn, uninterrupted: Uninterrupted
+) -> None:
     server = own_server()
-    payproc, sql = payproc_on(server.url), sql_on(server.url)
-    lines = messy(12, 20_000)
+    payproc, sql = Payproc(tmp_path, server.url), sql_on(server.url)
+    lines = messy_lines(12, 20_000)
     terminate = (
         "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity"
         " WHERE application_name = 'payproc' AND state = 'active'"
     )
     terminated = 0
-    with Run(payproc, sql, wait) as run:
+    with Run(payproc, sql) as run:
         for start in range(0, len(lines), 2000):
             run.feed(lines[start : start + 2000])
             terminated += len(sql.rows(terminate))
-    decisions, contents = uninterrupted(lines)
+    decisions, expected = uninterrupted(lines)
     assert run.decisions() == decisions
-    assert stored_in(sql) == contents
+    assert contents(sql) == expected
     assert terminated > 0
     count("backends terminated in mid-batch", terminated)
 
@@ -223,10 +222,9 @@ def test_backends_terminated_again_and_again_change_no_report_and_no_record(
 class Run:
     """An ingest that is fed little by little, and ends well after all."""
 
-    def __init__(self, payproc: Payproc, sql: Sql, wait: Wait) -> None:
+    def __init__(self, payproc: Payproc, sql: Sql) -> None:
         self._payproc = payproc
         self._sql = sql
-        self._wait = wait
 
     def __enter__(self) -> "Run":
         arguments = ("ingest", "-", "--quiet", "--decisions", "reported.jsonl")
@@ -238,7 +236,7 @@ class Run:
         before = self._progress()
         self._process.stdin.write(joined(lines))
         self._process.stdin.flush()
-        self._wait(lambda: self._progress() > before or self._process.poll() is not None)
+        wait_for(lambda: self._progress() > before or self._process.poll() is not None)
         assert self._process.poll() is None, self._process.stderr.read()
 
     def _progress(self) -> tuple[Any, ...]:
@@ -255,7 +253,7 @@ class Run:
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         if failure is not None:
             self._process.kill()
-        _, stderr = self._process.communicate(timeout=120)
+        stderr = self._process.communicate(timeout=120)[1]
         if failure is not None:
             return
         assert self._process.returncode == 3, stderr.decode()  # some lines are malformed
@@ -269,22 +267,22 @@ class Run:
 
 
 @pytest.mark.parametrize(
-    ("modes", "lines"),
-    [
-        (("immediate",), 6000),
-        pytest.param(("fast", "immediate") * 3, 30_000, marks=slow),
-    ],
+    ("modes", "lines"), [(("immediate",), 6000), pytest.param(("fast", "immediate") * 3, 30_000, marks=slow)]
 )
 def test_a_run_rides_over_a_restart_of_the_server_and_ends_as_if_nothing_had_happened(
-    own_server: OwnServers, payproc_on: Callable[..., Payproc], sql_on: Callable[[URL], Sql], messy: Messy, wait: Wait,
-    uninterrupted: Uninterrupted, stored_in: Callable[[Sql], Contents], count: Count, modes: Sequence[str], lines: int,
-) -> None:  # fmt: skip
+    own_server: OwnServers,
+    tmp_path: Path,
+    sql_on: SqlOn,
+    uninterrupted: Uninterrupted,
+    modes: Sequence[str],
+    lines: int,
+) -> None:
     """An immediate stop is a crash: what is not flushed is gone."""
     server = own_server()
-    payproc = payproc_on(server.url)
-    day = messy(13, lines)
+    payproc = Payproc(tmp_path, server.url)
+    day = messy_lines(13, lines)
     part = len(day) // len(modes) + 1
-    with Run(payproc, sql_on(server.url), wait) as run:
+    with Run(payproc, sql_on(server.url)) as run:
         for number, mode in enumerate(modes):
             run.feed(day[number * part : (number + 1) * part])
             server.stop(mode)
@@ -294,24 +292,23 @@ def test_a_run_rides_over_a_restart_of_the_server_and_ends_as_if_nothing_had_hap
             assert set(new_in(reported)) <= recorded(sql)
             run.use(sql)
             count(f"server restarts in mid-run ({mode})", 1)
-    decisions, contents = uninterrupted(day)
+    decisions, expected = uninterrupted(day)
     assert run.decisions() == decisions
-    assert stored_in(sql) == contents
+    assert contents(sql) == expected
     verifies(payproc)
 
 
 @pytest.mark.parametrize("mode", [pytest.param("fast", marks=slow), "immediate"])
 def test_a_server_restarted_while_the_run_waits_for_input_is_found_again(
-    own_server: OwnServers, payproc_on: Callable[..., Payproc], sql_on: Callable[[URL], Sql], messy: Messy, wait: Wait,
-    uninterrupted: Uninterrupted, count: Count, mode: str,
-) -> None:  # fmt: skip
+    own_server: OwnServers, tmp_path: Path, sql_on: SqlOn, uninterrupted: Uninterrupted, mode: str
+) -> None:
     """The first that the client hears of it is a notice that it takes for the beginning of an answer."""
     server = own_server()
     sql = sql_on(server.url)
-    lines = messy(22, 400)
-    with Run(payproc_on(server.url), sql, wait) as run:
+    lines = messy_lines(22, 400)
+    with Run(Payproc(tmp_path, server.url), sql) as run:
         run.feed(lines[:200])
-        wait(lambda: len(run.decisions()) == len([line for line in lines[:200] if line]))
+        wait_for(lambda: len(run.decisions()) == len([line for line in lines[:200] if line]))
         server.restart(mode)
         run.use(sql_on(server.url))
         run.feed(lines[200:])
@@ -322,16 +319,15 @@ def test_a_server_restarted_while_the_run_waits_for_input_is_found_again(
 @slow
 @pytest.mark.parametrize("mode", ["immediate"])
 def test_a_server_that_stays_away_ends_the_run_with_one_line_and_a_rerun_completes_it(
-    own_server: OwnServers, payproc_on: Callable[..., Payproc], sql_on: Callable[[URL], Sql], messy: Messy, wait: Wait,
-    uninterrupted: Uninterrupted, stored_in: Callable[[Sql], Contents], write_lines: WriteLines, mode: str,
-) -> None:  # fmt: skip
+    own_server: OwnServers, tmp_path: Path, sql_on: SqlOn, uninterrupted: Uninterrupted, mode: str
+) -> None:
     server = own_server()
-    payproc, sql = payproc_on(server.url), sql_on(server.url)
-    lines = messy(14, 30_000)
-    day = write_lines("day.jsonl", lines)
+    payproc, sql = Payproc(tmp_path, server.url), sql_on(server.url)
+    lines = messy_lines(14, 30_000)
+    day = write_lines(tmp_path / "day.jsonl", lines)
     process = payproc.start("ingest", "-", "-q", "--decisions", "reported", stdin=subprocess.PIPE)
     process.stdin.write(day.read_bytes())
-    wait(lambda: sql.value("SELECT count(*) FROM payproc.events") > 5000)
+    wait_for(lambda: sql.value("SELECT count(*) FROM payproc.events") > 5000)
     server.stop(mode)
     _, stderr = process.communicate()
     assert error(process.returncode, stderr.decode()).startswith("cannot reach the database postgresql://")
@@ -342,7 +338,7 @@ def test_a_server_that_stays_away_ends_the_run_with_one_line_and_a_rerun_complet
     assert set(new_in(decisions_in((payproc.folder / "reported").read_text()))) <= recorded(sql)
     with day.open("rb") as again:
         assert payproc("ingest", "-", stdin=again.read()).code == 3
-    assert stored_in(sql) == uninterrupted(lines)[1]
+    assert contents(sql) == uninterrupted(lines)[1]
     verifies(payproc)
 
 
@@ -353,24 +349,24 @@ needs_pgbouncer = pytest.mark.skipif(PGBOUNCER is None, reason="PgBouncer is not
 
 
 @pytest.fixture
-def pooled(own_server: OwnServers, wait: Wait) -> Iterator[Callable[[int], tuple[OwnServer, URL]]]:
+def pooled(own_server: OwnServers) -> Iterator[Callable[[int], tuple[OwnServer, URL]]]:
     """Starts a server behind a PgBouncer in transaction mode with so many connections to it; gives both."""
     with ExitStack() as started:
 
         def start(connections: int) -> tuple[OwnServer, URL]:
             server = own_server()
-            return server, started.enter_context(pool(server, connections, wait))
+            return server, started.enter_context(pool(server, connections))
 
         yield start
 
 
 @contextmanager
-def pool(server: OwnServer, connections: int, wait: Wait) -> Iterator[URL]:
+def pool(server: OwnServer, connections: int) -> Iterator[URL]:
     settings = server.home / "pgbouncer.ini"
     settings.write_text(
         f"""
         [databases]
-        * = host={server.home} port=5432 user={embedded.SUPERUSER}
+        * = host={server.home} port=5432 user={SUPERUSER}
         [pgbouncer]
         pool_mode = transaction
         default_pool_size = {connections}
@@ -382,7 +378,7 @@ def pool(server: OwnServer, connections: int, wait: Wait) -> Iterator[URL]:
     )
     process = subprocess.Popen([PGBOUNCER or "", "-q", settings], stderr=subprocess.DEVNULL, **as_owner_of(server.data))
     try:
-        wait((server.home / ".s.PGSQL.6432").exists)
+        wait_for((server.home / ".s.PGSQL.6432").exists)
         yield server.url.update_query_dict({"port": "6432"})
     finally:
         process.terminate()
@@ -392,24 +388,26 @@ def pool(server: OwnServer, connections: int, wait: Wait) -> Iterator[URL]:
 @needs_pgbouncer
 @pytest.mark.parametrize("is_thorough", [False, pytest.param(True, marks=slow)])
 def test_every_command_works_through_a_pool_in_transaction_mode_and_leaves_nothing_behind_in_its_session(
-    pooled: Callable[[int], tuple[OwnServer, URL]], payproc_on: Callable[..., Payproc], sql_on: Callable[[URL], Sql],
-    messy: Messy, write_lines: WriteLines, uninterrupted: Uninterrupted, stored_in: Callable[[Sql], Contents],
+    pooled: Callable[[int], tuple[OwnServer, URL]],
+    tmp_path: Path,
+    sql_on: SqlOn,
+    uninterrupted: Uninterrupted,
     is_thorough: bool,
-) -> None:  # fmt: skip
+) -> None:
     """There is one connection to the server, so that every client inherits what the one before left."""
     server, url = pooled(1)
-    payproc = payproc_on(url)
+    payproc = Payproc(tmp_path, url)
     sql_on(server.url).rows("DROP SCHEMA payproc CASCADE")
     found = session(url)
-    lines = messy(15, 3000)
-    write_lines("day.jsonl", lines)
+    lines = messy_lines(15, 3000)
+    write_lines(tmp_path / "day.jsonl", lines)
 
     assert payproc("init").stdout == "created the schema payproc\n"
     assert session(url) == found
     with (payproc.folder / "day.jsonl").open("rb") as day:
         assert payproc("ingest", "-", "--workers", "8", "--quiet", stdin=day.read()).code == 3
     assert session(url) == found
-    assert stored_in(sql_on(server.url)) == uninterrupted(lines)[1]
+    assert contents(sql_on(server.url)) == uninterrupted(lines)[1]
     waiting = [json.loads(row) for row in payproc("review", "--format", "json").stdout.splitlines()]
     resolve = ["resolve", waiting[0]["event_id"], "--dismiss", "--note", "seen", "--yes"]
     for command, code in ((resolve, 0), (["verify"], 0)):
@@ -460,12 +458,11 @@ def session(url: URL) -> dict[str, Any]:
 @needs_pgbouncer
 @pytest.mark.parametrize(("connections", "lines"), [(2, 8000), (1, 2000)])
 def test_processes_side_by_side_share_a_pool_that_is_smaller_than_they_are_many(
-    pooled: Callable[[int], tuple[OwnServer, URL]], payproc_on: Callable[..., Payproc], sql_on: Callable[[URL], Sql],
-    messy: Messy, write_lines: WriteLines, connections: int, lines: int,
-) -> None:  # fmt: skip
+    pooled: Callable[[int], tuple[OwnServer, URL]], tmp_path: Path, sql_on: SqlOn, connections: int, lines: int
+) -> None:
     server, url = pooled(connections)
-    payproc = payproc_on(url)
-    write_lines("day.jsonl", messy(16, lines))
+    payproc = Payproc(tmp_path, url)
+    write_lines(tmp_path / "day.jsonl", messy_lines(16, lines))
     decisions = decisions_of(payproc, [start(payproc, "day.jsonl", number) for number in range(3)])
     assert sorted(new_in(decisions)) == sorted(recorded(sql_on(server.url)))
     verifies(payproc)
@@ -476,13 +473,15 @@ def test_processes_side_by_side_share_a_pool_that_is_smaller_than_they_are_many(
 
 @slow
 def test_a_statement_timeout_in_mid_batch_is_one_line_and_a_rerun_with_more_time_completes(
-    own_server: OwnServers, payproc_on: Callable[..., Payproc], sql_on: Callable[[URL], Sql], line: Line,
-    write_lines: WriteLines,
-) -> None:  # fmt: skip
+    own_server: OwnServers, tmp_path: Path, sql_on: SqlOn
+) -> None:
     server = own_server("statement_timeout = '2s'")
-    payproc, sql = payproc_on(server.url), sql_on(server.url)
-    write_lines("first.jsonl", [line("e1", "p1", "authorize")])
-    write_lines("day.jsonl", [line(f"a{n}", f"q{n}", "authorize") for n in range(50)] + [line("e2", "p1", "capture")])
+    payproc, sql = Payproc(tmp_path, server.url), sql_on(server.url)
+    write_lines(tmp_path / "first.jsonl", [event_line("e1", "p1", "authorize")])
+    write_lines(
+        tmp_path / "day.jsonl",
+        [event_line(f"a{n}", f"q{n}", "authorize") for n in range(50)] + [event_line("e2", "p1", "capture")],
+    )
     payproc.summary("first.jsonl")
     with sql.locked_payment("p1"):
         finished = payproc("ingest", "day.jsonl", "--workers", "1", "--decisions", "-")
@@ -512,21 +511,20 @@ def test_a_statement_timeout_in_mid_batch_is_one_line_and_a_rerun_with_more_time
     ],
 )
 def test_a_run_rides_over_connections_that_the_server_closes_for_being_slow(
-    own_server: OwnServers, payproc_on: Callable[..., Payproc], sql_on: Callable[[URL], Sql], messy: Messy, wait: Wait,
-    uninterrupted: Uninterrupted, stored_in: Callable[[Sql], Contents], limit: str,
-) -> None:  # fmt: skip
+    own_server: OwnServers, tmp_path: Path, sql_on: SqlOn, uninterrupted: Uninterrupted, limit: str
+) -> None:
     server = own_server(limit)
-    lines = messy(17, 1000)
+    lines = messy_lines(17, 1000)
     sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'payproc'"
     sql = sql_on(server.url.update_query_dict({"options": "-cidle_session_timeout=0"}))  # only the run is in a hurry
-    with Run(payproc_on(server.url), sql, wait) as run:
+    with Run(Payproc(tmp_path, server.url), sql) as run:
         run.feed(lines[:500])
         if "idle_session" in limit:
-            wait(lambda: sql.value(sessions) == 0)
+            wait_for(lambda: sql.value(sessions) == 0)
         run.feed(lines[500:])
-    decisions, contents = uninterrupted(lines)
+    decisions, expected = uninterrupted(lines)
     assert run.decisions() == decisions
-    assert stored_in(sql) == contents
+    assert contents(sql) == expected
 
 
 # ---- Read-only -----------------------------------------------------------------------------------
@@ -544,18 +542,17 @@ READING: tuple[list[str], ...] = (
 @slow
 @pytest.mark.parametrize("is_thorough", [False, True])
 def test_a_standby_answers_every_question_and_sends_whoever_wants_to_write_to_the_primary(
-    own_server: OwnServers, payproc_on: Callable[..., Payproc], sql_on: Callable[[URL], Sql], messy: Messy,
-    write_lines: WriteLines, wait: Wait, stored_in: Callable[[Sql], Contents], is_thorough: bool,
-) -> None:  # fmt: skip
+    own_server: OwnServers, tmp_path: Path, sql_on: SqlOn, is_thorough: bool
+) -> None:
     primary = own_server("wal_level = replica", "max_wal_senders = 4")
-    on_primary = payproc_on(primary.url)
-    write_lines("day.jsonl", messy(18, 600))
+    on_primary = Payproc(tmp_path, primary.url)
+    write_lines(tmp_path / "day.jsonl", messy_lines(18, 600))
     with standby_of(primary) as standby:
-        on_standby = payproc_on(standby.url)
+        on_standby = Payproc(tmp_path, standby.url)
         assert on_primary("ingest", "day.jsonl", "--quiet").code == 3  # it arrives there by replication
         written = sql_on(primary.url).value("SELECT pg_current_wal_lsn()")
         replica = sql_on(standby.url)
-        wait(lambda: replica.value("SELECT pg_last_wal_replay_lsn() >= %s", written))
+        wait_for(lambda: replica.value("SELECT pg_last_wal_replay_lsn() >= %s", written))
         waiting = json.loads(on_primary("review", "--format", "json", "--limit", "1").stdout)
 
         questions = [["show", waiting["payment_id"], "--format", "json"]]
@@ -571,12 +568,12 @@ def test_a_standby_answers_every_question_and_sends_whoever_wants_to_write_to_th
             assert {**here, "elapsed_seconds": 0, "database": ""} == {**there, "elapsed_seconds": 0, "database": ""}
             assert on_standby("init").stdout == "the schema payproc is up to date\n"
 
-        before = stored_in(replica)
+        before = contents(replica)
         refused = "in a read-only transaction; connect to the primary, with a role that may write"
         assert error(*on_standby("ingest", "day.jsonl")[::2]).endswith(refused)
         resolve = ("resolve", waiting["event_id"], "--dismiss", "--note", "seen", "--yes")
         assert error(*on_standby(*resolve)[::2]).endswith(refused)
-        assert stored_in(replica) == before
+        assert contents(replica) == before
         assert on_primary(*resolve).code == 0
 
 
@@ -594,7 +591,7 @@ def standby_of(primary: OwnServer) -> Iterator[OwnServer]:
             owner = primary.home.stat()
             os.chown(home, owner.st_uid, owner.st_gid)
         standby = OwnServer(home, primary.programs)
-        source = ("-h", primary.home, "-U", embedded.SUPERUSER)
+        source = ("-h", primary.home, "-U", SUPERUSER)
         primary.run("pg_basebackup", *source, "-D", standby.data, "-R", "-X", "stream", "-c", "fast", "--no-sync")
         standby.configure(f"unix_socket_directories = '{home}'")
         standby.start()
@@ -608,19 +605,18 @@ def standby_of(primary: OwnServer) -> Iterator[OwnServer]:
 
 @slow
 def test_a_role_that_may_only_read_answers_every_question_and_is_refused_in_one_line_when_it_wants_to_write(
-    own_server: OwnServers, payproc_on: Callable[..., Payproc], sql_on: Callable[[URL], Sql], messy: Messy,
-    write_lines: WriteLines, stored_in: Callable[[Sql], Contents],
-) -> None:  # fmt: skip
+    own_server: OwnServers, tmp_path: Path, sql_on: SqlOn
+) -> None:
     server = own_server()
-    owner, sql = payproc_on(server.url), sql_on(server.url)
-    write_lines("day.jsonl", messy(19, 300))
+    owner, sql = Payproc(tmp_path, server.url), sql_on(server.url)
+    write_lines(tmp_path / "day.jsonl", messy_lines(19, 300))
     assert owner("ingest", "day.jsonl", "--quiet").code == 3
     waiting = json.loads(owner("review", "--format", "json", "--limit", "1").stdout)
     sql.rows("CREATE ROLE reader LOGIN")
     sql.rows("GRANT USAGE ON SCHEMA payproc TO reader")
     sql.rows("GRANT SELECT ON ALL TABLES IN SCHEMA payproc TO reader")
-    before = stored_in(sql)
-    reader = payproc_on(server.url.set(username="reader"))
+    before = contents(sql)
+    reader = Payproc(tmp_path, server.url.set(username="reader"))
     resolve = ("resolve", waiting["event_id"], "--dismiss", "--note", "seen", "--yes")
     for setting, said in (
         ("off", "refused: permission denied for "),
@@ -631,7 +627,7 @@ def test_a_role_that_may_only_read_answers_every_question_and_is_refused_in_one_
             assert without_ages(reader(*command).stdout) == without_ages(owner(*command).stdout), command
         assert said in error(*reader("ingest", "day.jsonl")[::2])
         assert said in error(*reader(*resolve)[::2])
-    assert stored_in(sql) == before
+    assert contents(sql) == before
     assert owner(*resolve).code == 0
 
 
@@ -683,15 +679,20 @@ def disk() -> Iterator[Disk]:
     ],
 )
 def test_a_disk_that_fills_up_under_the_embedded_server_is_one_line_and_once_there_is_room_a_rerun_completes(
-    disk: Disk, pristine: Pristine, payproc_on: Callable[..., Payproc], messy: Messy, uninterrupted: Uninterrupted,
-    write_lines: WriteLines, sql_on: Callable[[URL], Sql], stored_in: Callable[[Sql], Contents], on_the_disk: str,
-    leave: int, said: str,
-) -> None:  # fmt: skip
+    disk: Disk,
+    pristine: Pristine,
+    tmp_path: Path,
+    uninterrupted: Uninterrupted,
+    sql_on: SqlOn,
+    on_the_disk: str,
+    leave: int,
+    said: str,
+) -> None:
     """Where data cannot grow, the server goes on; where the log of changes cannot, it panics and may stay down."""
-    lines = messy(20, 30_000)
-    day = write_lines("day.jsonl", lines)
+    lines = messy_lines(20, 30_000)
+    day = write_lines(tmp_path / "day.jsonl", lines)
     with home_on(disk, pristine, on_the_disk) as home:
-        payproc = payproc_on(None)
+        payproc = Payproc(tmp_path, None)
         payproc.environment["PAYPROC_HOME"] = str(home)
         disk.fill(leave)
         for reported in ("first.jsonl", "second.jsonl"):
@@ -700,15 +701,16 @@ def test_a_disk_that_fills_up_under_the_embedded_server_is_one_line_and_once_the
             assert "No space left on device" in line
             assert reported == "second.jsonl" or re.search(said, line), line
         disk.free()
-        with embedded.running_server(home) as server:
-            sql = sql_on(URL.create("postgresql", embedded.SUPERUSER, database="postgres",
-                                    query={"host": str(server.socket_folder)}))  # fmt: skip
+        with running_server(home) as server:
+            sql = sql_on(
+                URL.create("postgresql", SUPERUSER, database="postgres", query={"host": str(server.socket_folder)})
+            )
             decisions = decisions_in((payproc.folder / "first.jsonl").read_text())
             assert decisions, "nothing was reported before the disk was full"
             assert len(decisions) < len(lines) // 2, "the disk was not full"
             assert set(new_in(decisions)) <= recorded(sql)
             assert payproc("ingest", "-", "--quiet", stdin=day.read_bytes()).code == 3
-            assert stored_in(sql) == uninterrupted(lines)[1]
+            assert contents(sql) == uninterrupted(lines)[1]
             verifies(payproc)
             sql.close()
 
@@ -738,18 +740,18 @@ def home_on(disk: Disk, pristine: Pristine, what: str) -> Iterator[Path]:
 @only_root
 @pytest.mark.parametrize("leave", [0, 8, 30, 38])
 def test_an_embedded_server_that_finds_no_room_to_be_created_says_so_in_one_line_and_is_created_once_there_is_some(
-    disk: Disk, payproc_on: Callable[..., Payproc], line: Line, leave: int
+    disk: Disk, tmp_path: Path, leave: int
 ) -> None:
-    payproc = payproc_on(None)
+    payproc = Payproc(tmp_path, None)
     payproc.environment["PAYPROC_HOME"] = str(disk.folder / "home")
     disk.fill(leave * MEGABYTE)
-    finished = payproc("ingest", "-", stdin=line("e1", "p1", "authorize"))
+    finished = payproc("ingest", "-", stdin=event_line("e1", "p1", "authorize"))
     assert finished.code == 1, finished
     *notes, said = finished.stderr.splitlines()
     assert "No space left on device" in said
     assert all(re.match("payproc: (creating|copying|database)", note) for note in notes), notes
     disk.free()
-    assert payproc.summary("-", stdin=line("e1", "p1", "authorize"))["outcomes"]["APPLY"] == 1
+    assert payproc.summary("-", stdin=event_line("e1", "p1", "authorize"))["outcomes"]["APPLY"] == 1
     verifies(payproc)
 
 
@@ -763,13 +765,12 @@ def test_an_embedded_server_that_finds_no_room_to_be_created_says_so_in_one_line
     ],
 )
 def test_an_output_on_a_full_disk_ends_the_run_with_one_line_and_a_rerun_completes_it(
-    disk: Disk, payproc: Payproc, sql: Sql, messy: Messy, write_lines: WriteLines, option: str,
-    uninterrupted: Uninterrupted, stored_in: Callable[[Sql], Contents],
-) -> None:  # fmt: skip
-    lines = [b"x" * 700 if line.startswith(b"not") else line for line in messy(21, 8000)]
+    disk: Disk, payproc: Payproc, sql: Sql, tmp_path: Path, option: str, uninterrupted: Uninterrupted
+) -> None:
+    lines = [b"x" * 700 if line.startswith(b"not") else line for line in messy_lines(21, 8000)]
     if option.startswith("a long line"):
         lines.append(b"x" * 4 * MEGABYTE)
-    day = write_lines("day.jsonl", lines)
+    day = write_lines(tmp_path / "day.jsonl", lines)
     disk.fill(16_000)
     output = ["--malformed", "malformed"] if option.startswith("a long line") else [option, str(disk.folder / "output")]
     finished = payproc("ingest", "-", *output, stdin=day.read_bytes(), env={"TMPDIR": str(disk.folder)})
@@ -782,5 +783,5 @@ def test_an_output_on_a_full_disk_ends_the_run_with_one_line_and_a_rerun_complet
     )
     disk.free()
     assert payproc("ingest", "-", *output, stdin=day.read_bytes()).code == 3
-    assert stored_in(sql) == uninterrupted(lines)[1]
+    assert contents(sql) == uninterrupted(lines)[1]
     verifies(payproc)

@@ -17,6 +17,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.support.command import Payproc
+from tests.support.postgres import Sql, contents
+from tests.support.tally import count
+
 SECTION = (
     (Path(__file__).parents[2] / "README.md").read_text().partition("## From a PSP's dump\n")[2].partition("\n## ")[0]
 )
@@ -65,7 +69,7 @@ class Finding(NamedTuple):
 
 
 @pytest.fixture
-def run_recipe(payproc: Any) -> Callable[[str, str], Finding]:
+def run_recipe(payproc: Payproc) -> Callable[[str, str], Finding]:
     """Runs a recipe on a dump."""
     if not shutil.which("jq"):
         pytest.skip("the recipes use jq, which is not installed here")
@@ -78,9 +82,14 @@ def run_recipe(payproc: Any) -> Callable[[str, str], Finding]:
     def run(name: str, dump: str) -> Finding:
         (payproc.folder / f"{name.partition(',')[0]}.jsonl").write_text(dump)
         finished = subprocess.run(
-            ["bash", "-c", _TAPPED + RECIPES[name]], cwd=payproc.folder, env=environment, check=False,
-            capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
+            ["bash", "-c", _TAPPED + RECIPES[name]],
+            cwd=payproc.folder,
+            env=environment,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         counted = re.findall(r"^ +(\d+) (.+)$", finished.stdout, re.MULTILINE)
         return Finding(
             finished.returncode,
@@ -140,9 +149,17 @@ payment_id: null, expected a string of 1 to 255 characters
 """)
 
 STRIPE_STATES = {
-    "Lamp": "refunded", "Bike": "refunded", "Book": "captured", "Room": "failed", "Sofa": "failed", "Desk": "failed",
-    "Wine": "captured", "Coat": "refunded", "Ring": "captured", "Oven": "refunded",
-}  # fmt: skip
+    "Lamp": "refunded",
+    "Bike": "refunded",
+    "Book": "captured",
+    "Room": "failed",
+    "Sofa": "failed",
+    "Desk": "failed",
+    "Wine": "captured",
+    "Coat": "refunded",
+    "Ring": "captured",
+    "Oven": "refunded",
+}
 
 ADYEN_TOLD = lines_of("""
 LAMPAUTH00000001:AUTHORISATION LAMPAUTH00000001 authorize transition
@@ -181,41 +198,57 @@ type: unknown "POSTPONED_REFUND", expected authorize, capture, refund, fail or f
 """)
 
 ADYEN_STATES = {
-    "LAMPAUTH00000001": "refunded", "BIKEAUTH00000001": "failed", "BIKEAUTH00000002": "refunded",
-    "ROOMAUTH00000001": "failed", "SOFAAUTH00000001": "failed", "DESKAUTH00000001": "failed",
-    "BOOKAUTH00000001": "authorized", "WINEAUTH00000001": "authorized", "COATAUTH00000001": "failed",
-    "CAPEAUTH00000001": "authorized", "RINGAUTH00000001": "captured",
-}  # fmt: skip
+    "LAMPAUTH00000001": "refunded",
+    "BIKEAUTH00000001": "failed",
+    "BIKEAUTH00000002": "refunded",
+    "ROOMAUTH00000001": "failed",
+    "SOFAAUTH00000001": "failed",
+    "DESKAUTH00000001": "failed",
+    "BOOKAUTH00000001": "authorized",
+    "WINEAUTH00000001": "authorized",
+    "COATAUTH00000001": "failed",
+    "CAPEAUTH00000001": "authorized",
+    "RINGAUTH00000001": "captured",
+}
 
 
-def test_stripes_events_come_out_as_they_should(run_recipe: Callable[..., Finding], stored: Callable[[], Any]) -> None:
+def test_stripes_events_come_out_as_they_should(run_recipe: Callable[..., Finding], sql: Sql) -> None:
     found = run_recipe("stripe", STRIPE)
     assert found.told == STRIPE_TOLD
     assert found.code == 3
     assert found.left_out == {
-        "charge.captured": 1, "charge.dispute.created": 1, "charge.refunded": 2, "charge.succeeded": 1,
-        "customer.created": 1, "payment_intent.created": 1, "payment_intent.payment_failed": 2, "payout.paid": 1,
+        "charge.captured": 1,
+        "charge.dispute.created": 1,
+        "charge.refunded": 2,
+        "charge.succeeded": 1,
+        "customer.created": 1,
+        "payment_intent.created": 1,
+        "payment_intent.payment_failed": 2,
+        "payout.paid": 1,
         "refund.created": 1,
-    }  # fmt: skip
-    states = {payment_id.removeprefix("pi_3Qinvented"): state for payment_id, state, _ in stored()["payments"]}
+    }
+    states = {payment_id.removeprefix("pi_3Qinvented"): state for payment_id, state, _ in contents(sql)["payments"]}
     assert states == STRIPE_STATES
 
 
-def test_adyens_notifications_come_out_as_they_should(
-    run_recipe: Callable[..., Finding], stored: Callable[[], Any]
-) -> None:
+def test_adyens_notifications_come_out_as_they_should(run_recipe: Callable[..., Finding], sql: Sql) -> None:
     found = run_recipe("adyen", ADYEN)
     assert found.told == ADYEN_TOLD
     assert found.code == 3
     assert found.left_out == {
-        "AUTHORISATION_ADJUSTMENT true": 1, "CANCELLATION false": 1, "CAPTURE false": 1, "CHARGEBACK true": 1,
-        "EXPIRE true": 1, "OFFER_CLOSED true": 1, "REPORT_AVAILABLE true": 1,
-    }  # fmt: skip
-    assert {payment_id: state for payment_id, state, _ in stored()["payments"]} == ADYEN_STATES
+        "AUTHORISATION_ADJUSTMENT true": 1,
+        "CANCELLATION false": 1,
+        "CAPTURE false": 1,
+        "CHARGEBACK true": 1,
+        "EXPIRE true": 1,
+        "OFFER_CLOSED true": 1,
+        "REPORT_AVAILABLE true": 1,
+    }
+    assert {payment_id: state for payment_id, state, _ in contents(sql)["payments"]} == ADYEN_STATES
 
 
 def test_where_adyen_captures_at_once_each_authorization_is_its_capture_too(
-    run_recipe: Callable[..., Finding], stored: Callable[[], Any]
+    run_recipe: Callable[..., Finding], sql: Sql
 ) -> None:
     dump = "".join(line for line in ADYEN.splitlines(keepends=True) if "order-wine" in line or "order-coat" in line)
     found = run_recipe("adyen, captured at once", dump)
@@ -228,34 +261,36 @@ def test_where_adyen_captures_at_once_each_authorization_is_its_capture_too(
         "COATAUTH00000001:AUTHORISATION COATAUTH00000001 authorize event_id_conflict",
         "COATAUTH00000001:AUTHORISATION:capture COATAUTH00000001 capture payment_failed",
     ]
-    before = stored()
+    before = contents(sql)
     assert run_recipe("adyen, captured at once", dump).code == 3
-    assert stored() == before
+    assert contents(sql) == before
 
 
-def test_show_tells_what_the_psp_called_it(run_recipe: Callable[..., Finding], payproc: Any, sql: Any) -> None:
+def test_show_tells_what_the_psp_called_it(run_recipe: Callable[..., Finding], payproc: Payproc, sql: Sql) -> None:
     run_recipe("stripe", STRIPE)
     shown = json.loads(payproc("show", "pi_3QinventedBike", "--format", "json").stdout)
     assert [entry["event_id"] for entry in shown["history"]] == [
-        "evt_3QinventedBike3:authorize", "evt_3QinventedBike3:capture", "evt_3QinventedBike5",
-    ]  # fmt: skip
+        "evt_3QinventedBike3:authorize",
+        "evt_3QinventedBike3:capture",
+        "evt_3QinventedBike5",
+    ]
     kept = sql.value("SELECT payload FROM payproc.events WHERE event_id = 'evt_3QinventedBike5'")
     assert {name: kept[name] for name in ("psp", "created", "amount")} == {
-        "psp": "charge.refunded", "created": 1795515273, "amount": 89900,
-    }  # fmt: skip
+        "psp": "charge.refunded",
+        "created": 1795515273,
+        "amount": 89900,
+    }
 
 
 # ---- Again, otherwise delivered, and in any order -------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "dump"), [("stripe", STRIPE), ("adyen", ADYEN)], ids=["stripe", "adyen"])
-def test_a_replay_changes_nothing(
-    run_recipe: Callable[..., Finding], stored: Callable[[], Any], name: str, dump: str
-) -> None:
+def test_a_replay_changes_nothing(run_recipe: Callable[..., Finding], sql: Sql, name: str, dump: str) -> None:
     first = run_recipe(name, dump)
-    before = stored()
+    before = contents(sql)
     again = run_recipe(name, dump)
-    assert stored() == before
+    assert contents(sql) == before
     assert again.left_out == first.left_out
     for once, twice in zip(first.decisions, again.decisions, strict=True):
         if "error" in once:
@@ -286,17 +321,32 @@ COPIES = 100
 
 # What the payments really are at the PSP, whatever the recipes and payproc make of it.
 STRIPE_TRUTH = {
-    "pi_3QinventedLamp": "refunded", "pi_3QinventedBike": "refunded", "pi_3QinventedBook": "refunded",
-    "pi_3QinventedRoom": "failed", "pi_3QinventedSofa": "failed", "pi_3QinventedDesk": "failed",
-    "pi_3QinventedWine": "captured", "pi_3QinventedCoat": "captured", "pi_3QinventedRing": "captured",
-    "pi_3QinventedTent": "captured", "pi_3QinventedOven": "captured",
-}  # fmt: skip
+    "pi_3QinventedLamp": "refunded",
+    "pi_3QinventedBike": "refunded",
+    "pi_3QinventedBook": "refunded",
+    "pi_3QinventedRoom": "failed",
+    "pi_3QinventedSofa": "failed",
+    "pi_3QinventedDesk": "failed",
+    "pi_3QinventedWine": "captured",
+    "pi_3QinventedCoat": "captured",
+    "pi_3QinventedRing": "captured",
+    "pi_3QinventedTent": "captured",
+    "pi_3QinventedOven": "captured",
+}
 ADYEN_TRUTH = {
-    "LAMPAUTH00000001": "captured", "BIKEAUTH00000001": "failed", "BIKEAUTH00000002": "captured",
-    "ROOMAUTH00000001": "failed", "SOFAAUTH00000001": "failed", "DESKAUTH00000001": "failed",
-    "BOOKAUTH00000001": "captured", "WINEAUTH00000001": "refunded", "COATAUTH00000001": "authorized",
-    "CAPEAUTH00000001": "authorized", "RINGAUTH00000001": "authorized", "VASEAUTH00000001": "authorized",
-}  # fmt: skip
+    "LAMPAUTH00000001": "captured",
+    "BIKEAUTH00000001": "failed",
+    "BIKEAUTH00000002": "captured",
+    "ROOMAUTH00000001": "failed",
+    "SOFAAUTH00000001": "failed",
+    "DESKAUTH00000001": "failed",
+    "BOOKAUTH00000001": "captured",
+    "WINEAUTH00000001": "refunded",
+    "COATAUTH00000001": "authorized",
+    "CAPEAUTH00000001": "authorized",
+    "RINGAUTH00000001": "authorized",
+    "VASEAUTH00000001": "authorized",
+}
 
 
 @pytest.mark.parametrize(
@@ -305,7 +355,7 @@ ADYEN_TRUTH = {
     ids=["stripe", "adyen"],
 )
 def test_no_order_of_delivery_ends_silently_wrong(
-    run_recipe: Callable[..., Finding], count: Callable[[str, int], None], name: str, dump: str, truth: dict[str, str]
+    run_recipe: Callable[..., Finding], name: str, dump: str, truth: dict[str, str]
 ) -> None:
     """A payment ends as what it really is, or a person gets to see one of its events."""
     shuffled = []
@@ -388,7 +438,7 @@ def damages(event: dict[str, Any]) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("name", "dump"), [("stripe", STRIPE), ("adyen", ADYEN)], ids=["stripe", "adyen"])
 def test_an_event_without_what_decides_is_listed_as_malformed(
-    run_recipe: Callable[..., Finding], count: Callable[[str, int], None], name: str, dump: str
+    run_recipe: Callable[..., Finding], name: str, dump: str
 ) -> None:
     events = [json.loads(line) for line in dump.splitlines()]
     damaged = [each for event in events if moves_money(event) for each in damages(event)]
@@ -402,7 +452,7 @@ def test_an_event_without_what_decides_is_listed_as_malformed(
 
 @pytest.mark.parametrize(("name", "dump"), [("stripe", STRIPE), ("adyen", ADYEN)], ids=["stripe", "adyen"])
 def test_a_dump_that_breaks_off_is_noticed_and_can_be_completed(
-    run_recipe: Callable[..., Finding], stored: Callable[[], Any], name: str, dump: str
+    run_recipe: Callable[..., Finding], sql: Sql, name: str, dump: str
 ) -> None:
     for broken in (dump[: len(dump) // 2], dump + "[]\n"):
         found = run_recipe(name, broken)
@@ -411,7 +461,7 @@ def test_a_dump_that_breaks_off_is_noticed_and_can_be_completed(
     run_recipe(name, dump)
     told = [each for each in (STRIPE_TOLD if name == "stripe" else ADYEN_TOLD) if "expected" not in each]
     recorded = {tuple(each.split()[:3]) for each in told if not each.endswith(("duplicate_event", "event_id_conflict"))}
-    assert {(entry[2], entry[0], entry[3]) for entry in stored()["events"]} == recorded
+    assert {(entry[2], entry[0], entry[3]) for entry in contents(sql)["events"]} == recorded
 
 
 # ---- What the README says of them -----------------------------------------------------------------

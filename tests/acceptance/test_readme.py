@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from sqlalchemy import URL
 
 from payproc.cli.render import MEANING
 from payproc.logic import OUTCOME_OF
+from tests.support.command import Payproc
+from tests.support.events import event_line, write_lines
+from tests.support.postgres import Sql, contents
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -60,9 +63,15 @@ def shell(tmp_path: Path) -> Iterator[Callable[[str], str]]:
 
     def run(command: str) -> str:
         return subprocess.run(
-            ["bash", "-c", command], cwd=tmp_path, env=environment, check=False, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-        ).stdout  # fmt: skip
+            ["bash", "-c", command],
+            cwd=tmp_path,
+            env=environment,
+            check=False,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        ).stdout
 
     yield run
     shutil.rmtree(home)
@@ -74,8 +83,8 @@ def test_the_sessions_print_what_the_readme_says(shell: Callable[[str], str]) ->
             assert steady(shell(command)) == steady(printed), f"$ {command}"
 
 
-def test_the_decision_table_and_the_diagram_are_what_rules_prints(payproc_on: Callable[..., Any]) -> None:
-    payproc = payproc_on(None)
+def test_the_decision_table_and_the_diagram_are_what_rules_prints(tmp_path: Path) -> None:
+    payproc = Payproc(tmp_path, None)
     assert f"\n{payproc('rules', '--format', 'markdown').stdout}\n" in README
     assert blocks("mermaid") == [payproc("rules", "--format", "mermaid").stdout]
 
@@ -85,8 +94,8 @@ def test_every_reason_stands_in_it_with_outcome_and_meaning_in_order_of_preceden
     assert described == [(reason.value, outcome.value, MEANING[reason]) for reason, outcome in OUTCOME_OF.items()]
 
 
-def test_every_command_and_option_stands_in_it_and_no_others(payproc_on: Callable[..., Any]) -> None:
-    payproc = payproc_on(None)
+def test_every_command_and_option_stands_in_it_and_no_others(tmp_path: Path) -> None:
+    payproc = Payproc(tmp_path, None)
     listed = re.findall(r"^  (\w+)  ", payproc("--help").stdout.partition("Commands:")[2], re.MULTILINE)
     assert sorted(listed) == sorted(COMMANDS)
     existing = {"--help"}
@@ -104,11 +113,9 @@ def test_every_exit_code_stands_in_it() -> None:
     assert codes == ["0", "1", "2", "3", "130, 143, 129", "141"]
 
 
-def test_the_fields_of_every_object_stand_in_it_in_their_order(
-    payproc: Any, line: Callable[..., bytes], sql: Any
-) -> None:
+def test_the_fields_of_every_object_stand_in_it_in_their_order(payproc: Payproc, sql: Sql) -> None:
     facts = [("e1", "p1", "capture"), ("e2", "p1", "authorize"), ("e1", "p1", "refund")]
-    objects = {"`ingest`": payproc.summary("-", stdin=b"\n".join(line(*fact) for fact in facts))}
+    objects = {"`ingest`": payproc.summary("-", stdin=b"\n".join(event_line(*fact) for fact in facts))}
     objects["`review`"] = json.loads(payproc("review", "--format", "json").stdout)
     payproc("resolve", "e1", "--dismiss", "--note", "x", "--yes")
     objects["`show`"] = shown = json.loads(payproc("show", "p1", "--format", "json").stdout)
@@ -154,14 +161,12 @@ RECIPES = dict(re.findall(r"^# (.*)\n(.*)$", blocks("sh")[2], re.MULTILINE))
 
 
 @pytest.fixture
-def recipe(
-    payproc: Any, line: Callable[..., bytes], write_lines: Callable[[str, Sequence[bytes]], Path]
-) -> Callable[[str], subprocess.CompletedProcess[str]]:
+def recipe(payproc: Payproc, tmp_path: Path) -> Callable[[str], subprocess.CompletedProcess[str]]:
     """Runs the recipe whose title begins so, on a small day and dump."""
     if not shutil.which("jq"):
         pytest.skip("the recipes use jq, which is not installed here")
-    day = [line("e1", "p1", "authorize"), line("e2", "p1", "void"), line("e3", "p2", "capture")]
-    write_lines("day.jsonl", day)
+    day = [event_line("e1", "p1", "authorize"), event_line("e2", "p1", "void"), event_line("e3", "p2", "capture")]
+    write_lines(tmp_path / "day.jsonl", day)
     (payproc.folder / "dump.jsonl.gz").write_bytes(gzip.compress(b"\n".join(day[::2])))
     scripts = str(Path(sys.executable).parent)
 
@@ -169,9 +174,14 @@ def recipe(
         (command,) = (command for name, command in RECIPES.items() if name.startswith(title))
         environment = {**payproc.environment, "PATH": f"{scripts}:{payproc.environment['PATH']}"}
         return subprocess.run(
-            ["bash", "-o", "pipefail", "-c", command], cwd=payproc.folder, env=environment, check=False,
-            capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+            ["bash", "-o", "pipefail", "-c", command],
+            cwd=payproc.folder,
+            env=environment,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
 
     return run
 
@@ -185,33 +195,37 @@ def test_the_recipe_that_picks_what_a_person_must_look_at(recipe: Callable[[str]
     assert '"event_id":"e3"' in picked
 
 
-def test_the_recipe_that_gates_a_script(recipe: Callable[[str], Any], stored: Callable[[], Any]) -> None:
+def test_the_recipe_that_gates_a_script(recipe: Callable[[str], Any], sql: Sql) -> None:
     assert recipe("Gate").returncode == 3
-    assert not stored()["events"]
+    assert not contents(sql)["events"]
 
 
-def test_the_recipe_that_mends_malformed_lines(recipe: Callable[[str], Any], stored: Callable[[], Any]) -> None:
+def test_the_recipe_that_mends_malformed_lines(recipe: Callable[[str], Any], sql: Sql) -> None:
     assert recipe("Mend").returncode == 0
-    assert [entry[2] for entry in stored()["events"]] == ["e1", "e2", "e3"]
+    assert [entry[2] for entry in contents(sql)["events"]] == ["e1", "e2", "e3"]
 
 
 def test_the_recipe_that_copies_what_is_recorded(
-    recipe: Callable[[str], Any], payproc: Any, bare_url: URL, payproc_on: Callable[..., Any]
+    recipe: Callable[[str], Any], payproc: Payproc, bare_url: URL, tmp_path: Path
 ) -> None:
     payproc("ingest", "day.jsonl")
     payproc.environment["COPY_URL"] = bare_url.set(drivername="postgresql").render_as_string(hide_password=False)
     assert recipe("Copy").returncode == 0
-    assert payproc_on(bare_url)("export").stdout == payproc("export").stdout != ""
+    assert Payproc(tmp_path, bare_url)("export").stdout == payproc("export").stdout != ""
 
 
-def test_the_recipe_that_follows_a_file(recipe: Callable[[str], Any], payproc: Any) -> None:
+def test_the_recipe_that_follows_a_file(recipe: Callable[[str], Any], payproc: Payproc) -> None:
     (command,) = (command for name, command in RECIPES.items() if name.startswith("Follow"))
     scripts = str(Path(sys.executable).parent)
     environment = {**payproc.environment, "PATH": f"{scripts}:{payproc.environment['PATH']}"}
     with subprocess.Popen(
-        ["bash", "-c", command], cwd=payproc.folder, env=environment, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, start_new_session=True,
-    ) as process:  # fmt: skip
+        ["bash", "-c", command],
+        cwd=payproc.folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
         assert process.stdout is not None
         try:
             assert b'"event_id":"e1"' in process.stdout.readline()

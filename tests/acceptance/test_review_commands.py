@@ -7,28 +7,32 @@ import re
 import select
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from postgres import fill_queue
+
+from tests.support.command import Payproc
+from tests.support.events import event_line, write_lines
+from tests.support.postgres import Sql, fill_queue
 
 COMMAND = Path(sys.executable).with_name("payproc")
 
-Payproc = Any
-Line = Callable[..., bytes]
-WriteLines = Callable[[str, Sequence[bytes]], Path]
-
 
 @pytest.fixture
-def flagged(payproc: Payproc, line: Line, write_lines: WriteLines) -> None:
+def flagged(payproc: Payproc, tmp_path: Path) -> None:
     """Two events wait: a capture that came before its authorize, and a second refund."""
-    write_lines("day.jsonl", [
-        line("e1", "p1", "capture"), line("e2", "p1", "authorize"),
-        line("e3", "p2", "authorize"), line("e4", "p2", "capture"), line("e5", "p2", "refund"),
-        line("e6", "p2", "refund", by="returns desk"),
-    ])  # fmt: skip
+    write_lines(
+        tmp_path / "day.jsonl",
+        [
+            event_line("e1", "p1", "capture"),
+            event_line("e2", "p1", "authorize"),
+            event_line("e3", "p2", "authorize"),
+            event_line("e4", "p2", "capture"),
+            event_line("e5", "p2", "refund"),
+            event_line("e6", "p2", "refund", by="returns desk"),
+        ],
+    )
     payproc("ingest", "day.jsonl", "--workers", "1")  # with more, which of the two is recorded first is chance
 
 
@@ -36,13 +40,13 @@ def last(finished: Any) -> str:
     return str(finished.stderr.splitlines()[-1])
 
 
-def test_ingest_ends_with_how_many_wait_and_where_to_see_them(payproc: Payproc, line: Line) -> None:
-    clean = payproc("ingest", "-", stdin=line("e1", "p1", "authorize"))
+def test_ingest_ends_with_how_many_wait_and_where_to_see_them(payproc: Payproc) -> None:
+    clean = payproc("ingest", "-", stdin=event_line("e1", "p1", "authorize"))
     assert "wait" not in clean.stdout + clean.stderr
-    assert payproc("ingest", "-", stdin=line("e2", "p2", "capture")).stdout.splitlines()[-1] == (
+    assert payproc("ingest", "-", stdin=event_line("e2", "p2", "capture")).stdout.splitlines()[-1] == (
         "1 event waits for a person: payproc review"
     )
-    again = payproc("ingest", "-", "--format", "json", stdin=line("e3", "p3", "capture"))
+    again = payproc("ingest", "-", "--format", "json", stdin=event_line("e3", "p3", "capture"))
     assert last(again) == "2 events wait for a person: payproc review"
     assert json.loads(again.stdout)["events"] == 1
     assert "wait" not in payproc("ingest", "-", "--quiet", stdin=b"").stderr
@@ -51,11 +55,23 @@ def test_ingest_ends_with_how_many_wait_and_where_to_see_them(payproc: Payproc, 
 def test_review_lists_what_waits_oldest_first(payproc: Payproc, flagged: None) -> None:
     wide = payproc("review", env={"COLUMNS": "160"}).stdout.splitlines()
     assert re.split(r"  +", wide[0].strip()) == [
-        "Event", "Payment", "Now", "Type", "Why a person must look", "Age", "From",
-    ]  # fmt: skip
+        "Event",
+        "Payment",
+        "Now",
+        "Type",
+        "Why a person must look",
+        "Age",
+        "From",
+    ]
     assert re.split(r"  +", re.sub(r"\d+ s\b", "N s", wide[2]).strip()) == [
-        "e1", "p1", "authorized", "capture", "the step before it has not been seen", "N s", "run 1, day.jsonl:1",
-    ]  # fmt: skip
+        "e1",
+        "p1",
+        "authorized",
+        "capture",
+        "the step before it has not been seen",
+        "N s",
+        "run 1, day.jsonl:1",
+    ]
     assert wide[3].split()[:4] == ["e6", "p2", "refunded", "refund"]
     narrow = payproc("review").stdout.splitlines()
     assert [row.split()[:2] for row in narrow[3:5]] == [["e1", "capture"], ["p1", "authorized"]]
@@ -67,10 +83,18 @@ def test_review_for_a_script_is_one_object_a_line(payproc: Payproc, flagged: Non
     first, second = (json.loads(row) for row in payproc("review", "--format", "json").stdout.splitlines())
     assert first.pop("recorded_at").endswith("Z")
     assert first == {
-        "event_id": "e1", "payment_id": "p1", "state": "authorized", "version": 2, "type": "capture",
-        "reason": "predecessor_missing", "state_when_flagged": "created", "run_id": 1, "source": "day.jsonl", "line": 1,
+        "event_id": "e1",
+        "payment_id": "p1",
+        "state": "authorized",
+        "version": 2,
+        "type": "capture",
+        "reason": "predecessor_missing",
+        "state_when_flagged": "created",
+        "run_id": 1,
+        "source": "day.jsonl",
+        "line": 1,
         "payload": {"event_id": "e1", "payment_id": "p1", "type": "capture"},
-    }  # fmt: skip
+    }
     assert second["payload"]["by"] == "returns desk"
 
 
@@ -99,13 +123,17 @@ def test_a_reader_that_goes_away_ends_any_command_quietly(
 ) -> None:
     script = f'(sleep 0.05; "$0" {command} --quiet; echo $? >&2) | {reader}'.replace("rules --quiet", "rules")
     finished = subprocess.run(
-        ["bash", "-c", script, COMMAND], cwd=payproc.folder, env=payproc.environment, check=False, capture_output=True,
+        ["bash", "-c", script, COMMAND],
+        cwd=payproc.folder,
+        env=payproc.environment,
+        check=False,
+        capture_output=True,
         text=True,
-    )  # fmt: skip
+    )
     assert finished.stderr in ({"141\n"} if reader == "true" else {"141\n", "0\n"})
 
 
-def test_resolve_without_a_terminal_needs_yes(payproc: Payproc, flagged: None, sql: Any) -> None:
+def test_resolve_without_a_terminal_needs_yes(payproc: Payproc, flagged: None, sql: Sql) -> None:
     refused = payproc("resolve", "e1", "--apply", "--note", "paid")
     assert refused.code == 2
     assert last(refused) == (
@@ -128,9 +156,15 @@ def test_show_tells_what_was_decided(payproc: Payproc, flagged: None) -> None:
     entry = shown["history"][2]
     assert entry.pop("recorded_at").endswith("Z")
     assert entry == {
-        "kind": "resolution", "position": 3, "event_id": "e1", "resolution": "apply", "state_before": "authorized",
-        "state_after": "captured", "note": "seen in the bank's file", "resolved_by": "alice",
-    }  # fmt: skip
+        "kind": "resolution",
+        "position": 3,
+        "event_id": "e1",
+        "resolution": "apply",
+        "state_before": "authorized",
+        "state_after": "captured",
+        "note": "seen in the bank's file",
+        "resolved_by": "alice",
+    }
     wide = payproc("show", "p1", env={"COLUMNS": "160"}).stdout.splitlines()
     assert re.split(r"  +", wide[-1].strip())[:5] == ["3", "e1", "resolution", "applied", "by alice"]
     assert wide[-1].rstrip().endswith("seen in the bank's file")
@@ -143,10 +177,12 @@ def test_show_tells_what_was_decided(payproc: Payproc, flagged: None) -> None:
     [
         (["nope", "--apply"], 'event "nope": is not on record'),
         (["e2", "--apply"], 'event "e2": came out APPLY (transition), so there is nothing to decide'),
-        (["e1", "--apply", "--expect", "created"],
-         'payment "p1": is authorized, expected created; nothing was changed'),
+        (
+            ["e1", "--apply", "--expect", "created"],
+            'payment "p1": is authorized, expected created; nothing was changed',
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_resolved_is_one_line_and_exit_1(
     payproc: Payproc, flagged: None, arguments: list[str], said: str
 ) -> None:
@@ -165,14 +201,22 @@ def test_what_cannot_be_resolved_is_one_line_and_exit_1(
     ],
 )
 def test_on_a_terminal_it_shows_state_and_effect_and_asks(
-    payproc: Payproc, flagged: None, sql: Any, answer: bytes, code: int
+    payproc: Payproc, flagged: None, sql: Sql, answer: bytes, code: int
 ) -> None:
     terminal, its_end = pty.openpty()
     process = payproc.start(
-        "resolve", "e1", "--apply", "--note", "x", "--quiet",
-        stdin=its_end, stdout=its_end, stderr=its_end, start_new_session=True,
+        "resolve",
+        "e1",
+        "--apply",
+        "--note",
+        "x",
+        "--quiet",
+        stdin=its_end,
+        stdout=its_end,
+        stderr=its_end,
+        start_new_session=True,
         preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),
-    )  # fmt: skip
+    )
     os.close(its_end)
     shown = b""
     while b"?" not in shown:
@@ -196,11 +240,15 @@ def test_verify_tells_that_the_books_are_right(payproc: Payproc, flagged: None) 
     finished = payproc("verify")
     assert (finished.code, finished.stdout) == (0, "2 payments, 6 entries: the books are right\n")
     assert json.loads(payproc("verify", "--format", "json").stdout) == {
-        "findings": [], "payments": 2, "entries": 6, "problems": {}, "wrong": 0,
-    }  # fmt: skip
+        "findings": [],
+        "payments": 2,
+        "entries": 6,
+        "problems": {},
+        "wrong": 0,
+    }
 
 
-def test_verify_names_each_fault_and_exits_with_3(payproc: Payproc, flagged: None, sql: Any) -> None:
+def test_verify_names_each_fault_and_exits_with_3(payproc: Payproc, flagged: None, sql: Sql) -> None:
     sql.rows("UPDATE payproc.payments SET state = 'failed' WHERE payment_id = 'p2'")
     sql.rows("UPDATE payproc.events SET outcome = 'REJECT', reason = 'payment_failed' WHERE event_id = 'e1'")
     finished = payproc("verify")
@@ -218,18 +266,25 @@ def test_verify_names_each_fault_and_exits_with_3(payproc: Payproc, flagged: Non
     report = json.loads(as_json.stdout)
     assert report["problems"] == {"wrong_state": 1, "rules_changed": 1}
     assert report["findings"][1] == {
-        "payment_id": "p2", "problem": "wrong_state", "position": None, "found": "failed", "expected": "refunded",
-    }  # fmt: skip
+        "payment_id": "p2",
+        "problem": "wrong_state",
+        "position": None,
+        "found": "failed",
+        "expected": "refunded",
+    }
 
 
-def test_rules_are_the_table(payproc_on: Callable[..., Payproc]) -> None:
-    payproc = payproc_on(None)
+def test_rules_are_the_table(tmp_path: Path) -> None:
+    payproc = Payproc(tmp_path, None)
     rules = json.loads(payproc("rules", "--format", "json").stdout)
     assert len(rules["table"]) == 25
     assert rules["table"][0] == {
-        "state": "created", "type": "authorize", "outcome": "APPLY", "reason": "transition",
+        "state": "created",
+        "type": "authorize",
+        "outcome": "APPLY",
+        "reason": "transition",
         "next_state": "authorized",
-    }  # fmt: skip
+    }
     assert [rule["reason"] for rule in rules["before_the_state"]] == ["event_id_conflict", "duplicate_event"]
     printed = payproc("rules").stdout.splitlines()
     rows = [row.split() for row in printed[2 : printed.index("")] if row.strip()]
@@ -240,10 +295,8 @@ def test_rules_are_the_table(payproc_on: Callable[..., Payproc]) -> None:
     assert not (payproc.folder / "home").exists(), "the rules need no database"
 
 
-def test_runs_lists_past_ingests_finished_or_not(
-    payproc: Payproc, sql: Any, line: Line, write_lines: WriteLines
-) -> None:
-    write_lines("a.jsonl", [line("e1", "p1", "authorize"), b"oops"])
+def test_runs_lists_past_ingests_finished_or_not(payproc: Payproc, sql: Sql, tmp_path: Path) -> None:
+    write_lines(tmp_path / "a.jsonl", [event_line("e1", "p1", "authorize"), b"oops"])
     payproc("ingest", "a.jsonl", "-", stdin=b"")
     sql.rows("INSERT INTO payproc.runs (sources) VALUES ('{killed.jsonl}')")
     newest, oldest = (json.loads(row) for row in payproc("runs", "--format", "json").stdout.splitlines())
@@ -263,12 +316,10 @@ def test_runs_lists_past_ingests_finished_or_not(
 
 
 @pytest.mark.slow
-def test_a_run_of_many_files_is_a_few_lines_in_a_table_and_whole_in_json(
-    payproc: Payproc, line: Line, write_lines: WriteLines
-) -> None:
+def test_a_run_of_many_files_is_a_few_lines_in_a_table_and_whole_in_json(payproc: Payproc, tmp_path: Path) -> None:
     names = [f"delivery-{number:04}.json" for number in range(2000)]
     for number, name in enumerate(names):
-        write_lines(name, [line(f"e{number}", f"p{number % 5}", "capture")])
+        write_lines(tmp_path / name, [event_line(f"e{number}", f"p{number % 5}", "capture")])
     assert payproc("ingest", "--quiet", *names).code == 0
     table = payproc("runs", "--quiet").stdout.splitlines()
     assert [row.rstrip().rpartition("  ")[2] for row in table[3:]] == [*names[:4], "… and 1,996 more"]
@@ -282,11 +333,15 @@ def test_a_run_of_many_files_is_a_few_lines_in_a_table_and_whole_in_json(
 
 
 @pytest.mark.parametrize("columns", ["80", *(pytest.param(wide, marks=pytest.mark.slow) for wide in ("130", "160"))])
-def test_long_ids_and_notes_neither_break_a_table_nor_are_cut_in_json(
-    payproc: Payproc, line: Line, columns: str
-) -> None:
+def test_long_ids_and_notes_neither_break_a_table_nor_are_cut_in_json(payproc: Payproc, columns: str) -> None:
     event, payment, note = "e" * 255, "p" * 255, "why " * 100
-    payproc("ingest", "-", "--workers", "1", stdin=line(event, payment, "capture") + b"\n" + line("e1", "p1", "refund"))
+    payproc(
+        "ingest",
+        "-",
+        "--workers",
+        "1",
+        stdin=event_line(event, payment, "capture") + b"\n" + event_line("e1", "p1", "refund"),
+    )
     screen = {"COLUMNS": columns, "NO_COLOR": "1"}
     listed = payproc("review", env=screen).stdout
     assert max(map(len, listed.splitlines())) <= int(columns)
@@ -314,7 +369,7 @@ def test_notes_and_names_are_data_and_cannot_drive_the_terminal(payproc: Payproc
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("form", "many"), [("table", 60_000), ("json", 300_000)])
-def test_a_long_queue_is_listed_in_flat_memory(payproc: Payproc, sql: Any, form: str, many: int) -> None:
+def test_a_long_queue_is_listed_in_flat_memory(payproc: Payproc, sql: Sql, form: str, many: int) -> None:
     """Peak memory for so many waiting events is that for a few, give or take 15 MB."""
     few = 3_000
     peaks = []
@@ -334,7 +389,7 @@ def test_a_long_queue_is_listed_in_flat_memory(payproc: Payproc, sql: Any, form:
 
 
 @pytest.mark.slow
-def test_a_queue_of_long_lines_takes_no_more_memory_than_a_part_of_it(payproc: Payproc, sql: Any) -> None:
+def test_a_queue_of_long_lines_takes_no_more_memory_than_a_part_of_it(payproc: Payproc, sql: Sql) -> None:
     """600 waiting events whose lines have nearly 1 MiB each."""
     size, count = 1_000_000, 600
     fill_queue(sql, 1, count, size)

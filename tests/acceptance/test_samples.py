@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.command import Payproc
+
 SAMPLES = Path(__file__).parents[2] / "sample_events"
 
 STORIES: dict[str, dict[str, Any]] = {
@@ -15,23 +17,29 @@ STORIES: dict[str, dict[str, Any]] = {
     "refund_race": {"reasons": {"transition": 3, "capture_after_refund": 1, "repeated_refund": 1}},
     "contradictions": {
         "reasons": {
-            "transition": 4, "already_in_state": 1, "payment_failed": 1, "failure_after_capture": 1,
+            "transition": 4,
+            "already_in_state": 1,
+            "payment_failed": 1,
+            "failure_after_capture": 1,
             "authorize_after_failure": 1,
-        },
+        }
     },
     "reused_ids": {"reasons": {"event_id_conflict": 2, "duplicate_event": 1, "transition": 2}},
     "malformed_lines": {"reasons": {"transition": 2}, "malformed": 6},
-}  # fmt: skip
+}
 
 OUTCOME_OF = {
     "APPLY": {"transition"},
     "IGNORE": {"duplicate_event", "already_in_state", "superseded"},
     "REJECT": {"event_id_conflict", "payment_failed"},
     "MANUAL_REVIEW": {
-        "predecessor_missing", "failure_after_capture", "capture_after_refund", "repeated_refund",
+        "predecessor_missing",
+        "failure_after_capture",
+        "capture_after_refund",
+        "repeated_refund",
         "authorize_after_failure",
     },
-}  # fmt: skip
+}
 
 
 def test_every_sample_is_tested() -> None:
@@ -39,7 +47,7 @@ def test_every_sample_is_tested() -> None:
 
 
 @pytest.mark.parametrize("name", STORIES)
-def test_a_sample_comes_out_as_told(payproc: Any, name: str) -> None:
+def test_a_sample_comes_out_as_told(payproc: Payproc, name: str) -> None:
     story = {"malformed": 0, **STORIES[name]}
     path = str(SAMPLES / f"{name}.jsonl")
     summary = payproc.summary(path, code=3 if story["malformed"] else 0)
@@ -47,17 +55,22 @@ def test_a_sample_comes_out_as_told(payproc: Any, name: str) -> None:
     assert summary.pop("database").startswith("postgresql://")
     events = sum(story["reasons"].values())
     assert summary == {
-        "run_id": 1, "source": [path], "known_conflicts": 0, "dry_run": False, **story,
-        "lines": events + story["malformed"], "events": events,
+        "run_id": 1,
+        "source": [path],
+        "known_conflicts": 0,
+        "dry_run": False,
+        **story,
+        "lines": events + story["malformed"],
+        "events": events,
         "outcomes": {
             outcome: sum(story["reasons"].get(reason, 0) for reason in reasons)
             for outcome, reasons in OUTCOME_OF.items()
         },
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.slow
-def test_the_samples_do_not_get_in_each_others_way(payproc: Any) -> None:
+def test_the_samples_do_not_get_in_each_others_way(payproc: Payproc) -> None:
     """A reader tries them one after another on the same database."""
     for name, story in STORIES.items():
         finished = payproc("ingest", str(SAMPLES / f"{name}.jsonl"), "--format", "json")

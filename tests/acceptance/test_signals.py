@@ -23,11 +23,11 @@ from typing import IO, NamedTuple
 import psycopg2
 import psycopg2.extensions
 import pytest
-from postgres import wait_for
 
-from payproc.embedded import server as embedded
+from payproc.embedded.server import EmbeddedServer, running_server
+from tests.support.postgres import wait_for
+from tests.support.tally import count
 
-Count = Callable[[str, int], None]
 Process = subprocess.Popen[bytes]
 
 PAYPROC = Path(sys.executable).with_name("payproc")
@@ -48,12 +48,7 @@ class Place(NamedTuple):
         """Start the command."""
         environment = {"PATH": os.environ["PATH"], "PAYPROC_HOME": str(self.home), "HOME": str(self.folder)}
         return subprocess.Popen(
-            [PAYPROC, *arguments],
-            cwd=self.folder,
-            env=environment,
-            stdin=stdin,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
+            [PAYPROC, *arguments], cwd=self.folder, env=environment, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr
         )
 
     def run(self, *arguments: str, stdin: bytes = b"") -> bytes:
@@ -243,7 +238,7 @@ def test_a_burst_of_signals_ends_a_command_soon(place: Place, phase: str) -> Non
     ("phase", "bursts"),
     [("creation", 40), ("imports", 60), ("start", 100), ("ingest", 60), ("end", 60), ("question", 20)],
 )
-def test_no_burst_of_many_leaves_a_hang_or_a_traceback(place: Place, phase: str, bursts: int, count: Count) -> None:
+def test_no_burst_of_many_leaves_a_hang_or_a_traceback(place: Place, phase: str, bursts: int) -> None:
     faults = []
     for seed in range(100, 100 + bursts):
         try:
@@ -270,7 +265,7 @@ def test_a_signal_ends_a_command_that_waits_for_the_lock_of_another(place: Place
 
 
 def test_a_signal_ends_a_wait_for_an_answer_that_never_comes(place: Place) -> None:
-    with embedded.running_server(place.home) as server, closing(connect(server)) as holder, holder.cursor() as cursor:
+    with running_server(place.home) as server, closing(connect(server)) as holder, holder.cursor() as cursor:
         cursor.execute("LOCK TABLE payproc.events IN ACCESS EXCLUSIVE MODE")
         process = place.start("verify")
         wait_for(lambda: is_waiting(cursor))
@@ -282,7 +277,7 @@ def test_a_signal_ends_a_wait_for_an_answer_that_never_comes(place: Place) -> No
 
 def test_a_later_signal_ends_a_connecting_that_never_ends(place: Place) -> None:
     """The driver is deaf to signals meanwhile. Those of the same burst change nothing."""
-    with embedded.running_server(place.home), stopped(place):
+    with running_server(place.home), stopped(place):
         process = place.start("verify")
         assert pipe(process.stderr).readline().startswith(b"payproc: database: ")
         wait_for(lambda: any(name.startswith("socket:") for name in open_files(process.pid)))
@@ -315,7 +310,7 @@ def is_waiting(cursor: psycopg2.extensions.cursor) -> bool:
     return bool(cursor.rowcount)
 
 
-def connect(server: embedded.EmbeddedServer) -> psycopg2.extensions.connection:
+def connect(server: EmbeddedServer) -> psycopg2.extensions.connection:
     return psycopg2.connect(" ".join(f"{name}='{value}'" for name, value in server.connect_args.items()))
 
 
@@ -365,7 +360,7 @@ def test_a_signal_to_the_run_and_its_server_ends_it_as_interrupted(place: Place,
 
 def test_a_signal_to_a_waiting_command_and_its_server_ends_it_as_interrupted(place: Place) -> None:
     place.run("ingest", "-", "--quiet", stdin=lines(0, 10))
-    with embedded.running_server(place.home) as server, closing(connect(server)) as holder:
+    with running_server(place.home) as server, closing(connect(server)) as holder:
         with holder.cursor() as cursor:
             cursor.execute("LOCK TABLE payproc.events IN ACCESS EXCLUSIVE MODE")
             process = place.start("verify")

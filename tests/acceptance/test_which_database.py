@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import OwnServer, OwnServers
 
 from payproc.db.location import open_database
-from payproc.embedded import server as embedded
+from payproc.embedded.server import running_server
 from payproc.notes import drop_note
-
-Payproc = Any
-Line = Callable[..., bytes]
+from tests.support.command import Payproc
+from tests.support.events import event_line
+from tests.support.servers import OwnServer, OwnServers
 
 NOWHERE = "127.0.0.1:1"
 """A port that nothing listens on."""
@@ -33,7 +32,7 @@ NOWHERE = "127.0.0.1:1"
 def home() -> Iterator[Path]:
     """A home of the embedded server, which runs for as long as the tests here do."""
     folder = Path(tempfile.mkdtemp(prefix="payproc-tests-"))
-    with embedded.running_server(folder):
+    with running_server(folder):
         yield folder
     shutil.rmtree(folder)
 
@@ -70,19 +69,19 @@ def test_no_variable_of_libpq_leads_away_from_the_embedded_database(
 
 
 def test_with_every_variable_of_libpq_set_a_command_records_in_the_embedded_database(
-    home: Path, payproc_on: Callable[..., Payproc], line: Line
+    home: Path, tmp_path: Path
 ) -> None:
-    payproc = payproc_on(None)
+    payproc = Payproc(tmp_path, None)
     payproc.environment["PAYPROC_HOME"] = str(home)
     hostile = {name: HOSTILE.get(name, "hostile") for name in variables_of_libpq()}
-    finished = payproc("ingest", "--format", "json", stdin=line("e1", "p1", "authorize"), env=hostile)
+    finished = payproc("ingest", "--format", "json", stdin=event_line("e1", "p1", "authorize"), env=hostile)
     assert finished.code == 0, finished
     assert json.loads(finished.stdout)["database"] == str(home)
     assert "p1 is authorized" in payproc("show", "p1").stdout
 
 
-def test_the_embedded_database_needs_no_password_file(home: Path, payproc_on: Callable[..., Payproc]) -> None:
-    payproc = payproc_on(None)
+def test_the_embedded_database_needs_no_password_file(home: Path, tmp_path: Path) -> None:
+    payproc = Payproc(tmp_path, None)
     password_file = payproc.folder / ".pgpass"
     password_file.write_text("*:*:*:*:s3cret\n")
     password_file.chmod(0o644)
@@ -105,9 +104,7 @@ def tcp_server(own_server: OwnServers) -> tuple[OwnServer, int]:
     return own_server("listen_addresses = '127.0.0.1'", f"port = {port}"), port
 
 
-def test_a_url_is_named_after_the_server_connected_to(
-    tcp_server: tuple[OwnServer, int], payproc_on: Callable[..., Payproc], line: Line
-) -> None:
+def test_a_url_is_named_after_the_server_connected_to(tcp_server: tuple[OwnServer, int], tmp_path: Path) -> None:
     server, port = tcp_server
     folder = server.home
     (folder / "services").write_text(f"[books]\nhost={folder}\nport={port}\nuser=payproc\ndbname=postgres\n")
@@ -115,7 +112,7 @@ def test_a_url_is_named_after_the_server_connected_to(
     by_socket = f"postgresql://payproc@{folder}:{port}/postgres"
     by_tcp = f"postgresql://payproc@127.0.0.1:{port}/postgres"
     everything = {"PGHOST": str(folder), "PGPORT": str(port), "PGUSER": "payproc", "PGDATABASE": "postgres"}
-    payproc = payproc_on(None)
+    payproc = Payproc(tmp_path, None)
     for number, (url, environment, name) in enumerate(
         [
             ("postgresql://", everything, by_socket),
@@ -129,18 +126,22 @@ def test_a_url_is_named_after_the_server_connected_to(
         ]
     ):
         finished = payproc(
-            "ingest", "--format", "json", "--database-url", url, env=environment, stdin=line(f"e{number}", "p", "fail")
+            "ingest",
+            "--format",
+            "json",
+            "--database-url",
+            url,
+            env=environment,
+            stdin=event_line(f"e{number}", "p", "fail"),
         )
         assert finished.stderr == f"payproc: database {name} (from --database-url)\n"
         assert (finished.code, json.loads(finished.stdout)["database"]) == (0, name)
 
 
-def test_a_message_names_the_server_connected_to(
-    tcp_server: tuple[OwnServer, int], payproc_on: Callable[..., Payproc]
-) -> None:
+def test_a_message_names_the_server_connected_to(tcp_server: tuple[OwnServer, int], tmp_path: Path) -> None:
     server, port = tcp_server
     environment = {"PGHOST": str(server.home), "PGPORT": str(port), "PGUSER": "payproc"}
-    finished = payproc_on(None)("show", "p9", "--database-url", "postgresql:///postgres", env=environment)
+    finished = Payproc(tmp_path, None)("show", "p9", "--database-url", "postgresql:///postgres", env=environment)
     assert f"in the database postgresql://payproc@{server.home}:{port}/postgres\n" in finished.stderr
 
 
@@ -156,9 +157,9 @@ def test_a_message_names_the_server_connected_to(
     ],
 )
 def test_an_unreachable_database_is_named_as_libpq_would_look_for_it(
-    payproc_on: Callable[..., Payproc], url: str, environment: dict[str, str], name: str
+    tmp_path: Path, url: str, environment: dict[str, str], name: str
 ) -> None:
-    payproc = payproc_on(None)
+    payproc = Payproc(tmp_path, None)
     finished = payproc("runs", "--database-url", url, env={"PGSERVICEFILE": os.devnull, **environment})
     note, error = finished.stderr.splitlines()
     assert finished.code == 1
@@ -169,8 +170,8 @@ def test_an_unreachable_database_is_named_as_libpq_would_look_for_it(
 # ---- No database is named -------------------------------------------------------------------------
 
 
-def test_where_the_embedded_database_is_forbidden_one_has_to_be_named(payproc_on: Callable[..., Payproc]) -> None:
-    payproc = payproc_on(None)
+def test_where_the_embedded_database_is_forbidden_one_has_to_be_named(tmp_path: Path) -> None:
+    payproc = Payproc(tmp_path, None)
     for command in (["init"], ["ingest", "-q"], ["show", "p"], ["runs"]):
         finished = payproc(*command, env={"PAYPROC_EMBEDDED": "never"}, stdin=b"")
         assert (finished.code, finished.stdout) == (2, "")
@@ -179,8 +180,10 @@ def test_where_the_embedded_database_is_forbidden_one_has_to_be_named(payproc_on
             "--database-url, DATABASE_URL, or DATABASE_URL in .env\n"
         )
     assert payproc("init", env={"PAYPROC_EMBEDDED": "no"}) == (
-        2, "", 'payproc: PAYPROC_EMBEDDED: unknown "no", expected never or nothing\n'
-    )  # fmt: skip
+        2,
+        "",
+        'payproc: PAYPROC_EMBEDDED: unknown "no", expected never or nothing\n',
+    )
     assert not Path(payproc.environment["PAYPROC_HOME"]).exists()
 
 
@@ -188,8 +191,8 @@ def test_a_forbidden_embedded_database_is_no_matter_where_another_is_named(paypr
     assert payproc("runs", "-q", env={"PAYPROC_EMBEDDED": "never"}).code == 0
 
 
-def test_that_an_embedded_database_is_created_is_said_even_if_quiet(payproc_on: Callable[..., Payproc]) -> None:
-    payproc = payproc_on(None)
+def test_that_an_embedded_database_is_created_is_said_even_if_quiet(tmp_path: Path) -> None:
+    payproc = Payproc(tmp_path, None)
     home = Path(tempfile.mkdtemp(prefix="payproc-tests-"))
     payproc.environment["PAYPROC_HOME"] = str(home)
     try:
@@ -204,11 +207,11 @@ def test_that_an_embedded_database_is_created_is_said_even_if_quiet(payproc_on: 
 
 
 @pytest.fixture
-def gone(payproc_on: Callable[..., Payproc]) -> Callable[..., tuple[int, str]]:
+def gone(tmp_path: Path) -> Callable[..., tuple[int, str]]:
     """Runs the command in a working directory that was deleted before; gives its exit code and stderr."""
 
     def run(*arguments: str, **environment: str) -> tuple[int, str]:
-        payproc = payproc_on(None)
+        payproc = Payproc(tmp_path, None)
         script = 'mkdir gone && cd gone && rmdir ../gone && exec "$0" "$@"'
         finished = payproc("-c", script, COMMAND, *arguments, command="bash", env=environment, stdin=b"")
         return finished.code, finished.stderr
@@ -221,9 +224,10 @@ COMMAND = Path(sys.executable).with_name("payproc")
 
 def test_a_relative_home_in_a_deleted_folder_is_refused_with_the_true_reason(gone: Callable[..., Any]) -> None:
     assert gone("init", PAYPROC_HOME="rel") == (
-        1, "payproc: the embedded database cannot use rel: the working directory does not exist any more; set "
+        1,
+        "payproc: the embedded database cannot use rel: the working directory does not exist any more; set "
         "PAYPROC_HOME to a full path\n",
-    )  # fmt: skip
+    )
 
 
 def test_relative_files_in_a_deleted_folder_are_not_there(gone: Callable[..., Any], home: Path) -> None:

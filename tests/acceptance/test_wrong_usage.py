@@ -12,18 +12,19 @@ import re
 import shutil
 import sys
 import zipfile
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
+
+from tests.support.command import Payproc
+from tests.support.postgres import Sql, contents
+from tests.support.tally import count
 
 SESSIONS = sorted(Path(__file__).with_name("wrong_usage").glob("*.txt"))
 SAMPLES = Path(__file__).parents[2] / "sample_events"
 FEWEST = 40
-
-Payproc = Any
 
 
 class Try(NamedTuple):
@@ -100,30 +101,26 @@ def run(payproc: Payproc, typed: str) -> Try:
     return Try(typed, shown.replace(str(payproc.folder), "{folder}"), finished.code)
 
 
-def check(payproc: Payproc, chosen: list[Try], stored: Callable[[], Any]) -> None:
+def check(payproc: Payproc, chosen: list[Try], sql: Sql) -> None:
     """Each try ends as its session says, and nothing is recorded."""
-    before = stored()
+    before = contents(sql)
     with ThreadPoolExecutor(2) as pool:
         came_out = list(pool.map(lambda each: run(payproc, each.typed), chosen))
     assert "\n".join(map(str, came_out)) == "\n".join(map(str, chosen))
-    assert stored() == before
+    assert contents(sql) == before
 
 
 @pytest.mark.parametrize("session", SESSIONS, ids=lambda session: session.stem)
-def test_wrong_usage_is_answered_with_a_line_that_helps(
-    world: Payproc, session: Path, stored: Callable[[], Any]
-) -> None:
+def test_wrong_usage_is_answered_with_a_line_that_helps(world: Payproc, session: Path, sql: Sql) -> None:
     every = tries(session)
-    check(world, every[:: len(every) // 2], stored)
+    check(world, every[:: len(every) // 2], sql)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("session", SESSIONS, ids=lambda session: session.stem)
-def test_wrong_usage_of_every_kind_is_answered_with_a_line_that_helps(
-    world: Payproc, session: Path, stored: Callable[[], Any], count: Callable[[str, int], None]
-) -> None:
+def test_wrong_usage_of_every_kind_is_answered_with_a_line_that_helps(world: Payproc, session: Path, sql: Sql) -> None:
     every = tries(session)
-    check(world, every, stored)
+    check(world, every, sql)
     count("wrong ways to call a command", len(every))
 
 
@@ -154,7 +151,9 @@ def test_the_case_of_a_choice_does_not_matter(world: Payproc, arguments: list[st
     assert world(*arguments[:-1], arguments[-1].swapcase()).code == 0
 
 
-def test_every_command_is_tried(payproc_on: Callable[..., Payproc]) -> None:
-    commands = re.findall(r"^  (\w+)  ", payproc_on(None)("--help").stdout.partition("Commands:")[2], re.MULTILINE)
+def test_every_command_is_tried(tmp_path: Path) -> None:
+    commands = re.findall(
+        r"^  (\w+)  ", Payproc(tmp_path, None)("--help").stdout.partition("Commands:")[2], re.MULTILINE
+    )
     assert commands
     assert {session.stem for session in SESSIONS} == {"payproc", *commands}

@@ -41,7 +41,7 @@ from choices import measure_choices
 from ground import Contender, Day, Ground, Measured, Row
 from growth import measure_growth
 from instructions import measure_instructions
-from payproc.embedded import server as embedded
+from payproc.embedded.server import running_server
 from payproc_process import cpu_seconds
 from processes import measure_processes
 
@@ -72,7 +72,7 @@ def main() -> None:
     home = Path(tempfile.mkdtemp(prefix="payproc-benchmark-"))
     folder = Path(tempfile.mkdtemp(prefix="payproc-benchmark-lines-"))
     try:
-        with embedded.running_server(home) as server:
+        with running_server(home) as server:
             ground = Ground(server)
             print(f"{ground.check_settings()}; {os.cpu_count()} cores, Python {platform.python_version()}", flush=True)
             if options.growth:

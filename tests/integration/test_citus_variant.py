@@ -4,16 +4,15 @@ That everything works on them is what all the other integration tests show, with
 """
 
 import re
-from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
 import pytest
-from sqlalchemy import URL, PrimaryKeyConstraint, Table, UniqueConstraint
+from sqlalchemy import PrimaryKeyConstraint, Table, UniqueConstraint
 
 from payproc import models
 from payproc.db import schema
-from payproc.db.connection import Database
+from tests.support.postgres import NewDatabase, as_database
 
 
 def test_every_table_is_distributed_but_the_runs() -> None:
@@ -27,7 +26,7 @@ def keys(table: Table) -> dict[str, set[str]]:
 
 
 def test_only_keys_that_citus_could_not_guard_are_missing_and_an_index_stands_for_each(
-    new_database: Callable[..., URL], database_at: Callable[[URL, str], Database]
+    new_database: NewDatabase,
 ) -> None:
     unguarded = {
         name
@@ -39,7 +38,7 @@ def test_only_keys_that_citus_could_not_guard_are_missing_and_an_index_stands_fo
     indexes = []
     for for_citus in (False, True):
         url = new_database("template0", "UTF8")
-        with database_at(url, "a database").transaction() as cursor:
+        with as_database(url, "a database").transaction() as cursor:
             schema.create_schema(cursor, for_citus=for_citus)
             cursor.execute("SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'payproc'")
             indexes.append(dict(cursor.fetchall()))
@@ -54,12 +53,12 @@ def test_only_keys_that_citus_could_not_guard_are_missing_and_an_index_stands_fo
 
 @pytest.mark.parametrize("for_citus", [False, True])
 def test_the_procedure_differs_in_when_a_commit_waits_and_nothing_else(
-    new_database: Callable[..., URL], database_at: Callable[[URL, str], Database], for_citus: bool
+    new_database: NewDatabase, for_citus: bool
 ) -> None:
     written = resources.files("payproc.db").joinpath("record_decisions.sql").read_text("utf-8")
     body = written.split("$procedure$")[1]
     assert body.count(schema.ASYNCHRONOUS_COMMIT) == 1
-    with database_at(new_database("template0", "UTF8"), "a database").transaction() as cursor:
+    with as_database(new_database("template0", "UTF8"), "a database").transaction() as cursor:
         schema.create_schema(cursor, for_citus=for_citus)
         cursor.execute("SELECT prosrc FROM pg_proc WHERE proname = 'record_decisions'")
         assert cursor.fetchall() == [(body.replace(schema.ASYNCHRONOUS_COMMIT, "") if for_citus else body,)]

@@ -10,6 +10,7 @@ import pytest
 
 from payproc.db.connection import Database
 from payproc.errors import CannotFinish
+from tests.support.postgres import Sql
 
 OPEN_RUN = "INSERT INTO payproc.runs (sources) VALUES ('{test}')"
 
@@ -27,17 +28,17 @@ def check_lost(said: str, database: Database) -> None:
     assert "probably" not in said
 
 
-def runs(sql: Any) -> int:
+def runs(sql: Sql) -> int:
     return int(sql.value("SELECT count(*) FROM payproc.runs"))
 
 
-def test_a_transaction_that_is_left_is_committed(database: Database, sql: Any) -> None:
+def test_a_transaction_that_is_left_is_committed(database: Database, sql: Sql) -> None:
     with database.transaction() as cursor:
         cursor.execute(OPEN_RUN)
     assert runs(sql) == 1
 
 
-def test_a_transaction_that_is_left_by_an_error_leaves_nothing_behind(database: Database, sql: Any) -> None:
+def test_a_transaction_that_is_left_by_an_error_leaves_nothing_behind(database: Database, sql: Sql) -> None:
     with pytest.raises(CannotFinish, match="of mine"), database.transaction() as cursor:  # noqa: PT012
         cursor.execute(OPEN_RUN)
         raise CannotFinish("of mine")
@@ -45,7 +46,7 @@ def test_a_transaction_that_is_left_by_an_error_leaves_nothing_behind(database: 
 
 
 @pytest.mark.parametrize("at_commit", [False, True], ids=["in a statement", "at its commit"])
-def test_a_transaction_whose_link_is_cut_says_so(database: Database, sql: Any, at_commit: bool) -> None:
+def test_a_transaction_whose_link_is_cut_says_so(database: Database, sql: Sql, at_commit: bool) -> None:
     with pytest.raises(CannotFinish) as caught, database.transaction() as cursor:  # noqa: PT012
         cursor.execute(OPEN_RUN)
         cut(cursor.connection)

@@ -1,16 +1,12 @@
 """Everything reported is on disk, whatever the settings of role and database, and whoever touches the table of runs."""
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
 import pytest
-from postgres import Sql, wait_for
-from servers import OwnServer, OwnServers
 from sqlalchemy import URL
 
-from payproc.batch import InputEvent
 from payproc.db import schema
 from payproc.db.connection import Database
 from payproc.db.location import parse_url
@@ -19,8 +15,9 @@ from payproc.handlers import Recorder
 from payproc.logic import Resolution
 from payproc.review import ReviewDecision, resolve
 from payproc.runs import open_run, save_counts
-
-Events = Callable[..., list[InputEvent]]
+from tests.support.events import input_events
+from tests.support.postgres import Sql, SqlOn, as_database, contents, wait_for
+from tests.support.servers import OwnServer, OwnServers
 
 IN_THE_WAY = {
     "nothing": [],
@@ -36,19 +33,17 @@ IN_THE_WAY = {
 """What stood between the closing commit and the disk, by database."""
 
 
-def create(server: OwnServer, name: str, sql_on: Callable[[URL], Sql]) -> URL:
+def create(server: OwnServer, name: str, sql_on: SqlOn) -> URL:
     sql_on(server.url).rows(f'CREATE DATABASE "{name}" TEMPLATE template0')
     return server.url.set(database=name)
 
 
-def test_a_power_cut_loses_nothing_reported(
-    own_server: OwnServers, events: Events, sql_on: Callable[[URL], Sql], database_at: Callable[[URL, str], Database]
-) -> None:
+def test_a_power_cut_loses_nothing_reported(own_server: OwnServers, sql_on: SqlOn) -> None:
     """Nothing but the commits flushes: the server's own writer sleeps, and the power goes right after the reports."""
     server = own_server("wal_writer_delay = '10s'", "autovacuum = off")
     for name, statements in IN_THE_WAY.items():
         url = create(server, name, sql_on)
-        database = database_at(url, name)
+        database = as_database(url, name)
         schema.bring_up(database)
         run_id = open_run(database, ["test"])
         with closing(Sql(url)) as sql:
@@ -56,7 +51,7 @@ def test_a_power_cut_loses_nothing_reported(
                 sql.rows(statement)
         with closing(Recorder(database, run_id)) as recorder:
             for number in range(40):
-                recorder.handle(events((f"e{number}", "p1", "refund"), first_line=number + 1))
+                recorder.handle(input_events((f"e{number}", "p1", "refund"), first_line=number + 1))
         server.restart("immediate")
         assert resolve(database, "e39", ReviewDecision(Resolution.DISMISS, "n", "b"), lambda *_: True) is not None, name
         server.restart("immediate")
@@ -91,17 +86,16 @@ def test_a_stronger_setting_of_the_session_is_kept(url: URL, sql: Sql) -> None:
 
 @pytest.mark.parametrize("reports", ["ingest", "resolve"])
 def test_a_canceled_wait_for_a_standby_is_not_reported_as_done(
-    own_server: OwnServers, events: Events, sql_on: Callable[[URL], Sql], database_at: Callable[[URL, str], Database],
-    reports: str,
-) -> None:  # fmt: skip
+    own_server: OwnServers, sql_on: SqlOn, reports: str
+) -> None:
     """The server says so in a WARNING, here among many other messages."""
     server = own_server("max_wal_senders = 2", "wal_level = replica")
     url, sql = server.url, sql_on(server.url)
-    database = database_at(url, "the server")
+    database = as_database(url, "the server")
     sql.rows("ALTER ROLE payproc SET client_min_messages = 'debug5'")
     run_id = open_run(database, ["test"])
     with closing(Recorder(database, run_id)) as recorder:
-        recorder.handle(events(("e1", "p1", "refund")))
+        recorder.handle(input_events(("e1", "p1", "refund")))
     sql.rows("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
     sql.rows("SELECT pg_reload_conf()")
     wait_for(lambda: sql.value("SHOW synchronous_standby_names") == "nobody")
@@ -110,7 +104,7 @@ def test_a_canceled_wait_for_a_standby_is_not_reported_as_done(
         if reports == "resolve":
             return resolve(database, "e1", ReviewDecision(Resolution.DISMISS, "n", "b"), lambda *_: True)
         with closing(Recorder(database, run_id)) as recorder:
-            return recorder.handle(events(("e2", "p2", "authorize"), first_line=2))
+            return recorder.handle(input_events(("e2", "p2", "authorize"), first_line=2))
 
     with ThreadPoolExecutor(1) as pool:
         reported = pool.submit(report)
@@ -132,9 +126,9 @@ def test_an_unlogged_table_is_refused(database: Database, sql: Sql) -> None:
         schema.prepare_schema(database, lambda _: None, create=False)
 
 
-def test_after_run_numbers_start_again_a_replay_is_duplicates(database: Database, events: Events, sql: Sql) -> None:
+def test_after_run_numbers_start_again_a_replay_is_duplicates(database: Database, sql: Sql) -> None:
     """The events on record have this run's number, source and line, and are another run's all the same."""
-    day = events(("e1", "p1", "authorize"), ("e2", "p1", "capture"))
+    day = input_events(("e1", "p1", "authorize"), ("e2", "p1", "capture"))
     for expected in (["transition", "transition"], ["duplicate_event", "duplicate_event"]):
         with closing(Recorder(database, open_run(database, ["test"]))) as recorder:
             assert [result.decision.reason.value for result in recorder.handle(day)] == expected  # type: ignore[union-attr]
@@ -149,27 +143,25 @@ SWALLOWED = [
 
 @pytest.mark.parametrize("statement", SWALLOWED, ids=["trigger", "rule"])
 @pytest.mark.parametrize("table", ["payments", "events"])
-def test_a_swallowed_row_is_not_reported(
-    database: Database, events: Events, sql: Sql, stored: Callable[[], Any], table: str, statement: str
-) -> None:
+def test_a_swallowed_row_is_not_reported(database: Database, sql: Sql, table: str, statement: str) -> None:
     sql.rows("CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
     sql.rows(statement.format(table))
     run_id = open_run(database, ["test"])
     with closing(Recorder(database, run_id)) as recorder, pytest.raises(CannotFinish):
-        recorder.handle(events(("e1", "p1", "authorize"), ("e2", "p1", "capture")))
-    assert not any(stored().values())
+        recorder.handle(input_events(("e1", "p1", "authorize"), ("e2", "p1", "capture")))
+    assert not any(contents(sql).values())
 
 
-def test_a_procedure_without_a_body_is_not_believed(database: Database, events: Events, sql: Sql) -> None:
+def test_a_procedure_without_a_body_is_not_believed(database: Database, sql: Sql) -> None:
     definition = sql.value("SELECT pg_get_functiondef('payproc.record_decisions'::regproc)")
     head, _, tail = definition.partition("$procedure$")
     sql.rows(f"{head}$procedure$ BEGIN END $procedure${tail.rpartition('$procedure$')[2]}")
     recorder = Recorder(database, open_run(database, ["test"]))
     with closing(recorder), pytest.raises(CannotFinish, match="has lost its body; run payproc init"):
-        recorder.handle(events(("e1", "p1", "authorize")))
+        recorder.handle(input_events(("e1", "p1", "authorize")))
     assert schema.bring_up(database) == ["replaced the procedure of the schema payproc"]
     with closing(Recorder(database, open_run(database, ["test"]))) as recorder:
-        recorder.handle(events(("e1", "p1", "authorize")))
+        recorder.handle(input_events(("e1", "p1", "authorize")))
 
 
 def test_a_connection_that_ends_after_its_commit_is_no_warning(database: Database, sql: Sql) -> None:
@@ -180,9 +172,9 @@ def test_a_connection_that_ends_after_its_commit_is_no_warning(database: Databas
         database.refuse_warnings(connection, ["FATAL:  terminating connection due to administrator command"])
 
 
-def test_an_older_run_of_the_same_number_is_another(database: Database, events: Events, sql: Sql) -> None:
+def test_an_older_run_of_the_same_number_is_another(database: Database, sql: Sql) -> None:
     """Also from the second attempt on, as after a lost connection."""
-    day = events(("e1", "p1", "authorize"))
+    day = input_events(("e1", "p1", "authorize"))
     with closing(Recorder(database, open_run(database, ["test"]))) as recorder:
         recorder.handle(day)
     sql.rows("TRUNCATE payproc.runs RESTART IDENTITY")

@@ -1,15 +1,12 @@
 """What goes out, in which order, and what stays behind. Many stories more are told in test_model.py."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from postgres import Sql, contents
-from sqlalchemy import URL
 
-from payproc.batch import InputEvent
 from payproc.db import schema
 from payproc.db.connection import FETCH_LINES, Database
 from payproc.export import BLOCK_BYTES, ExportSummary, LeftOut, export
@@ -19,10 +16,8 @@ from payproc.logic import Resolution
 from payproc.review import ReviewDecision, resolve
 from payproc.signals import Interrupt
 from payproc.verify import VerifySummary, verify
-
-Events = Callable[..., list[InputEvent]]
-Line = Callable[..., bytes]
-WriteLines = Callable[[str, Sequence[bytes]], Path]
+from tests.support.events import input_events, messy_lines, write_lines
+from tests.support.postgres import NewDatabase, Sql, SqlOn, as_database, contents, wait_for
 
 
 def ingest(database: Database, *paths: Path, workers: int = 2) -> None:
@@ -45,22 +40,21 @@ def without_origin(stored: dict[str, list[tuple[Any, ...]]]) -> dict[str, list[t
 
 
 def test_a_copy_of_several_messy_runs_has_the_same_payments_histories_and_conflicts(
-    database: Database, sql: Sql, new_database: Callable[[str], URL], template: str,
-    database_at: Callable[[URL, str], Database], sql_on: Callable[[URL], Sql], messy: Callable[[int, int], list[bytes]],
-    write_lines: WriteLines,
-) -> None:  # fmt: skip
+    database: Database, sql: Sql, new_database: NewDatabase, template: str, sql_on: SqlOn, tmp_path: Path
+) -> None:
     copy_url = new_database(template)
-    copy, sql_on_copy = database_at(copy_url, "the copy"), sql_on(copy_url)
-    days = [write_lines(f"day {number}", messy(number, 600)) for number in range(3)]
+    copy, sql_on_copy = as_database(copy_url, "the copy"), sql_on(copy_url)
+    days = [write_lines(tmp_path / f"day {number}", messy_lines(number, 600)) for number in range(3)]
     ingest(database, days[0], days[1], workers=3)
     ingest(database, days[2], days[1], workers=1)
     lines, totals, left_out = exported(database)
     assert not left_out
     assert (totals.events, totals.conflicts) == (
-        sql.value("SELECT count(*) FROM payproc.events"), sql.value("SELECT count(*) FROM payproc.event_conflicts"),
-    )  # fmt: skip
+        sql.value("SELECT count(*) FROM payproc.events"),
+        sql.value("SELECT count(*) FROM payproc.event_conflicts"),
+    )
     assert totals.conflicts > 50
-    ingest(copy, write_lines("exported", [line.removesuffix(b"\n") for line in lines]), workers=8)
+    ingest(copy, write_lines(tmp_path / "exported", [line.removesuffix(b"\n") for line in lines]), workers=8)
     assert without_origin(contents(sql_on_copy)) == without_origin(contents(sql))
     assert exported(copy) == (lines, totals, [])
     assert list(verify(copy, VerifySummary())) == []
@@ -70,13 +64,13 @@ def test_a_copy_of_several_messy_runs_has_the_same_payments_histories_and_confli
 
 
 @pytest.fixture
-def record(database: Database, sql: Sql, events: Events) -> Callable[..., None]:
+def record(database: Database, sql: Sql) -> Callable[..., None]:
     """Records facts (event_id, payment_id, type), one run each time."""
 
     def record(*facts: tuple[str, str, str]) -> None:
         run_id = sql.value("INSERT INTO payproc.runs (sources) VALUES ('{test}') RETURNING run_id")
         with closing(Recorder(database, run_id)) as recorder:
-            recorder.handle(events(*facts))
+            recorder.handle(input_events(*facts))
 
     return record
 
@@ -142,55 +136,86 @@ def test_a_resolution_that_belongs_to_nothing_does_not_disturb_the_counts(
 # ---- What no longer says what is on record ----------------------------------------------------------
 
 DAMAGE: list[tuple[str, str, list[tuple[str, str, str]]]] = [
-    ("another payment_id",
-     """UPDATE payproc.events SET payload = '{"event_id": "b1", "payment_id": "B\u202e", "type": "authorize"}'
+    (
+        "another payment_id",
+        """UPDATE payproc.events SET payload = '{"event_id": "b1", "payment_id": "B\u202e", "type": "authorize"}'
         WHERE event_id = 'b1'""",
-     [("event", "b1", r'its line has the payment_id "B\u202e"')]),
-    ("another event_id",
-     """UPDATE payproc.events SET payload = '{"event_id": "b9", "payment_id": "b", "type": "authorize"}'
+        [("event", "b1", r'its line has the payment_id "B\u202e"')],
+    ),
+    (
+        "another event_id",
+        """UPDATE payproc.events SET payload = '{"event_id": "b9", "payment_id": "b", "type": "authorize"}'
         WHERE event_id = 'b1'""",
-     [("event", "b1", 'its line has the event_id "b9"')]),
-    ("another type",
-     "UPDATE payproc.events SET type = 'fail' WHERE event_id = 'b1'",
-     [("event", "b1", "its line has the type authorize, the record fail")]),
-    ("another event_id in the record",
-     "UPDATE payproc.events SET event_id = 'a9' WHERE event_id = 'a1'",
-     [("event", "a9", 'its line has the event_id "a1"'),
-      ("conflict", "a1", "no event is on record under its event_id, so it would become one")]),
-    ("a line that is malformed",
-     "UPDATE payproc.events SET payload = '[]' WHERE event_id = 'b1'",
-     [("event", "b1", "its line is malformed: an array, expected one JSON object a line")]),
-    ("a line that is two",
-     """UPDATE payproc.events SET payload = '{"event_id": "b1", "payment_id": "b",\n "type": "authorize"}'
+        [("event", "b1", 'its line has the event_id "b9"')],
+    ),
+    (
+        "another type",
+        "UPDATE payproc.events SET type = 'fail' WHERE event_id = 'b1'",
+        [("event", "b1", "its line has the type authorize, the record fail")],
+    ),
+    (
+        "another event_id in the record",
+        "UPDATE payproc.events SET event_id = 'a9' WHERE event_id = 'a1'",
+        [
+            ("event", "a9", 'its line has the event_id "a1"'),
+            ("conflict", "a1", "no event is on record under its event_id, so it would become one"),
+        ],
+    ),
+    (
+        "a line that is malformed",
+        "UPDATE payproc.events SET payload = '[]' WHERE event_id = 'b1'",
+        [("event", "b1", "its line is malformed: an array, expected one JSON object a line")],
+    ),
+    (
+        "a line that is two",
+        """UPDATE payproc.events SET payload = '{"event_id": "b1", "payment_id": "b",\n "type": "authorize"}'
         WHERE event_id = 'b1'""",
-     [("event", "b1", "its line has a line feed in it, so it would be two")]),
-    ("a line that is too long",
-     """UPDATE payproc.events SET payload = ('{"event_id": "b1", "payment_id": "b", "type": "authorize", "x": "'
+        [("event", "b1", "its line has a line feed in it, so it would be two")],
+    ),
+    (
+        "a line that is too long",
+        """UPDATE payproc.events SET payload = ('{"event_id": "b1", "payment_id": "b", "type": "authorize", "x": "'
         || repeat('x', 1 << 20) || '"}')::json WHERE event_id = 'b1'""",
-     [("event", "b1", "its line is malformed: line too long: over 1,048,576 bytes, expected one JSON object a line of "
-                      "at most 1 MiB")]),
-    ("a conflict whose event is gone",
-     "DELETE FROM payproc.events WHERE event_id = 'a1'",
-     [("conflict", "a1", "no event is on record under its event_id, so it would become one")]),
-    ("a conflict whose event stays behind",
-     "UPDATE payproc.events SET payload = '{}' WHERE event_id = 'a1'",
-     [("event", "a1", "its line is malformed: event_id: missing, expected a string of 1 to 255 characters"),
-      ("conflict", "a1", "the event under its event_id is left out, so it would take its place")]),
-    ("a conflict that is none",
-     """UPDATE payproc.event_conflicts SET payment_id = 'a', type = 'authorize',
+        [
+            (
+                "event",
+                "b1",
+                "its line is malformed: line too long: over 1,048,576 bytes, expected one JSON object a line of "
+                "at most 1 MiB",
+            )
+        ],
+    ),
+    (
+        "a conflict whose event is gone",
+        "DELETE FROM payproc.events WHERE event_id = 'a1'",
+        [("conflict", "a1", "no event is on record under its event_id, so it would become one")],
+    ),
+    (
+        "a conflict whose event stays behind",
+        "UPDATE payproc.events SET payload = '{}' WHERE event_id = 'a1'",
+        [
+            ("event", "a1", "its line is malformed: event_id: missing, expected a string of 1 to 255 characters"),
+            ("conflict", "a1", "the event under its event_id is left out, so it would take its place"),
+        ],
+    ),
+    (
+        "a conflict that is none",
+        """UPDATE payproc.event_conflicts SET payment_id = 'a', type = 'authorize',
         payload = '{"event_id": "a1", "payment_id": "a", "type": "authorize"}'""",
-     [("conflict", "a1", "it says the same as the event under its event_id, so it would be a duplicate")]),
-    ("a conflict that says something else",
-     "UPDATE payproc.event_conflicts SET type = 'capture'",
-     [("conflict", "a1", "its line has the type refund, the record capture")]),
-]  # fmt: skip
+        [("conflict", "a1", "it says the same as the event under its event_id, so it would be a duplicate")],
+    ),
+    (
+        "a conflict that says something else",
+        "UPDATE payproc.event_conflicts SET type = 'capture'",
+        [("conflict", "a1", "its line has the type refund, the record capture")],
+    ),
+]
 
 
 @pytest.mark.parametrize(("damage", "expected"), [row[1:] for row in DAMAGE], ids=[row[0] for row in DAMAGE])
 def test_a_line_that_is_not_what_is_on_record_stays_behind_and_is_named(
-    database: Database, record: Callable[..., None], sql: Sql, line: Line, damage: str,
-    expected: list[tuple[str, str, str]],
-) -> None:  # fmt: skip
+    database: Database, record: Callable[..., None], sql: Sql, damage: str, expected: list[tuple[str, str, str]]
+) -> None:
     record(("a1", "a", "authorize"), ("b1", "b", "authorize"), ("c1", "c", "authorize"), ("a1", "b", "refund"))
     before, _, _ = exported(database)
     sql.rows(damage.replace("%", "%%"))
@@ -211,14 +236,12 @@ def test_what_comes_after_an_event_that_stays_behind_is_counted_as_a_copy_would_
     assert totals == ExportSummary(events=1, left_out=2, waiting=1, changed_events=1, changed_payments=2)
 
 
-def test_a_database_of_another_encoding_cannot_make_another_event_of_one(
-    new_database: Callable[..., URL], database_at: Callable[[URL, str], Database], events: Events
-) -> None:
+def test_a_database_of_another_encoding_cannot_make_another_event_of_one(new_database: NewDatabase) -> None:
     """In EUC_JP a broken bar comes back as a full-width one, from the columns; the line as received has an escape."""
-    database = database_at(new_database("template0", "EUC_JP"), "an EUC_JP database")
+    database = as_database(new_database("template0", "EUC_JP"), "an EUC_JP database")
     schema.bring_up(database)
     with closing(Recorder(database, 1)) as recorder:
-        recorder.handle(events(("e\u00a6", "p1", "authorize"), ("e日本", "p2", "authorize")))
+        recorder.handle(input_events(("e\u00a6", "p1", "authorize"), ("e日本", "p2", "authorize")))
     lines, totals, left_out = exported(database)
     assert [each.why for each in left_out] == ['its line has the event_id "e\u00a6"']
     assert (len(lines), totals.events, totals.left_out) == (1, 1, 1)
@@ -249,7 +272,7 @@ def test_it_sees_one_moment_and_hands_on_blocks_while_events_are_recorded(
 
 
 def test_an_export_that_is_given_up_closes_its_connection(
-    database: Database, record: Callable[..., None], sql: Sql, wait: Callable[..., Any]
+    database: Database, record: Callable[..., None], sql: Sql
 ) -> None:
     record(*[(f"e{number}", f"p{number}", "authorize") for number in range(20 * FETCH_LINES)])
     blocks = export(database, ExportSummary())
@@ -257,4 +280,4 @@ def test_an_export_that_is_given_up_closes_its_connection(
     others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     assert sql.value(others) == 1
     blocks.close()
-    wait(lambda: sql.value(others) == 0)
+    wait_for(lambda: sql.value(others) == 0)

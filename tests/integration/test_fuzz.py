@@ -9,18 +9,18 @@ import json
 import os
 import sys
 import termios
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from random import Random
 from typing import Any, NamedTuple
 
 import pytest
-from mutate import good_neighbour, mutated
-from second_reading import LONGEST_LINE_BYTES, Event, second_reading
 
 from payproc.schemas import Malformed, parse_line, parse_lines
-
-Payproc = Any
-Count = Callable[[str, int], None]
+from tests.support.command import Payproc
+from tests.support.mutate import good_neighbour, mutated
+from tests.support.postgres import Sql, assert_books_right, wait_for
+from tests.support.second_reading import LONGEST_LINE_BYTES, Event, second_reading
+from tests.support.tally import count
 
 slow = pytest.mark.slow
 
@@ -32,7 +32,7 @@ KINDS_OF_ERROR = (
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=slow) for seed in range(1, 8))])
-def test_the_parser_reads_every_damaged_line_as_a_second_reading_does(seed: int, count: Count) -> None:
+def test_the_parser_reads_every_damaged_line_as_a_second_reading_does(seed: int) -> None:
     lines = 20_000 if seed == 0 else 150_000
     accepted = 0
     errors = set()
@@ -56,7 +56,7 @@ def test_the_parser_reads_every_damaged_line_as_a_second_reading_does(seed: int,
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=slow) for seed in range(1, 5))])
-def test_a_line_is_parsed_the_same_whatever_its_neighbours(seed: int, count: Count) -> None:
+def test_a_line_is_parsed_the_same_whatever_its_neighbours(seed: int) -> None:
     """Ordinary lines are parsed many at once. Two damaged ones among them, or next to each other, change nothing."""
     lines = 4_000 if seed == 0 else 40_000
     chance = Random(seed)
@@ -102,9 +102,7 @@ def lines_of(content: bytes) -> Iterator[Line]:
             yield Line(number, raw, event, event is not None and event.event_id.startswith("good "))
 
 
-def feed(
-    payproc: Payproc, wait: Callable[[Callable[[], bool]], Any], content: bytes, chance: Random, *arguments: str
-) -> tuple[int, str, str]:
+def feed(payproc: Payproc, content: bytes, chance: Random, *arguments: str) -> tuple[int, str, str]:
     """Ingest by a pipe in pieces of any size, so that reads end anywhere: in a line, in a character, in a CRLF."""
     results, complaints = payproc.folder / "stdout", payproc.folder / "stderr"
     with results.open("wb") as stdout, complaints.open("wb") as stderr:
@@ -115,7 +113,7 @@ def feed(
                 place += os.write(pipe, content[place : place + chance.choice((1, 100, 5_000, 60_000))])
                 if chance.random() < 0.3 and process.poll() is None:
                     # Whatever is written next then comes with another read.
-                    wait(lambda: not int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4), sys.byteorder))
+                    wait_for(lambda: not int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4), sys.byteorder))
             process.stdin.close()
             code = process.wait(timeout=300)
     return code, results.read_text(), complaints.read_text()
@@ -126,14 +124,7 @@ def feed(
     [(100, 2, 1_000), *(pytest.param(100 + workers, workers, 20_000, marks=slow) for workers in (1, 2, 3))],
 )
 def test_every_damaged_line_is_an_event_or_reported_and_every_good_neighbour_is_recorded(
-    payproc: Payproc,
-    sql: Any,
-    books_are_right: Callable[[], None],
-    wait: Callable[[Callable[[], bool]], Any],
-    count: Count,
-    seed: int,
-    workers: int,
-    damaged: int,
+    payproc: Payproc, sql: Sql, seed: int, workers: int, damaged: int
 ) -> None:
     content = file_of_damaged_lines(seed, damaged)
     lines = list(lines_of(content))
@@ -144,31 +135,24 @@ def test_every_damaged_line_is_an_event_or_reported_and_every_good_neighbour_is_
     assert len(events) - len(neighbours) > damaged // 20
 
     code, stdout, stderr = feed(
-        payproc,
-        wait,
-        content,
-        Random(seed),
-        "--workers",
-        str(workers),
-        "--decisions",
-        "decisions",
-        "--malformed",
-        "bad",
+        payproc, content, Random(seed), "--workers", str(workers), "--decisions", "decisions", "--malformed", "bad"
     )
 
     assert "Traceback" not in stdout + stderr
     assert code == 3, stderr
     summary = json.loads(stdout)
     assert (summary["lines"], summary["events"], summary["malformed"]) == (
-        len(lines), len(events), len(lines) - len(events),
-    )  # fmt: skip
+        len(lines),
+        len(events),
+        len(lines) - len(events),
+    )
     assert sum(summary["outcomes"].values()) == sum(summary["reasons"].values()) == len(events)
     decisions = [json.loads(row) for row in (payproc.folder / "decisions").read_bytes().splitlines()]
     check_decisions(decisions, lines)
     # Byte for byte, as they came.
     assert (payproc.folder / "bad").read_bytes() == b"".join(line.raw + b"\n" for line in lines if line.event is None)
     check_stored(sql, events)
-    books_are_right()
+    assert_books_right(sql)
     assert payproc("verify", "--quiet").code == 0
     count("damaged lines ingested, each beside a good one", damaged)
 
@@ -185,7 +169,7 @@ def check_decisions(decisions: list[dict[str, Any]], lines: list[Line]) -> None:
             assert not line.is_neighbour or decision["outcome"] == "APPLY"
 
 
-def check_stored(sql: Any, events: list[Line]) -> None:
+def check_stored(sql: Sql, events: list[Line]) -> None:
     """Under each id stands the first line that had it, byte for byte, and nothing else is stored."""
     expected: dict[str, tuple[str, str, str]] = {}
     for line in events:

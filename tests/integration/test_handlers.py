@@ -7,29 +7,28 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import URL
 
-from payproc.batch import EventResult, InputEvent, Result
+from payproc.batch import EventResult, Result
 from payproc.db import schema
 from payproc.db.connection import Database
-from payproc.embedded import server as embedded
+from payproc.embedded.server import EmbeddedServer, running_server
 from payproc.errors import CannotFinish
 from payproc.handlers import DryRun, Recorder
 from payproc.schemas import Malformed
 from payproc.verify import Problem, VerifySummary, verify
-
-Events = Callable[..., list[InputEvent]]
+from tests.support.events import input_events
+from tests.support.postgres import IS_FOR_CITUS, NewDatabase, Sql, as_database, assert_books_right, contents, wait_for
 
 
 @pytest.fixture
-def run_id(sql: Any) -> int:
+def run_id(sql: Sql) -> int:
     return int(sql.value("INSERT INTO payproc.runs (sources) VALUES ('{test}') RETURNING run_id"))
 
 
@@ -40,7 +39,7 @@ def recorder(database: Database, run_id: int) -> Iterator[Recorder]:
 
 
 @pytest.fixture
-def other(database: Database, sql: Any) -> Iterator[Recorder]:
+def other(database: Database, sql: Sql) -> Iterator[Recorder]:
     """Another process's run, as far as the database can tell."""
     other_run = sql.value("INSERT INTO payproc.runs (sources) VALUES ('{other}') RETURNING run_id")
     with closing(Recorder(database, other_run)) as recorder:
@@ -57,26 +56,35 @@ def reasons(results: list[Result]) -> list[str]:
     return [result.decision.reason.value if isinstance(result, EventResult) else result.error for result in results]
 
 
-def test_a_batch_is_decided_in_order_each_event_on_the_ones_before_it(
-    recorder: Recorder, events: Events, books_are_right: Callable[[], None]
-) -> None:
-    batch = events(
-        ("e1", "p1", "authorize"), ("e2", "p1", "capture"), ("e2", "p1", "capture"), ("e2", "p2", "capture"),
-        ("e2", "p1", "refund"), ("e3", "p1", "fail"), ("e4", "p3", "refund"), ("e5", "p4", "fail"),
+def test_a_batch_is_decided_in_order_each_event_on_the_ones_before_it(recorder: Recorder, sql: Sql) -> None:
+    batch = input_events(
+        ("e1", "p1", "authorize"),
+        ("e2", "p1", "capture"),
+        ("e2", "p1", "capture"),
+        ("e2", "p2", "capture"),
+        ("e2", "p1", "refund"),
+        ("e3", "p1", "fail"),
+        ("e4", "p3", "refund"),
+        ("e5", "p4", "fail"),
         ("e6", "p4", "refund"),
-    )  # fmt: skip
+    )
     assert reasons(recorder.handle(batch)) == [
-        "transition", "transition", "duplicate_event", "event_id_conflict", "event_id_conflict",
-        "failure_after_capture", "predecessor_missing", "transition", "payment_failed",
-    ]  # fmt: skip
-    books_are_right()
+        "transition",
+        "transition",
+        "duplicate_event",
+        "event_id_conflict",
+        "event_id_conflict",
+        "failure_after_capture",
+        "predecessor_missing",
+        "transition",
+        "payment_failed",
+    ]
+    assert_books_right(sql)
 
 
-def test_a_duplicate_names_the_first_outcome_and_a_conflict_what_is_on_record(
-    recorder: Recorder, events: Events
-) -> None:
-    recorder.handle(events(("e1", "p1", "capture")))
-    duplicate, conflict = recorder.handle(events(("e1", "p1", "capture"), ("e1", "p2", "fail"), first_line=2))
+def test_a_duplicate_names_the_first_outcome_and_a_conflict_what_is_on_record(recorder: Recorder) -> None:
+    recorder.handle(input_events(("e1", "p1", "capture")))
+    duplicate, conflict = recorder.handle(input_events(("e1", "p1", "capture"), ("e1", "p2", "fail"), first_line=2))
     assert isinstance(duplicate, EventResult)
     assert duplicate.recorded is not None
     assert duplicate.recorded.outcome.value == "MANUAL_REVIEW"
@@ -85,26 +93,26 @@ def test_a_duplicate_names_the_first_outcome_and_a_conflict_what_is_on_record(
     assert (conflict.recorded.payment_id, conflict.recorded.type.value) == ("p1", "capture")
 
 
-def test_replaying_changes_nothing(
-    recorder: Recorder, other: Recorder, events: Events, stored: Callable[[], Any]
-) -> None:
+def test_replaying_changes_nothing(recorder: Recorder, other: Recorder, sql: Sql) -> None:
     facts = [("e1", "p1", "capture"), ("e1", "p2", "capture"), ("e2", "p1", "authorize"), ("e3", "p1", "capture")]
-    recorder.handle(events(*facts))
-    before = stored()
-    other.handle(events(*facts))
-    assert stored() == before
+    recorder.handle(input_events(*facts))
+    before = contents(sql)
+    other.handle(input_events(*facts))
+    assert contents(sql) == before
 
 
 def test_what_another_process_recorded_meanwhile_is_looked_at_again(
-    recorder: Recorder, other: Recorder, events: Events, sql: Any, background: ThreadPoolExecutor,
-    books_are_right: Callable[[], None],
-) -> None:  # fmt: skip
+    recorder: Recorder, other: Recorder, sql: Sql, background: ThreadPoolExecutor
+) -> None:
     """The payment moves, and one of the event_ids turns up, between the look and the write."""
-    other.handle(events(("e0", "p1", "authorize")))
-    batch = events(
-        ("e1", "p1", "capture"), ("e2", "p1", "refund"), ("e1", "p2", "capture"), ("e3", "p1", "capture"),
+    other.handle(input_events(("e0", "p1", "authorize")))
+    batch = input_events(
+        ("e1", "p1", "capture"),
+        ("e2", "p1", "refund"),
+        ("e1", "p2", "capture"),
+        ("e3", "p1", "capture"),
         ("e4", "p5", "authorize"),
-    )  # fmt: skip
+    )
     with sql.locked_payment("p1"):
         handling = background.submit(recorder.handle, batch)
         sql.wait_for_blocked_call()
@@ -124,38 +132,54 @@ def test_what_another_process_recorded_meanwhile_is_looked_at_again(
         "transition",
     ]
     assert sql.rows("SELECT event_id, payment_id FROM payproc.event_conflicts") == [("e1", "p1")]
-    books_are_right()
+    assert_books_right(sql)
 
 
 def test_after_its_connection_is_lost_a_run_reports_its_own_events_with_the_outcome_they_got(
-    recorder: Recorder, other: Recorder, events: Events, sql: Any, background: ThreadPoolExecutor,
-    books_are_right: Callable[[], None],
-) -> None:  # fmt: skip
-    other.handle(events(("e0", "slow", "authorize")))
-    batch = events(
-        ("e1", "p1", "authorize"), ("e2", "p1", "capture"), ("e1", "p1", "authorize"), ("e3", "p2", "refund"),
-        ("e4", "slow", "capture"), ("e5", "p1", "refund"), ("e6", "p2", "authorize"),
-    )  # fmt: skip
+    recorder: Recorder, other: Recorder, sql: Sql, background: ThreadPoolExecutor
+) -> None:
+    other.handle(input_events(("e0", "slow", "authorize")))
+    batch = input_events(
+        ("e1", "p1", "authorize"),
+        ("e2", "p1", "capture"),
+        ("e1", "p1", "authorize"),
+        ("e3", "p2", "refund"),
+        ("e4", "slow", "capture"),
+        ("e5", "p1", "refund"),
+        ("e6", "p2", "authorize"),
+    )
     with sql.locked_payment("slow"):
         handling = background.submit(recorder.handle, batch)
         backend = sql.wait_for_blocked_call()
         assert sql.value("SELECT count(*) FROM payproc.events WHERE event_id IN ('e1', 'e2', 'e3')") == 3
         sql.rows("SELECT pg_terminate_backend(%s)", backend)
     assert reasons(handling.result()) == [
-        "transition", "transition", "duplicate_event", "predecessor_missing", "transition", "transition", "transition",
-    ]  # fmt: skip
-    books_are_right()
+        "transition",
+        "transition",
+        "duplicate_event",
+        "predecessor_missing",
+        "transition",
+        "transition",
+        "transition",
+    ]
+    assert_books_right(sql)
 
 
 def test_after_its_connection_is_lost_lines_are_reported_with_the_states_that_they_saw(
-    recorder: Recorder, other: Recorder, events: Events, sql: Any, background: ThreadPoolExecutor
+    recorder: Recorder, other: Recorder, sql: Sql, background: ThreadPoolExecutor
 ) -> None:
     """The payment has moved on by then; a duplicate between its events must not show where it ended."""
-    other.handle(events(("e0", "slow", "authorize")))
-    batch = events(
-        ("e1", "p1", "authorize"), ("e1", "p1", "authorize"), ("e0", "p1", "fail"), ("e2", "p1", "capture"),
-        ("e4", "slow", "capture"), ("e3", "p1", "refund"), ("e1", "p1", "authorize"), first_line=2,
-    )  # fmt: skip
+    other.handle(input_events(("e0", "slow", "authorize")))
+    batch = input_events(
+        ("e1", "p1", "authorize"),
+        ("e1", "p1", "authorize"),
+        ("e0", "p1", "fail"),
+        ("e2", "p1", "capture"),
+        ("e4", "slow", "capture"),
+        ("e3", "p1", "refund"),
+        ("e1", "p1", "authorize"),
+        first_line=2,
+    )
     with sql.locked_payment("slow"):
         handling = background.submit(recorder.handle, batch)
         sql.rows("SELECT pg_terminate_backend(%s)", sql.wait_for_blocked_call())
@@ -165,21 +189,24 @@ def test_after_its_connection_is_lost_lines_are_reported_with_the_states_that_th
         if isinstance(result, EventResult) and result.decision
     ]
     assert states == [
-        ("transition", "created", "authorized"), ("duplicate_event", "authorized", "authorized"),
-        ("event_id_conflict", "authorized", "authorized"), ("transition", "authorized", "captured"),
-        ("transition", "authorized", "captured"), ("transition", "captured", "refunded"),
+        ("transition", "created", "authorized"),
+        ("duplicate_event", "authorized", "authorized"),
+        ("event_id_conflict", "authorized", "authorized"),
+        ("transition", "authorized", "captured"),
+        ("transition", "authorized", "captured"),
+        ("transition", "captured", "refunded"),
         ("duplicate_event", "refunded", "refunded"),
-    ]  # fmt: skip
+    ]
 
 
 def test_after_a_batch_that_failed_no_later_one_is_recorded(
-    recorder: Recorder, events: Events, sql: Any, background: ThreadPoolExecutor
+    recorder: Recorder, sql: Sql, background: ThreadPoolExecutor
 ) -> None:
     """It holds later events of the same payments: recorded first, they would be decided without the ones before."""
-    recorder.handle(events(("e0", "p1", "authorize")))
+    recorder.handle(input_events(("e0", "p1", "authorize")))
     with sql.locked_payment("p1"):
-        first = background.submit(recorder.handle, events(("e1", "p1", "capture"), ("e2", "p2", "authorize")))
-        second = background.submit(recorder.handle, events(("e3", "p2", "capture"), first_line=3))
+        first = background.submit(recorder.handle, input_events(("e1", "p1", "capture"), ("e2", "p2", "authorize")))
+        second = background.submit(recorder.handle, input_events(("e3", "p2", "capture"), first_line=3))
         sql.rows("SELECT pg_cancel_backend(%s)", sql.wait_for_blocked_call())
         with pytest.raises(CannotFinish, match="canceling statement due to user request"):
             first.result()
@@ -189,26 +216,23 @@ def test_after_a_batch_that_failed_no_later_one_is_recorded(
 
 
 def test_a_serialization_failure_is_tried_again(
-    database: Database, url: URL, run_id: int, other: Recorder, events: Events, sql: Any,
-    background: ThreadPoolExecutor, books_are_right: Callable[[], None],
-) -> None:  # fmt: skip
-    other.handle(events(("e0", "p1", "authorize")))
+    database: Database, url: URL, run_id: int, other: Recorder, sql: Sql, background: ThreadPoolExecutor
+) -> None:
+    other.handle(input_events(("e0", "p1", "authorize")))
     sql.rows(f"ALTER DATABASE \"{url.database}\" SET default_transaction_isolation = 'serializable'")
     with closing(Recorder(database, run_id)) as recorder:
         with closing(sql.connect()) as holder:
             holder.set_session(isolation_level="READ COMMITTED", autocommit=False)
             holder.cursor().execute("UPDATE payproc.payments SET created_at = now() WHERE payment_id = 'p1'")
-            batch = events(("e1", "p2", "authorize"), ("e2", "p1", "capture"))
+            batch = input_events(("e1", "p2", "authorize"), ("e2", "p1", "capture"))
             handling = background.submit(recorder.handle, batch)
             sql.wait_for_blocked_call()
             holder.commit()  # whoever waited for this row under SERIALIZABLE gets 40001
         assert reasons(handling.result()) == ["transition", "transition"]
-    books_are_right()
+    assert_books_right(sql)
 
 
-def test_a_machine_behind_the_server_that_is_gone_for_a_moment_is_tried_again(
-    recorder: Recorder, events: Events, sql: Any, books_are_right: Callable[[], None]
-) -> None:
+def test_a_machine_behind_the_server_that_is_gone_for_a_moment_is_tried_again(recorder: Recorder, sql: Sql) -> None:
     """What a Citus coordinator says then; here a trigger says it, once."""
     sql.rows("CREATE SEQUENCE tries")
     sql.rows(
@@ -218,14 +242,12 @@ def test_a_machine_behind_the_server_that_is_gone_for_a_moment_is_tried_again(
     )
     sql.rows("CREATE TRIGGER fail_once BEFORE INSERT ON payproc.events FOR EACH ROW EXECUTE FUNCTION fail_once()")
     facts = [(f"e{number}", "p1", kind) for number, kind in enumerate(("authorize", "capture", "refund", "refund"))]
-    assert reasons(recorder.handle(events(*facts))) == ["transition"] * 3 + ["repeated_refund"]
+    assert reasons(recorder.handle(input_events(*facts))) == ["transition"] * 3 + ["repeated_refund"]
     assert sql.value("SELECT last_value FROM tries") == 5
-    books_are_right()
+    assert_books_right(sql)
 
 
-def test_what_the_database_refuses_to_store_takes_no_good_neighbour_with_it(
-    recorder: Recorder, events: Events, sql: Any, books_are_right: Callable[[], None]
-) -> None:
+def test_what_the_database_refuses_to_store_takes_no_good_neighbour_with_it(recorder: Recorder, sql: Sql) -> None:
     sql.rows(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.event_id LIKE 'bad%' THEN"
         " RAISE EXCEPTION 'no room for this' USING ERRCODE = '22000'; END IF; RETURN NEW; END $$"
@@ -234,72 +256,72 @@ def test_what_the_database_refuses_to_store_takes_no_good_neighbour_with_it(
     facts = [(f"e{number}", f"p{number % 3}", "authorize") for number in range(20)]
     facts[7] = ("bad", "p1", "authorize")
     facts[13] = ("bad too", "p9", "authorize")
-    results = recorder.handle(events(*facts))
+    results = recorder.handle(input_events(*facts))
     refused = [place for place, result in enumerate(results) if isinstance(result, Malformed)]
     assert refused == [7, 13]
     assert results[7] == Malformed("the database cannot store it: no room for this")
     assert sql.value("SELECT count(*) FROM payproc.events") == 18
-    books_are_right()
+    assert_books_right(sql)
 
 
-def test_a_character_that_the_database_cannot_hold_makes_one_line_malformed(
-    new_database: Callable[..., URL], database_at: Callable[[URL, str], Database], events: Events
-) -> None:
-    database = database_at(new_database("template0", "LATIN1"), "a Latin-1 database")
+def test_a_character_that_the_database_cannot_hold_makes_one_line_malformed(new_database: NewDatabase) -> None:
+    database = as_database(new_database("template0", "LATIN1"), "a Latin-1 database")
     schema.bring_up(database)
     with closing(Recorder(database, 1)) as recorder:
-        results = recorder.handle(events(("é1", "p1", "authorize"), ("→2", "p2", "authorize"), ("é3", "p1", "capture")))
+        results = recorder.handle(
+            input_events(("é1", "p1", "authorize"), ("→2", "p2", "authorize"), ("é3", "p1", "capture"))
+        )
     assert reasons(results[::2]) == ["transition", "transition"]
     assert isinstance(results[1], Malformed)
     assert results[1].error.startswith("the database cannot store it: character with byte sequence 0xe2 0x86 0x92")
 
 
 def test_nothing_is_reported_as_recorded_where_a_database_gives_an_id_back_unlike_what_was_sent(
-    new_database: Callable[..., URL], database_at: Callable[[URL, str], Database], events: Events
+    new_database: NewDatabase,
 ) -> None:
     """In EUC_JP a broken bar comes back as a full-width one."""
-    database = database_at(new_database("template0", "EUC_JP"), "an EUC_JP database")
+    database = as_database(new_database("template0", "EUC_JP"), "an EUC_JP database")
     schema.bring_up(database)
     with closing(Recorder(database, 1)) as recorder:
-        assert reasons(recorder.handle(events(("e\u00a6", "p1", "authorize")))) == ["transition"]
+        assert reasons(recorder.handle(input_events(("e\u00a6", "p1", "authorize")))) == ["transition"]
         with pytest.raises(CannotFinish, match="does not fit its stored history"):
-            recorder.handle(events(("e\u00a6", "p2", "fail"), first_line=2))
+            recorder.handle(input_events(("e\u00a6", "p2", "fail"), first_line=2))
 
 
-def test_books_that_contradict_themselves_end_the_run_instead_of_trying_for_ever(
-    recorder: Recorder, events: Events, sql: Any
-) -> None:
-    recorder.handle(events(("e1", "p1", "authorize")))
+def test_books_that_contradict_themselves_end_the_run_instead_of_trying_for_ever(recorder: Recorder, sql: Sql) -> None:
+    recorder.handle(input_events(("e1", "p1", "authorize")))
     sql.rows("UPDATE payproc.payments SET version = 0 WHERE payment_id = 'p1'")
     with pytest.raises(CannotFinish, match=r'^payment "p1": its stored version, 0, does not fit its stored history'):
-        recorder.handle(events(("e2", "p1", "capture")))
+        recorder.handle(input_events(("e2", "p1", "capture")))
 
 
 def test_a_history_that_is_longer_than_its_payments_version_ends_the_run_with_where_to_look(
-    database: Database, recorder: Recorder, events: Events, sql: Any, is_for_citus: bool
+    database: Database, recorder: Recorder, sql: Sql
 ) -> None:
     """Which the second key on events sees to. For Citus there is none, and it is for `verify` to find."""
-    recorder.handle(events(("e1", "p1", "authorize"), ("e2", "p1", "capture")))
+    recorder.handle(input_events(("e1", "p1", "authorize"), ("e2", "p1", "capture")))
     sql.rows("UPDATE payproc.payments SET version = 1 WHERE payment_id = 'p1'")
-    if is_for_citus:
-        recorder.handle(events(("e3", "p1", "refund")))
+    if IS_FOR_CITUS:
+        recorder.handle(input_events(("e3", "p1", "refund")))
         found = [(finding.problem, finding.position, finding.expected) for finding in verify(database, VerifySummary())]
         assert found == [(Problem.GAP, 2, "3")]
         return
     with pytest.raises(CannotFinish, match=r'"histories_have_one_entry_a_position"; .*; see `payproc verify`$'):
-        recorder.handle(events(("e3", "p1", "refund")))
+        recorder.handle(input_events(("e3", "p1", "refund")))
 
 
 def test_a_rehearsal_gives_the_same_answers_and_writes_nothing(
-    database: Database, recorder: Recorder, other: Recorder, events: Events, stored: Callable[[], Any]
+    database: Database, recorder: Recorder, other: Recorder, sql: Sql
 ) -> None:
-    other.handle(events(("e1", "p1", "authorize"), ("e9", "p9", "refund")))
-    first = events(("e2", "p1", "capture"), ("e9", "p9", "refund"), ("e2", "p2", "fail"), ("e3", "p3", "authorize"))
-    second = events(("e3", "p3", "authorize"), ("e4", "p3", "capture"), ("e3", "p1", "capture"), first_line=5)
-    before = stored()
+    other.handle(input_events(("e1", "p1", "authorize"), ("e9", "p9", "refund")))
+    first = input_events(
+        ("e2", "p1", "capture"), ("e9", "p9", "refund"), ("e2", "p2", "fail"), ("e3", "p3", "authorize")
+    )
+    second = input_events(("e3", "p3", "authorize"), ("e4", "p3", "capture"), ("e3", "p1", "capture"), first_line=5)
+    before = contents(sql)
     with closing(DryRun(database)) as rehearsal:
         rehearsed = rehearsal.handle(first) + rehearsal.handle(second)
-    assert stored() == before
+    assert contents(sql) == before
     real = recorder.handle(first) + recorder.handle(second)
     assert reasons(rehearsed) == reasons(real)
     assert [result.decision for result in rehearsed if isinstance(result, EventResult)] == [
@@ -317,31 +339,29 @@ def home() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def pull_the_plug(running: embedded.EmbeddedServer) -> None:
+def pull_the_plug(running: EmbeddedServer) -> None:
     """Stop the server at once; what is not on disk is gone."""
     pid = int((running.home / "data" / "postmaster.pid").read_text().split()[0])
     os.kill(pid, signal.SIGQUIT)
 
 
-def open_server(running: embedded.EmbeddedServer) -> Database:
+def open_server(running: EmbeddedServer) -> Database:
     return Database(running.connect_args, "the test server")
 
 
 def start_and_never_flush_by_itself(home: Path) -> None:
     """Prepare a server whose background writer leaves asynchronous commits in memory for as long as it may (10 s)."""
-    with embedded.running_server(home) as running:
+    with running_server(home) as running:
         schema.bring_up(open_server(running))
     with (home / "data" / "postgresql.conf").open("a") as config:
         config.write("wal_writer_delay = 10s\nwal_writer_flush_after = 1GB\n")
 
 
 @pytest.mark.parametrize("is_duplicate", [False, True], ids=["fresh", "duplicate of an event not yet durable"])
-def test_what_is_reported_survives_a_power_cut(
-    home: Path, events: Events, wait: Callable[[Callable[[], Any]], Any], is_duplicate: bool
-) -> None:
+def test_what_is_reported_survives_a_power_cut(home: Path, is_duplicate: bool) -> None:
     start_and_never_flush_by_itself(home)
-    batch = events(("e1", "p1", "authorize"))
-    with embedded.running_server(home) as running:
+    batch = input_events(("e1", "p1", "authorize"))
+    with running_server(home) as running:
         database = open_server(running)
         with closing(database.connect()) as connection, connection.cursor() as cursor:
             cursor.execute("INSERT INTO payproc.runs (sources) VALUES ('{a}'), ('{b}')")
@@ -358,24 +378,26 @@ def test_what_is_reported_survives_a_power_cut(
         with closing(Recorder(database, 1)) as recorder:
             assert reasons(recorder.handle(batch)) == ["duplicate_event" if is_duplicate else "transition"]
             pull_the_plug(running)
-        wait(lambda: not (home / "data" / "postmaster.pid").exists())
-    with embedded.running_server(home) as running, open_server(running).transaction() as after:
+        wait_for(lambda: not (home / "data" / "postmaster.pid").exists())
+    with running_server(home) as running, open_server(running).transaction() as after:
         after.execute("SELECT event_id, version FROM payproc.events JOIN payproc.payments USING (payment_id)")
         assert after.fetchall() == [("e1", 1)]
 
 
 def test_a_server_that_restarts_in_mid_batch_loses_nothing_that_is_reported(
-    home: Path, events: Events, background: ThreadPoolExecutor, wait: Callable[[Callable[[], Any]], Any]
+    home: Path, background: ThreadPoolExecutor
 ) -> None:
     start_and_never_flush_by_itself(home)
     handling: Future[list[Result]]
-    with embedded.running_server(home) as running:
+    with running_server(home) as running:
         database = open_server(running)
         with closing(database.connect()) as connection, connection.cursor() as cursor:
             cursor.execute("INSERT INTO payproc.runs (sources) VALUES ('{a}')")
         recorder = Recorder(database, 1)
-        recorder.handle(events(("e0", "slow", "authorize")))
-        batch = events(("e1", "p1", "authorize"), ("e2", "slow", "capture"), ("e3", "p1", "capture"), first_line=2)
+        recorder.handle(input_events(("e0", "slow", "authorize")))
+        batch = input_events(
+            ("e1", "p1", "authorize"), ("e2", "slow", "capture"), ("e3", "p1", "capture"), first_line=2
+        )
         with closing(database.connect()) as holder:
             holder.autocommit = False
             holder.cursor().execute("SELECT 1 FROM payproc.payments WHERE payment_id = 'slow' FOR UPDATE")
@@ -386,12 +408,12 @@ def test_a_server_that_restarts_in_mid_batch_loses_nothing_that_is_reported(
                     cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
                     return cursor.fetchall() == [(1,)]
 
-                wait(is_blocked)
+                wait_for(is_blocked)
                 cursor.execute("SELECT count(*) FROM payproc.events")
                 assert cursor.fetchall() == [(2,)]  # e1 is committed, in memory only
             pull_the_plug(running)
-        wait(lambda: not (home / "data" / "postmaster.pid").exists())
-    with embedded.running_server(home):
+        wait_for(lambda: not (home / "data" / "postmaster.pid").exists())
+    with running_server(home):
         assert reasons(handling.result()) == ["transition", "transition", "transition"]
         recorder.close()
         with database.transaction() as after:

@@ -13,9 +13,6 @@ from typing import Any
 
 import pytest
 import typer
-from old_schemas import load_version
-from postgres import Sql
-from shadows import SHADOW_CALLED, plant_shadows
 from sqlalchemy import URL
 
 from payproc import review
@@ -23,12 +20,15 @@ from payproc.cli.main import app
 from payproc.db.connection import Database
 from payproc.export import count_lines
 from payproc.verify import count_entries
+from tests.support.command import Payproc
+from tests.support.old_schemas import load_version
+from tests.support.postgres import NewDatabase, Sql, SqlOn
+from tests.support.shadows import SHADOW_CALLED, plant_shadows
 
 SAMPLES = Path(__file__).parents[2] / "sample_events"
 DAY = [SAMPLES / f"{name}.jsonl" for name in ("reused_ids", "contradictions", "refund_race", "redeliveries")]
 """Lines that come to every outcome, duplicates and conflicts."""
 
-Payproc = Any
 
 HISTORY = """
     INSERT INTO payproc.runs (sources, lines, finished_at) VALUES ('{day.jsonl}', 6, now());
@@ -134,21 +134,18 @@ def test_a_contested_decision_calls_no_shadow(database: Database) -> None:
         assert cursor.fetchall() == [("1",)]
 
 
-def test_creating_the_schema_calls_no_shadow(
-    bare_url: URL, sql_on: Callable[[URL], Sql], payproc_on: Callable[[URL], Payproc]
-) -> None:
+def test_creating_the_schema_calls_no_shadow(bare_url: URL, sql_on: SqlOn, tmp_path: Path) -> None:
     plant_shadows(sql_on(bare_url))
-    check(payproc_on(bare_url), "init")
-    check(payproc_on(bare_url), "ingest", *DAY)
+    check(Payproc(tmp_path, bare_url), "init")
+    check(Payproc(tmp_path, bare_url), "ingest", *DAY)
 
 
 @pytest.mark.parametrize("for_citus", [False, True], ids=["one server", "Citus"])
 def test_bringing_the_schema_up_calls_no_shadow(
-    new_database: Callable[..., URL], sql_on: Callable[[URL], Sql], payproc_on: Callable[[URL], Payproc],
-    for_citus: bool,
-) -> None:  # fmt: skip
+    new_database: NewDatabase, sql_on: SqlOn, tmp_path: Path, for_citus: bool
+) -> None:
     url = new_database("template0", "UTF8")
-    sql, payproc = sql_on(url), payproc_on(url)
+    sql, payproc = sql_on(url), Payproc(tmp_path, url)
     load_version(sql, 1, for_citus=for_citus)
     plant_shadows(sql)
     check(payproc, "init")

@@ -4,14 +4,12 @@ import io
 import json
 import os
 import threading
-from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import URL
 
 from payproc.db import schema
 from payproc.db.connection import Database
@@ -22,8 +20,8 @@ from payproc.ingest.rounds import worker_of
 from payproc.ingest.run import Ingest, Options
 from payproc.schemas import MAX_LINE_BYTES
 from payproc.signals import Interrupt
-
-WriteLines = Callable[[str, Sequence[bytes]], Path]
+from tests.support.events import event_line, messy_lines, write_lines
+from tests.support.postgres import NewDatabase, Sql, as_database
 
 
 def run(
@@ -40,30 +38,35 @@ def run(
     ("round_lines", "seed"), [(ingest.ROUND_LINES, 1), pytest.param(50, 2, marks=pytest.mark.slow), (7, 3)]
 )
 def test_neither_worker_count_nor_round_size_changes_any_result(
-    new_database: Callable[[str], URL], template: str, messy: Callable[[int, int], list[bytes]],
-    write_lines: WriteLines, monkeypatch: pytest.MonkeyPatch, database_at: Callable[[URL, str], Database],
-    round_lines: int, seed: int,
-) -> None:  # fmt: skip
-    lines = messy(seed, 600)
-    files = [write_lines("a.jsonl", lines[:250]), write_lines("b.jsonl", lines[250:])]
+    new_database: NewDatabase,
+    template: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    round_lines: int,
+    seed: int,
+) -> None:
+    lines = messy_lines(seed, 600)
+    files = [write_lines(tmp_path / "a.jsonl", lines[:250]), write_lines(tmp_path / "b.jsonl", lines[250:])]
     monkeypatch.setattr(ingest, "ROUND_LINES", ingest.ROUND_LINES)
-    expected, job = run(database_at(new_database(template), "one worker"), *files, workers=1)
+    expected, job = run(as_database(new_database(template), "one worker"), *files, workers=1)
     assert all(job.summary.outcomes.values()), "the input must hold every outcome"
     monkeypatch.setattr(ingest, "ROUND_LINES", round_lines)
     for workers in (1, 2, 3, 8):
-        decisions, _ = run(database_at(new_database(template), f"{workers} workers"), *files, workers=workers)
+        decisions, _ = run(as_database(new_database(template), f"{workers} workers"), *files, workers=workers)
         assert decisions == expected
-    rehearsed, _ = run(database_at(new_database(template), "rehearsal"), *files, dry_run=True)
+    rehearsed, _ = run(as_database(new_database(template), "rehearsal"), *files, dry_run=True)
     assert rehearsed == expected
 
 
 def test_the_first_line_of_an_event_id_wins_even_while_its_worker_is_held_up(
-    database: Database, sql: Any, line: Callable[..., bytes], write_lines: WriteLines
+    database: Database, sql: Sql, tmp_path: Path
 ) -> None:
     """The same event_id under two payments that belong to different workers, the first of them blocked."""
     first, second = "p0", next(f"p{n}" for n in range(1, 100) if worker_of(f"p{n}", 2) != worker_of("p0", 2))
-    run(database, write_lines("before.jsonl", [line("e0", first, "authorize")]))
-    file = write_lines("both.jsonl", [line("e1", first, "capture"), line("e1", second, "authorize")])
+    run(database, write_lines(tmp_path / "before.jsonl", [event_line("e0", first, "authorize")]))
+    file = write_lines(
+        tmp_path / "both.jsonl", [event_line("e1", first, "capture"), event_line("e1", second, "authorize")]
+    )
     with ThreadPoolExecutor(1) as background:
         with sql.locked_payment(first):
             running = background.submit(run, database, file)
@@ -77,21 +80,26 @@ def test_the_first_line_of_an_event_id_wins_even_while_its_worker_is_held_up(
 
 
 def test_the_first_line_that_can_be_stored_wins_when_an_earlier_one_was_refused(
-    sql: Any, new_database: Callable[..., URL], database_at: Callable[[URL, str], Database],
-    line: Callable[..., bytes], write_lines: WriteLines, monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    sql: Sql, new_database: NewDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Line 1 cannot be stored in Latin-1. It is reported while line 2, of the same id, is held up at its worker."""
     url = new_database("template0", "LATIN1")
-    database = database_at(url, "a Latin-1 database")
+    database = as_database(url, "a Latin-1 database")
     schema.bring_up(database)
     first, second = "p0", next(f"p{n}" for n in range(1, 100) if worker_of(f"p{n}", 2) != worker_of("p0", 2))
-    run(database, write_lines("before.jsonl", [line("e0", first, "authorize")]))
+    run(database, write_lines(tmp_path / "before.jsonl", [event_line("e0", first, "authorize")]))
     refused = {"event_id": "e1", "payment_id": first, "type": "capture", "x": "€"}
     monkeypatch.setattr(ingest, "ROUND_LINES", 1)
-    file = write_lines("x.jsonl", [
-        json.dumps(refused, ensure_ascii=False).encode(), line("e1", first, "capture"),
-        line("f1", "q1", "authorize"), line("f2", "q2", "authorize"), line("e1", second, "authorize"),
-    ])  # fmt: skip
+    file = write_lines(
+        tmp_path / "x.jsonl",
+        [
+            json.dumps(refused, ensure_ascii=False).encode(),
+            event_line("e1", first, "capture"),
+            event_line("f1", "q1", "authorize"),
+            event_line("f2", "q2", "authorize"),
+            event_line("e1", second, "authorize"),
+        ],
+    )
     with closing(type(sql)(url)) as latin, ThreadPoolExecutor(1) as background:
         with latin.locked_payment(first):
             running = background.submit(run, database, file)
@@ -102,32 +110,62 @@ def test_the_first_line_that_can_be_stored_wins_when_an_earlier_one_was_refused(
     assert [decisions[place]["reason"] for place in (1, 4)] == ["transition", "event_id_conflict"]
 
 
-def test_decisions_have_the_promised_form(
-    database: Database, line: Callable[..., bytes], write_lines: WriteLines
-) -> None:
-    file = write_lines("x.jsonl", [
-        line("e1", "p1", "authorize"), b"", line("e1", "p1", "authorize", attempt=2), line("e1", "p2", "fail"), b"{}",
-    ])  # fmt: skip
+def test_decisions_have_the_promised_form(database: Database, tmp_path: Path) -> None:
+    file = write_lines(
+        tmp_path / "x.jsonl",
+        [
+            event_line("e1", "p1", "authorize"),
+            b"",
+            event_line("e1", "p1", "authorize", attempt=2),
+            event_line("e1", "p2", "fail"),
+            b"{}",
+        ],
+    )
     decisions, _ = run(database, file)
     common = {"source": str(file), "event_id": "e1"}
     assert decisions == [
-        {**common, "line": 1, "payment_id": "p1", "type": "authorize", "outcome": "APPLY", "reason": "transition",
-         "state_before": "created", "state_after": "authorized"},
-        {**common, "line": 3, "payment_id": "p1", "type": "authorize", "outcome": "IGNORE", "reason": "duplicate_event",
-         "state_before": "authorized", "state_after": "authorized", "original_outcome": "APPLY"},
-        {**common, "line": 4, "payment_id": "p2", "type": "fail", "outcome": "REJECT", "reason": "event_id_conflict",
-         "state_before": "created", "state_after": "created",
-         "recorded": {"payment_id": "p1", "type": "authorize"}},
-        {"source": str(file), "line": 5,
-         "error": "event_id: missing, expected a string of 1 to 255 characters"},
-    ]  # fmt: skip
+        {
+            **common,
+            "line": 1,
+            "payment_id": "p1",
+            "type": "authorize",
+            "outcome": "APPLY",
+            "reason": "transition",
+            "state_before": "created",
+            "state_after": "authorized",
+        },
+        {
+            **common,
+            "line": 3,
+            "payment_id": "p1",
+            "type": "authorize",
+            "outcome": "IGNORE",
+            "reason": "duplicate_event",
+            "state_before": "authorized",
+            "state_after": "authorized",
+            "original_outcome": "APPLY",
+        },
+        {
+            **common,
+            "line": 4,
+            "payment_id": "p2",
+            "type": "fail",
+            "outcome": "REJECT",
+            "reason": "event_id_conflict",
+            "state_before": "created",
+            "state_after": "created",
+            "recorded": {"payment_id": "p1", "type": "authorize"},
+        },
+        {"source": str(file), "line": 5, "error": "event_id: missing, expected a string of 1 to 255 characters"},
+    ]
 
 
-def test_a_run_is_on_record_with_its_sources_counts_and_times(
-    database: Database, sql: Any, line: Callable[..., bytes], write_lines: WriteLines
-) -> None:
-    a = write_lines("a.jsonl", [line("e1", "p1", "authorize"), b"oops"])
-    b = write_lines("b.jsonl", [line("e2", "p1", "capture"), line("e3", "p2", "refund"), line("e1", "p1", "authorize")])
+def test_a_run_is_on_record_with_its_sources_counts_and_times(database: Database, sql: Sql, tmp_path: Path) -> None:
+    a = write_lines(tmp_path / "a.jsonl", [event_line("e1", "p1", "authorize"), b"oops"])
+    b = write_lines(
+        tmp_path / "b.jsonl",
+        [event_line("e2", "p1", "capture"), event_line("e3", "p2", "refund"), event_line("e1", "p1", "authorize")],
+    )
     _, job = run(database, a, b)
     (row,) = sql.rows(
         "SELECT run_id, sources, lines, malformed, applied, ignored, rejected, manual_review,"
@@ -135,8 +173,10 @@ def test_a_run_is_on_record_with_its_sources_counts_and_times(
     )
     assert row == (job.summary.run_id, [str(a), str(b)], 5, 1, 2, 1, 0, 1, True)
     assert sql.rows("SELECT event_id, source, line FROM payproc.events ORDER BY 1") == [
-        ("e1", 0, 1), ("e2", 1, 1), ("e3", 1, 2),
-    ]  # fmt: skip
+        ("e1", 0, 1),
+        ("e2", 1, 1),
+        ("e3", 1, 2),
+    ]
 
 
 # ---- Reading --------------------------------------------------------------------------------------

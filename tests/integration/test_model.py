@@ -11,9 +11,6 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from model import Fact, Line, Model, Source
-from postgres import Sql, contents
-from sqlalchemy import URL
 
 from payproc.cli.render import to_json_line
 from payproc.db.connection import Database
@@ -26,6 +23,9 @@ from payproc.review import ReviewDecision, open_reviews, resolve
 from payproc.runs import list_runs
 from payproc.signals import Interrupt
 from payproc.verify import VerifySummary, verify
+from tests.support.model import Fact, Line, Model, Source
+from tests.support.postgres import NewDatabase, Sql, SqlOn, as_database, contents
+from tests.support.tally import count
 
 Row = dict[str, Any]
 
@@ -50,20 +50,53 @@ class Person(NamedTuple):
 # ---- Stories ---------------------------------------------------------------------------------------
 
 _ODD_IDS = (
-    "e", "E", "e1", "'; DROP TABLE payproc.events; --", "{}", "{a,b}", '"', "\\", "\\x1f", "$1", "%s", "%(x)s",
-    "NULL", "[red]x[/]", "á", "a\u0301", "\u202eabc", "p\u2028q", "\u200b", "\ufeff", "𝒳" * 255, "a b", "-q", "--yes",
-)  # fmt: skip
+    "e",
+    "E",
+    "e1",
+    "'; DROP TABLE payproc.events; --",
+    "{}",
+    "{a,b}",
+    '"',
+    "\\",
+    "\\x1f",
+    "$1",
+    "%s",
+    "%(x)s",
+    "NULL",
+    "[red]x[/]",
+    "á",
+    "a\u0301",
+    "\u202eabc",
+    "p\u2028q",
+    "\u200b",
+    "\ufeff",
+    "𝒳" * 255,
+    "a b",
+    "-q",
+    "--yes",
+)
 _ids = st.sampled_from(_ODD_IDS) | st.text(
     st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=255
 ).filter(lambda text: text == text.strip())
 
 _NOT_EVENTS = (
-    b"", b" \t", b"not json", b"[]", b"{}", b"null", b'{"event_id":"e","payment_id":"p","type":"void"}', b"\xff\xfe",
-    b'{"event_id":"e","payment_id":"p"}', b'{"event_id":"e","payment_id":"p","type":"fail","x":"\\u0000"}',
-    b'{"event_id":"e","payment_id":"p","type":"fail"', b'{"type":"fail","event_id":"e","payment_id":"p","type":"fail"}',
-    b'{"event_id":" e","payment_id":"p","type":"fail"}', b'{"event_id":"","payment_id":"p","type":"fail"}',
-    b'{"event_id":"e","payment_id":1,"type":"fail"}', b'{"event_id":"e","payment_id":"p","type":"fail","x":NaN}',
-)  # fmt: skip
+    b"",
+    b" \t",
+    b"not json",
+    b"[]",
+    b"{}",
+    b"null",
+    b'{"event_id":"e","payment_id":"p","type":"void"}',
+    b"\xff\xfe",
+    b'{"event_id":"e","payment_id":"p"}',
+    b'{"event_id":"e","payment_id":"p","type":"fail","x":"\\u0000"}',
+    b'{"event_id":"e","payment_id":"p","type":"fail"',
+    b'{"type":"fail","event_id":"e","payment_id":"p","type":"fail"}',
+    b'{"event_id":" e","payment_id":"p","type":"fail"}',
+    b'{"event_id":"","payment_id":"p","type":"fail"}',
+    b'{"event_id":"e","payment_id":1,"type":"fail"}',
+    b'{"event_id":"e","payment_id":"p","type":"fail","x":NaN}',
+)
 _MORE: tuple[Row, ...] = (
     {},
     {"attempt": 2},
@@ -148,7 +181,7 @@ class Told:
         assert resolved is not None
         assert resolved[1] == entry["position"]
 
-    def compare(self, sql: Any) -> None:
+    def compare(self, sql: Sql) -> None:
         """Compare the tables, `show` of every payment, the review queue, `runs`, and what `verify` finds."""
         model = self.model
         assert sql.rows("SELECT payment_id, state::text, version FROM payproc.payments ORDER BY 1") == sorted(
@@ -167,7 +200,7 @@ class Told:
         assert list(verify(self.database, totals)) == []
         assert (totals.payments, totals.entries) == (len(model.histories), sum(map(len, model.histories.values())))
 
-    def copy(self, database: Database, sql: Any) -> None:
+    def copy(self, database: Database, sql: Sql) -> None:
         """Export; compare every byte and count. Ingest that elsewhere; compare the tables, and export it again."""
         lines = self.model.export()
         exported, totals = _exported(self.database)
@@ -230,8 +263,17 @@ class Told:
 
 
 _EVENT_COLUMNS = (
-    "position", "event_id", "type", "outcome", "reason", "state_before", "state_after", "source", "line", "payload",
-)  # fmt: skip
+    "position",
+    "event_id",
+    "type",
+    "outcome",
+    "reason",
+    "state_before",
+    "state_after",
+    "source",
+    "line",
+    "payload",
+)
 
 
 def _exported(database: Database) -> tuple[bytes, ExportSummary]:
@@ -259,12 +301,11 @@ def _but(row: Row, *names: str) -> Row:
 
 @pytest.fixture
 def tell(
-    database: Database, sql: Any, tmp_path: Path, count: Callable[..., None], new_database: Callable[[str], URL],
-    template: str, database_at: Callable[[URL, str], Database], sql_on: Callable[[URL], Sql],
-) -> Callable[[list[Run | Person]], None]:  # fmt: skip
+    database: Database, sql: Sql, tmp_path: Path, new_database: NewDatabase, template: str, sql_on: SqlOn
+) -> Callable[[list[Run | Person]], None]:
     """Tells a story to an empty payproc and to the model, and compares."""
     copy_url = new_database(template)
-    copy, sql_on_copy = database_at(copy_url, "the copy"), sql_on(copy_url)
+    copy, sql_on_copy = as_database(copy_url, "the copy"), sql_on(copy_url)
 
     def tell(story: list[Run | Person]) -> None:
         for each in (sql, sql_on_copy):

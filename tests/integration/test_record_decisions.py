@@ -1,7 +1,7 @@
 """The procedure that writes: what it records, what it contests, and what it leaves of the session's settings."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from importlib import resources
 from typing import Any
@@ -9,13 +9,12 @@ from typing import Any
 import psycopg2.errors
 import psycopg2.extensions
 import pytest
-from postgres import wait_for
 
-from payproc.batch import InputEvent
 from payproc.db.connection import Database
 from payproc.handlers import Recorder
+from tests.support.events import input_events
+from tests.support.postgres import IS_FOR_CITUS, Sql, assert_books_right, contents, wait_for
 
-Events = Callable[..., list[InputEvent]]
 SEPARATOR = "\x1f"
 COLUMNS = ("source", "line", "event", "payment", "type", "version", "outcome", "reason", "before", "after", "payload")
 
@@ -27,7 +26,7 @@ def connection(database: Database) -> Iterator[psycopg2.extensions.connection]:
 
 
 @pytest.fixture
-def run_id(sql: Any) -> int:
+def run_id(sql: Sql) -> int:
     return int(sql.value("INSERT INTO payproc.runs (sources) VALUES ('{test}') RETURNING run_id"))
 
 
@@ -53,31 +52,39 @@ def record(connection: psycopg2.extensions.connection, run_id: int, *decisions: 
 
 def authorize(event: str, payment: str, version: int = 0) -> dict[str, object]:
     return {
-        "event": event, "payment": payment, "version": version,
-        "type": "authorize", "before": "created", "after": "authorized",
-    }  # fmt: skip
+        "event": event,
+        "payment": payment,
+        "version": version,
+        "type": "authorize",
+        "before": "created",
+        "after": "authorized",
+    }
 
 
 def capture(event: str, payment: str, version: int = 1) -> dict[str, object]:
     return {
-        "event": event, "payment": payment, "version": version,
-        "type": "capture", "before": "authorized", "after": "captured",
-    }  # fmt: skip
+        "event": event,
+        "payment": payment,
+        "version": version,
+        "type": "capture",
+        "before": "authorized",
+        "after": "captured",
+    }
 
 
 def test_a_payment_and_its_history_move_together(
-    connection: psycopg2.extensions.connection, run_id: int, sql: Any, books_are_right: Callable[[], None]
+    connection: psycopg2.extensions.connection, run_id: int, sql: Sql
 ) -> None:
     assert record(connection, run_id, authorize("e1", "p1"), authorize("e2", "p2"), capture("e3", "p1")) == ""
     assert sql.rows("SELECT payment_id, state, version FROM payproc.payments ORDER BY 1") == [
         ("p1", "captured", 2),
         ("p2", "authorized", 1),
     ]
-    books_are_right()
+    assert_books_right(sql)
 
 
 def test_every_event_of_a_batch_has_its_own_transaction_shared_with_its_payment(
-    connection: psycopg2.extensions.connection, run_id: int, sql: Any
+    connection: psycopg2.extensions.connection, run_id: int, sql: Sql
 ) -> None:
     record(connection, run_id, *[authorize(f"e{number}", f"p{number}") for number in range(50)])
     transactions = sql.rows(
@@ -93,12 +100,12 @@ def test_every_event_of_a_batch_has_its_own_transaction_shared_with_its_payment(
     ids=["another version", "another state"],
 )
 def test_a_decision_whose_basis_has_changed_is_contested_and_leaves_everything_as_it_was(
-    connection: psycopg2.extensions.connection, run_id: int, stored: Callable[[], Any], stale: dict[str, object]
+    connection: psycopg2.extensions.connection, run_id: int, sql: Sql, stale: dict[str, object]
 ) -> None:
     record(connection, run_id, authorize("e1", "p1"))
-    before = stored()
+    before = contents(sql)
     assert record(connection, run_id, stale) == "1"
-    assert stored() == before
+    assert contents(sql) == before
 
 
 @pytest.mark.parametrize(
@@ -111,7 +118,7 @@ def test_a_decision_whose_basis_has_changed_is_contested_and_leaves_everything_a
     ids=["event_id on record", "event_id on record for another payment", "payment opened by somebody else"],
 )
 def test_call_ends_where_another_was_first(
-    connection: psycopg2.extensions.connection, run_id: int, sql: Any, late: dict[str, object], key: str
+    connection: psycopg2.extensions.connection, run_id: int, sql: Sql, late: dict[str, object], key: str
 ) -> None:
     """Events before it stay recorded; of it and of those behind it, nothing is written."""
     record(connection, run_id, authorize("e1", "p1"))
@@ -126,7 +133,7 @@ def test_call_ends_where_another_was_first(
 
 
 def test_after_a_contested_event_every_later_one_of_its_payment_is_contested_even_where_the_version_fits(
-    connection: psycopg2.extensions.connection, run_id: int, sql: Any
+    connection: psycopg2.extensions.connection, run_id: int, sql: Sql
 ) -> None:
     record(connection, run_id, authorize("e1", "p1"))
     contested = record(
@@ -138,13 +145,19 @@ def test_after_a_contested_event_every_later_one_of_its_payment_is_contested_eve
 
 def conflict(event: str, payment: str, event_type: str) -> dict[str, object]:
     return {
-        "event": event, "payment": payment, "version": 0, "type": event_type, "before": "created", "after": "created",
-        "outcome": "REJECT", "reason": "event_id_conflict",
-    }  # fmt: skip
+        "event": event,
+        "payment": payment,
+        "version": 0,
+        "type": event_type,
+        "before": "created",
+        "after": "created",
+        "outcome": "REJECT",
+        "reason": "event_id_conflict",
+    }
 
 
 def test_evidence_of_a_conflict_is_kept_once_and_touches_no_payment(
-    connection: psycopg2.extensions.connection, run_id: int, sql: Any
+    connection: psycopg2.extensions.connection, run_id: int, sql: Sql
 ) -> None:
     record(connection, run_id, authorize("e1", "p1"))
     for _ in range(2):
@@ -157,7 +170,7 @@ def test_evidence_of_a_conflict_is_kept_once_and_touches_no_payment(
 
 
 def test_a_conflict_with_something_that_was_never_recorded_is_not_kept(
-    connection: psycopg2.extensions.connection, run_id: int, sql: Any
+    connection: psycopg2.extensions.connection, run_id: int, sql: Sql
 ) -> None:
     record(connection, run_id, authorize("e1", "p1"))
     record(connection, run_id, conflict("e1", "p1", "authorize"), conflict("e2", "p1", "authorize"))
@@ -165,7 +178,7 @@ def test_a_conflict_with_something_that_was_never_recorded_is_not_kept(
 
 
 def test_commits_inside_the_batch_are_asynchronous(
-    connection: psycopg2.extensions.connection, run_id: int, sql: Any, is_for_citus: bool
+    connection: psycopg2.extensions.connection, run_id: int, sql: Sql
 ) -> None:
     """For Citus each waits: the machines of a transaction follow the coordinator's commit, which must not be lost."""
     sql.rows("CREATE TABLE seen (setting text)")
@@ -175,7 +188,7 @@ def test_commits_inside_the_batch_are_asynchronous(
     )
     sql.rows("CREATE TRIGGER see AFTER INSERT ON payproc.events FOR EACH ROW EXECUTE FUNCTION see()")
     record(connection, run_id, authorize("e1", "p1"), authorize("e2", "p2"), capture("e3", "p2"))
-    assert sql.rows("SELECT setting FROM seen") == [("on" if is_for_citus else "off",)] * 3
+    assert sql.rows("SELECT setting FROM seen") == [("on" if IS_FOR_CITUS else "off",)] * 3
 
 
 def test_no_setting_of_the_session_is_left_changed(connection: psycopg2.extensions.connection, run_id: int) -> None:
@@ -189,19 +202,17 @@ def test_no_setting_of_the_session_is_left_changed(connection: psycopg2.extensio
     assert settings() == before
 
 
-def test_the_closing_commit_writes_wal_even_if_nothing_is_recorded(
-    database: Database, run_id: int, events: Events, sql: Any
-) -> None:
+def test_the_closing_commit_writes_wal_even_if_nothing_is_recorded(database: Database, run_id: int, sql: Sql) -> None:
     """What a duplicate repeats may be visible and not yet durable."""
     with closing(Recorder(database, run_id)) as recorder:
-        recorder.handle(events(("e1", "p1", "authorize")))
+        recorder.handle(input_events(("e1", "p1", "authorize")))
         before = sql.value("SELECT pg_current_wal_flush_lsn()")
-        recorder.handle(events(("e1", "p1", "authorize"), first_line=2))
+        recorder.handle(input_events(("e1", "p1", "authorize"), first_line=2))
         assert sql.value("SELECT pg_current_wal_flush_lsn() > %s::pg_lsn", before)
 
 
 def test_a_run_that_makes_a_small_table_big_does_not_go_on_reading_the_whole_of_it_for_each_event(
-    database: Database, run_id: int, sql: Any
+    database: Database, run_id: int, sql: Sql
 ) -> None:
     """As the plans would that were made for a table of one page: 18 million rows, here."""
     of_payments = "FROM pg_stat_user_tables WHERE relid = 'payproc.payments'::regclass"

@@ -1,30 +1,36 @@
 """The fold: each thing that it should find is damaged on purpose, directly in the database."""
 
-from collections.abc import Callable
 from contextlib import closing
-from typing import Any
 
 import pytest
 
-from payproc.batch import InputEvent
 from payproc.db.connection import Database
 from payproc.handlers import Recorder
 from payproc.logic import Resolution
 from payproc.review import ReviewDecision, resolve
 from payproc.verify import Problem, VerifySummary, verify
+from tests.support.events import input_events
+from tests.support.postgres import Sql
 
 
 @pytest.fixture
-def books(database: Database, sql: Any, events: Callable[..., list[InputEvent]]) -> None:
+def books(database: Database, sql: Sql) -> None:
     """Three payments, one of them with a resolution in its history; the books are right."""
     run_id = sql.value("INSERT INTO payproc.runs (sources) VALUES ('{test}') RETURNING run_id")
     with closing(Recorder(database, run_id)) as recorder:
-        recorder.handle(events(
-            ("a1", "a", "authorize"), ("a2", "a", "capture"), ("a3", "a", "capture"),
-            ("b1", "b", "capture"), ("b2", "b", "authorize"), ("B1", "B", "fail"), ("B2", "B", "refund"),
-        ))  # fmt: skip
+        recorder.handle(
+            input_events(
+                ("a1", "a", "authorize"),
+                ("a2", "a", "capture"),
+                ("a3", "a", "capture"),
+                ("b1", "b", "capture"),
+                ("b2", "b", "authorize"),
+                ("B1", "B", "fail"),
+                ("B2", "B", "refund"),
+            )
+        )
         resolve(database, "b1", ReviewDecision(Resolution.APPLY, "paid", "alice"), lambda *_: True)
-        recorder.handle(events(("b3", "b", "refund"), ("b4", "b", "refund"), first_line=8))
+        recorder.handle(input_events(("b3", "b", "refund"), ("b4", "b", "refund"), first_line=8))
 
 
 def findings(database: Database) -> list[tuple[str, str, int | None, str, str]]:
@@ -47,62 +53,124 @@ def test_an_empty_database_is_right(database: Database) -> None:
 
 
 DAMAGE: list[tuple[str, str, list[tuple[str, str, int | None, str, str]]]] = [
-    ("an entry that does not start where the one before ended",
-     "UPDATE payproc.events SET state_before = 'captured' WHERE event_id = 'a2'",
-     [("a", "broken_chain", 2, "captured", "authorized"),
-      ("a", "rules_changed", 2, "APPLY transition, captured to captured",
-       "IGNORE already_in_state, captured to captured")]),
-    ("a payment with another state",
-     "UPDATE payproc.payments SET state = 'refunded' WHERE payment_id = 'a'",
-     [("a", "wrong_state", None, "refunded", "captured")]),
-    ("a payment with another version",
-     "UPDATE payproc.payments SET version = 7 WHERE payment_id = 'b'",
-     [("b", "wrong_version", None, "7", "5")]),
-    ("an entry that is gone",
-     "DELETE FROM payproc.events WHERE event_id = 'a2'",
-     [("a", "gap", 3, "3", "2"), ("a", "broken_chain", 3, "captured", "authorized")]),
-    ("a last entry that is gone",
-     "DELETE FROM payproc.events WHERE event_id = 'a3'",
-     [("a", "wrong_version", None, "3", "2")]),
-    ("a resolution that is gone",
-     "DELETE FROM payproc.resolutions",
-     [("b", "gap", 4, "4", "3"), ("b", "broken_chain", 4, "captured", "authorized")]),
-    ("a payment that is gone",
-     "DELETE FROM payproc.payments WHERE payment_id = 'B'",
-     [("B", "no_payment", None, "2 entries and no payment", "failed")]),
-    ("a history that is gone",
-     "DELETE FROM payproc.events WHERE payment_id = 'B'",
-     [("B", "no_history", None, "failed and no history", "at least one entry")]),
-    ("a refused event that moved the payment",
-     "UPDATE payproc.events SET state_after = 'refunded' WHERE event_id = 'a3'",
-     [("a", "illegal_move", 3, "IGNORE already_in_state, captured to refunded", "captured to captured"),
-      ("a", "wrong_state", None, "captured", "refunded")]),
-    ("an applied event that went somewhere else",
-     "UPDATE payproc.events SET state_after = 'failed' WHERE event_id = 'a2'",
-     [("a", "illegal_move", 2, "APPLY transition, authorized to failed", "authorized to captured"),
-      ("a", "broken_chain", 3, "captured", "failed")]),
-    ("a decision that today's table would not make",
-     "UPDATE payproc.events SET outcome = 'MANUAL_REVIEW', reason = 'repeated_refund' WHERE event_id = 'a3'",
-     [("a", "rules_changed", 3, "MANUAL_REVIEW repeated_refund, captured to captured",
-       "IGNORE already_in_state, captured to captured")]),
-    ("a resolution that went somewhere else",
-     "UPDATE payproc.resolutions SET state_after = 'failed'",
-     [("b", "illegal_move", 3, "apply resolution, authorized to failed", "authorized to captured"),
-      ("b", "broken_chain", 4, "captured", "failed")]),
-    ("a resolution of nothing",
-     "UPDATE payproc.resolutions SET event_id = 'a1'",
-     [("b", "illegal_move", 3, "apply nothing to resolve, authorized to captured",
-       "an earlier event of this payment in MANUAL_REVIEW")]),
-    ("a resolution of an event that is not on record",
-     "UPDATE payproc.resolutions SET event_id = 'nope'",
-     [("b", "illegal_move", 3, "apply nothing to resolve, authorized to captured",
-       "an earlier event of this payment in MANUAL_REVIEW")]),
-]  # fmt: skip
+    (
+        "an entry that does not start where the one before ended",
+        "UPDATE payproc.events SET state_before = 'captured' WHERE event_id = 'a2'",
+        [
+            ("a", "broken_chain", 2, "captured", "authorized"),
+            (
+                "a",
+                "rules_changed",
+                2,
+                "APPLY transition, captured to captured",
+                "IGNORE already_in_state, captured to captured",
+            ),
+        ],
+    ),
+    (
+        "a payment with another state",
+        "UPDATE payproc.payments SET state = 'refunded' WHERE payment_id = 'a'",
+        [("a", "wrong_state", None, "refunded", "captured")],
+    ),
+    (
+        "a payment with another version",
+        "UPDATE payproc.payments SET version = 7 WHERE payment_id = 'b'",
+        [("b", "wrong_version", None, "7", "5")],
+    ),
+    (
+        "an entry that is gone",
+        "DELETE FROM payproc.events WHERE event_id = 'a2'",
+        [("a", "gap", 3, "3", "2"), ("a", "broken_chain", 3, "captured", "authorized")],
+    ),
+    (
+        "a last entry that is gone",
+        "DELETE FROM payproc.events WHERE event_id = 'a3'",
+        [("a", "wrong_version", None, "3", "2")],
+    ),
+    (
+        "a resolution that is gone",
+        "DELETE FROM payproc.resolutions",
+        [("b", "gap", 4, "4", "3"), ("b", "broken_chain", 4, "captured", "authorized")],
+    ),
+    (
+        "a payment that is gone",
+        "DELETE FROM payproc.payments WHERE payment_id = 'B'",
+        [("B", "no_payment", None, "2 entries and no payment", "failed")],
+    ),
+    (
+        "a history that is gone",
+        "DELETE FROM payproc.events WHERE payment_id = 'B'",
+        [("B", "no_history", None, "failed and no history", "at least one entry")],
+    ),
+    (
+        "a refused event that moved the payment",
+        "UPDATE payproc.events SET state_after = 'refunded' WHERE event_id = 'a3'",
+        [
+            ("a", "illegal_move", 3, "IGNORE already_in_state, captured to refunded", "captured to captured"),
+            ("a", "wrong_state", None, "captured", "refunded"),
+        ],
+    ),
+    (
+        "an applied event that went somewhere else",
+        "UPDATE payproc.events SET state_after = 'failed' WHERE event_id = 'a2'",
+        [
+            ("a", "illegal_move", 2, "APPLY transition, authorized to failed", "authorized to captured"),
+            ("a", "broken_chain", 3, "captured", "failed"),
+        ],
+    ),
+    (
+        "a decision that today's table would not make",
+        "UPDATE payproc.events SET outcome = 'MANUAL_REVIEW', reason = 'repeated_refund' WHERE event_id = 'a3'",
+        [
+            (
+                "a",
+                "rules_changed",
+                3,
+                "MANUAL_REVIEW repeated_refund, captured to captured",
+                "IGNORE already_in_state, captured to captured",
+            )
+        ],
+    ),
+    (
+        "a resolution that went somewhere else",
+        "UPDATE payproc.resolutions SET state_after = 'failed'",
+        [
+            ("b", "illegal_move", 3, "apply resolution, authorized to failed", "authorized to captured"),
+            ("b", "broken_chain", 4, "captured", "failed"),
+        ],
+    ),
+    (
+        "a resolution of nothing",
+        "UPDATE payproc.resolutions SET event_id = 'a1'",
+        [
+            (
+                "b",
+                "illegal_move",
+                3,
+                "apply nothing to resolve, authorized to captured",
+                "an earlier event of this payment in MANUAL_REVIEW",
+            )
+        ],
+    ),
+    (
+        "a resolution of an event that is not on record",
+        "UPDATE payproc.resolutions SET event_id = 'nope'",
+        [
+            (
+                "b",
+                "illegal_move",
+                3,
+                "apply nothing to resolve, authorized to captured",
+                "an earlier event of this payment in MANUAL_REVIEW",
+            )
+        ],
+    ),
+]
 
 
 @pytest.mark.parametrize(("damage", "expected"), [row[1:] for row in DAMAGE], ids=[row[0] for row in DAMAGE])
 def test_damage_is_found_and_named(
-    database: Database, books: None, sql: Any, damage: str, expected: list[tuple[str, str, int | None, str, str]]
+    database: Database, books: None, sql: Sql, damage: str, expected: list[tuple[str, str, int | None, str, str]]
 ) -> None:
     sql.rows(damage)
     assert findings(database) == expected
@@ -112,25 +180,23 @@ def test_every_problem_is_tested() -> None:
     assert {finding[1] for _, _, expected in DAMAGE for finding in expected} == {problem.value for problem in Problem}
 
 
-def test_changed_rules_alone_do_not_make_the_books_wrong(database: Database, books: None, sql: Any) -> None:
+def test_changed_rules_alone_do_not_make_the_books_wrong(database: Database, books: None, sql: Sql) -> None:
     sql.rows("UPDATE payproc.events SET outcome = 'REJECT', reason = 'payment_failed' WHERE event_id = 'a3'")
     totals = VerifySummary()
     assert len(list(verify(database, totals))) == 1
     assert totals.wrong == 0
 
 
-def test_it_sees_one_moment_while_events_are_recorded(
-    database: Database, books: None, sql: Any, events: Callable[..., list[InputEvent]]
-) -> None:
+def test_it_sees_one_moment_while_events_are_recorded(database: Database, books: None, sql: Sql) -> None:
     """Entries and payments come from one snapshot, however long reading them takes."""
     with closing(Recorder(database, 1)) as recorder:
         recorder.handle(
-            events(*[(f"x{number}", f"x{number:05}", "authorize") for number in range(5000)], first_line=20)
+            input_events(*[(f"x{number}", f"x{number:05}", "authorize") for number in range(5000)], first_line=20)
         )
         totals = VerifySummary()
         reading = verify(database, totals, lambda _: moved.append(recorder.handle(later.pop())) if later else None)
         moved: list[object] = []
-        later = [events(*[(f"y{number}", f"x{number:05}", "capture") for number in range(5000)], first_line=6000)]
+        later = [input_events(*[(f"y{number}", f"x{number:05}", "capture") for number in range(5000)], first_line=6000)]
         assert list(reading) == []
         assert moved, "nothing was recorded while it read"
     assert totals.entries == 5010

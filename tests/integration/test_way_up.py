@@ -18,20 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from old_schemas import Catalog, catalog, dump_of, load_version, records
-from postgres import Sql, wait_for
-from servers import POSTGRES_VERSION
 from sqlalchemy import URL
 
 from payproc import models
 from payproc.db import schema
-from payproc.db.connection import Database
-from payproc.embedded import server as embedded
-
-Payproc = Any
-Line = Callable[..., bytes]
-SqlOn = Callable[[URL], Sql]
-PayprocOn = Callable[[URL | None], Payproc]
+from payproc.embedded.initdb import SUPERUSER
+from payproc.embedded.server import running_server
+from tests.support.command import Payproc
+from tests.support.events import event_line
+from tests.support.old_schemas import Catalog, catalog, dump_of, load_version, records
+from tests.support.postgres import NewDatabase, Sql, SqlOn, as_database, wait_for
+from tests.support.servers import POSTGRES_VERSION
 
 variants = pytest.mark.parametrize("for_citus", [False, True], ids=["one server", "Citus"])
 
@@ -55,7 +52,7 @@ class Old:
     def mark(self) -> str:
         return str(self.sql.value("SELECT pg_catalog.obj_description('payproc.runs'::regclass, 'pg_class')"))
 
-    def error(self, *command: str, payproc: Payproc = None, **options: Any) -> str:
+    def error(self, *command: str, payproc: Payproc | None = None, **options: Any) -> str:
         """Run a command that cannot finish; give the one line that says why."""
         finished = (payproc or self.payproc)(*command, "--quiet", **options)
         assert (finished.code, finished.stdout, finished.stderr.count("\n")) == (1, "", 1), finished
@@ -63,14 +60,14 @@ class Old:
 
 
 @pytest.fixture
-def old(new_database: Callable[..., URL], sql_on: SqlOn, payproc_on: PayprocOn) -> Callable[..., Old]:
+def old(new_database: NewDatabase, sql_on: SqlOn, tmp_path: Path) -> Callable[..., Old]:
     """Make databases of version 1, in either variant."""
 
     def make(*, for_citus: bool = False) -> Old:
         url = new_database("template0", "UTF8")
         sql = sql_on(url)
         load_version(sql, 1, for_citus=for_citus)
-        return Old(url, sql, payproc_on(url))
+        return Old(url, sql, Payproc(tmp_path, url))
 
     return make
 
@@ -79,14 +76,12 @@ OldDatabase = Callable[..., Old]
 
 
 @pytest.fixture
-def new_catalog(
-    new_database: Callable[..., URL], sql_on: SqlOn, database_at: Callable[[URL, str], Database]
-) -> Callable[..., Catalog]:
+def new_catalog(new_database: NewDatabase, sql_on: SqlOn) -> Callable[..., Catalog]:
     """Return the catalog of a new schema, made for the comparison."""
 
     def make(*, for_citus: bool) -> Catalog:
         url = new_database("template0", "UTF8")
-        with database_at(url, "a new database").transaction() as cursor:
+        with as_database(url, "a new database").transaction() as cursor:
             schema.create_schema(cursor, for_citus=for_citus)
         return catalog(sql_on(url))
 
@@ -149,12 +144,16 @@ def test_corrections_are_distributed_with_payments(old: OldDatabase, for_citus: 
 
 
 @variants
-def test_every_command_works_afterwards(old: OldDatabase, line: Line, for_citus: bool) -> None:
+def test_every_command_works_afterwards(old: OldDatabase, for_citus: bool) -> None:
     database = old(for_citus=for_citus)
     payproc = database.payproc
     assert payproc("init").code == 0
     assert payproc("verify").code == 0
-    fresh = [line("new_1", "pay_sold", "refund"), line("new_2", "pay_created", "flag"), line("evt_1", "x", "fail")]
+    fresh = [
+        event_line("new_1", "pay_sold", "refund"),
+        event_line("new_2", "pay_created", "flag"),
+        event_line("evt_1", "x", "fail"),
+    ]
     summary = payproc.summary("-", stdin=b"\n".join(fresh))
     assert summary["reasons"] == {"transition": 1, "flagged": 1, "event_id_conflict": 1}
     shown = json.loads(payproc("show", "pay_sold", "--format", "json").stdout)
@@ -177,22 +176,22 @@ def test_every_command_works_afterwards(old: OldDatabase, line: Line, for_citus:
 # ---- Who brings it up, and what the others say ----------------------------------------------------
 
 
-def test_server_is_brought_up_by_init_alone(old: OldDatabase, line: Line) -> None:
+def test_server_is_brought_up_by_init_alone(old: OldDatabase) -> None:
     database = old()
     before = catalog(database.sql), records(database.sql)
     for command in (*READING, *WRITING):
-        said = database.error(*command, stdin=line("new_1", "pay_new", "fail"))
+        said = database.error(*command, stdin=event_line("new_1", "pay_new", "fail"))
         assert said.startswith("the schema payproc of the database "), command
         assert said.endswith(" has version 1, this payproc needs 2; run payproc init\n"), command
     assert (catalog(database.sql), records(database.sql)) == before
 
 
-def test_newer_schema_is_refused(old: OldDatabase, line: Line) -> None:
+def test_newer_schema_is_refused(old: OldDatabase) -> None:
     database = old()
     database.sql.rows("COMMENT ON TABLE payproc.runs IS 'payproc schema version 3, procedure 00000000'")
     before = catalog(database.sql), records(database.sql)
     for command in (["verify"], *WRITING, ["init"], ["init", "--sql"]):
-        said = database.error(*command, stdin=line("new_1", "pay_new", "fail"))
+        said = database.error(*command, stdin=event_line("new_1", "pay_new", "fail"))
         assert said.startswith("the schema payproc of the database "), command
         assert "this payproc is older than the schema" in said, command
     assert (catalog(database.sql), records(database.sql)) == before
@@ -218,10 +217,10 @@ def test_lost_mark_is_restored_by_the_message(old: OldDatabase, for_citus: bool,
     assert database.payproc("init")[:2] == (0, UP_TO_DATE)
 
 
-def test_foreign_schema_is_left_alone(bare_url: URL, sql_on: SqlOn, payproc_on: PayprocOn) -> None:
+def test_foreign_schema_is_left_alone(bare_url: URL, sql_on: SqlOn, tmp_path: Path) -> None:
     sql_on(bare_url).rows("CREATE SCHEMA payproc CREATE TABLE runs (run_id bigint)")
     before = catalog(sql_on(bare_url))
-    finished = payproc_on(bare_url)("init", "--quiet")
+    finished = Payproc(tmp_path, bare_url)("init", "--quiet")
     assert finished.code == 1
     assert "is not payproc's" in finished.stderr
     assert catalog(sql_on(bare_url)) == before
@@ -231,26 +230,22 @@ def test_foreign_schema_is_left_alone(bare_url: URL, sql_on: SqlOn, payproc_on: 
 def embedded_old(tmp_path: Path) -> Iterator[tuple[Sql, Path]]:
     """Run an embedded server whose database has version 1; give it and its home."""
     home = tmp_path / "home"
-    with embedded.running_server(home, version=POSTGRES_VERSION) as server:
-        url = URL.create(
-            "postgresql", embedded.SUPERUSER, database="postgres", query={"host": str(server.socket_folder)}
-        )
+    with running_server(home, version=POSTGRES_VERSION) as server:
+        url = URL.create("postgresql", SUPERUSER, database="postgres", query={"host": str(server.socket_folder)})
         with closing(Sql(url)) as sql:
             load_version(sql, 1)
             yield sql, home
 
 
-def test_embedded_is_brought_up_by_the_first_write(
-    embedded_old: tuple[Sql, Path], payproc_on: PayprocOn, line: Line
-) -> None:
+def test_embedded_is_brought_up_by_the_first_write(embedded_old: tuple[Sql, Path], tmp_path: Path) -> None:
     sql, _ = embedded_old
-    payproc = payproc_on(None)
+    payproc = Payproc(tmp_path, None)
     for command in READING:
-        finished = payproc(*command, "--quiet", stdin=line("new_1", "pay_new", "fail"))
+        finished = payproc(*command, "--quiet", stdin=event_line("new_1", "pay_new", "fail"))
         assert finished.code == 1, command
         assert finished.stderr.endswith(" has version 1, this payproc needs 2; run payproc init\n"), command
     for command in WRITING:
-        finished = payproc(*command, "--quiet", stdin=line("new_1", "pay_new", "fail"))
+        finished = payproc(*command, "--quiet", stdin=event_line("new_1", "pay_new", "fail"))
         assert (finished.code, finished.stderr) == (0, f"payproc: {BROUGHT_UP}"), command
         assert payproc("verify").code == 0
         sql.rows("DROP SCHEMA payproc CASCADE")
@@ -283,7 +278,7 @@ def quoted(name: str) -> str:
 
 
 @pytest.fixture
-def owned(bare_url: URL, sql_on: SqlOn, payproc_on: PayprocOn, roles: Callable[[str], str]) -> tuple[Old, str, str]:
+def owned(bare_url: URL, sql_on: SqlOn, tmp_path: Path, roles: Callable[[str], str]) -> tuple[Old, str, str]:
     """Return a database of version 1, the ordinary role that owns it, and another that may use its tables."""
     owner, user = roles("owner"), roles("user")
     sql = sql_on(bare_url)
@@ -293,14 +288,14 @@ def owned(bare_url: URL, sql_on: SqlOn, payproc_on: PayprocOn, roles: Callable[[
     sql.rows(f"GRANT USAGE ON SCHEMA payproc TO {quoted(user)}")
     sql.rows(f"GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA payproc TO {quoted(user)}")
     sql.rows("RESET ROLE")
-    return Old(bare_url, sql, payproc_on(bare_url.set(username=owner, password="s3cret"))), owner, user
+    return Old(bare_url, sql, Payproc(tmp_path, bare_url.set(username=owner, password="s3cret"))), owner, user
 
 
-def test_privileges_are_kept(owned: tuple[Old, str, str], payproc_on: PayprocOn, line: Line) -> None:
+def test_privileges_are_kept(owned: tuple[Old, str, str], tmp_path: Path) -> None:
     database, _, user = owned
     assert database.payproc("init")[:2] == (0, BROUGHT_UP)
-    limited = payproc_on(database.url.set(username=user, password="s3cret"))
-    assert limited.summary("-", stdin=line("new_1", "pay_sold", "refund"))["reasons"] == {"transition": 1}
+    limited = Payproc(tmp_path, database.url.set(username=user, password="s3cret"))
+    assert limited.summary("-", stdin=event_line("new_1", "pay_sold", "refund"))["reasons"] == {"transition": 1}
     for command in (["show", "pay_sold"], ["review"], ["verify"], ["runs"], ["export"], WRITING[1]):
         assert limited(*command).code == 0, command
     assert database.sql.rows(
@@ -314,9 +309,9 @@ def test_privileges_are_kept(owned: tuple[Old, str, str], payproc_on: PayprocOn,
     ]
 
 
-def test_superuser_keeps_the_owner(owned: tuple[Old, str, str], payproc_on: PayprocOn) -> None:
+def test_superuser_keeps_the_owner(owned: tuple[Old, str, str], tmp_path: Path) -> None:
     database, owner, _ = owned
-    assert payproc_on(database.url)("init")[:2] == (0, BROUGHT_UP)
+    assert Payproc(tmp_path, database.url)("init")[:2] == (0, BROUGHT_UP)
     assert set(
         database.sql.rows("SELECT relowner::regrole::text FROM pg_class WHERE relnamespace = 'payproc'::regnamespace")
     ) == {(quoted(owner),)}
@@ -324,23 +319,21 @@ def test_superuser_keeps_the_owner(owned: tuple[Old, str, str], payproc_on: Payp
     assert database.payproc("verify").code == 0
 
 
-def test_other_role_is_told_the_owner(owned: tuple[Old, str, str], payproc_on: PayprocOn) -> None:
+def test_other_role_is_told_the_owner(owned: tuple[Old, str, str], tmp_path: Path) -> None:
     database, owner, user = owned
     before = catalog(database.sql), records(database.sql)
-    limited = payproc_on(database.url.set(username=user, password="s3cret"))
+    limited = Payproc(tmp_path, database.url.set(username=user, password="s3cret"))
     said = database.error("init", payproc=limited)
     assert owner in said.replace('""', '"')
     assert "payproc init" in said
     assert (catalog(database.sql), records(database.sql)) == before
 
 
-def test_other_procedure_is_replaced_by_its_owner(
-    owned: tuple[Old, str, str], payproc_on: PayprocOn, line: Line
-) -> None:
+def test_other_procedure_is_replaced_by_its_owner(owned: tuple[Old, str, str], tmp_path: Path) -> None:
     database, owner, user = owned
     assert database.payproc("init").code == 0
     mine = catalog(database.sql)
-    limited = payproc_on(database.url.set(username=user, password="s3cret"))
+    limited = Payproc(tmp_path, database.url.set(username=user, password="s3cret"))
 
     def install_another() -> None:
         (source,) = database.sql.rows("SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname = 'record_decisions'")
@@ -350,18 +343,18 @@ def test_other_procedure_is_replaced_by_its_owner(
 
     install_another()
     others = catalog(database.sql)
-    finished = limited("ingest", "-", "--quiet", stdin=line("new_1", "pay_new", "fail"))
+    finished = limited("ingest", "-", "--quiet", stdin=event_line("new_1", "pay_new", "fail"))
     assert (finished.code, finished.stderr.count("\n")) == (0, 1), finished
     assert "procedure" in finished.stderr
     assert owner in finished.stderr
     assert catalog(database.sql) == others
-    finished = database.payproc("ingest", "-", "--quiet", stdin=line("new_2", "pay_new", "fail"))
+    finished = database.payproc("ingest", "-", "--quiet", stdin=event_line("new_2", "pay_new", "fail"))
     assert (finished.code, finished.stderr) == (0, f"payproc: {REPLACED}")
     assert catalog(database.sql) == mine
     install_another()
     assert database.payproc("init")[:2] == (0, REPLACED)
     assert catalog(database.sql) == mine
-    finished = limited("ingest", "-", "--quiet", stdin=line("new_3", "pay_new", "fail"))
+    finished = limited("ingest", "-", "--quiet", stdin=event_line("new_3", "pay_new", "fail"))
     assert (finished.code, finished.stderr) == (0, "")
 
 
@@ -439,8 +432,11 @@ def psql(url: URL, script: str) -> None:
     name = url.set(drivername="postgresql").render_as_string(hide_password=False)
     subprocess.run(
         [program, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", name, "-f", "-"],
-        input=script.encode(), check=True, capture_output=True, env={**os.environ, "PGCLIENTENCODING": "UTF8"},
-    )  # fmt: skip
+        input=script.encode(),
+        check=True,
+        capture_output=True,
+        env={**os.environ, "PGCLIENTENCODING": "UTF8"},
+    )
 
 
 def is_only_comment(script: str) -> bool:
@@ -463,13 +459,13 @@ def test_sql_run_by_psql_does_the_same(old: OldDatabase, new_catalog: Callable[.
 
 
 def test_sql_for_an_empty_database_creates_the_schema(
-    bare_url: URL, sql_on: SqlOn, payproc_on: PayprocOn, new_catalog: Callable[..., Catalog], line: Line
+    bare_url: URL, sql_on: SqlOn, tmp_path: Path, new_catalog: Callable[..., Catalog]
 ) -> None:
-    payproc, sql = payproc_on(bare_url), sql_on(bare_url)
+    payproc, sql = Payproc(tmp_path, bare_url), sql_on(bare_url)
     psql(bare_url, payproc("init", "--sql", "--quiet").stdout)
     assert catalog(sql) == new_catalog(for_citus=False)
     assert is_only_comment(payproc("init", "--sql").stdout)
-    assert payproc("ingest", "-", stdin=line("e1", "p1", "fail")).code == 0
+    assert payproc("ingest", "-", stdin=event_line("e1", "p1", "fail")).code == 0
 
 
 def test_sql_in_a_file_is_a_whole_script(old: OldDatabase) -> None:
@@ -484,9 +480,7 @@ def test_sql_in_a_file_is_a_whole_script(old: OldDatabase) -> None:
 
 # ---- A version for every change -------------------------------------------------------------------
 
-TABLES = {
-    2: "2798f4fd6a5b72f4",
-}
+TABLES = {2: "2798f4fd6a5b72f4"}
 """Digest by version of the statements that create the tables, in both variants."""
 
 

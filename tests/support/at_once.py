@@ -3,8 +3,8 @@
 import random
 from typing import Any
 
-from model import Line
-from postgres import Sql
+from tests.support.model import Line
+from tests.support.postgres import Sql
 
 NOT_RECORDED = ("duplicate_event", "event_id_conflict")
 """Reasons of events that are not new under their event_id."""

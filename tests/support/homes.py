@@ -21,7 +21,7 @@ import psycopg2
 import psycopg2.extensions
 import pytest
 
-from payproc.embedded import server as embedded
+from payproc.embedded.server import EmbeddedServer
 
 PAYPROC = Path(sys.executable).parent / "payproc"
 IS_ROOT = os.geteuid() == 0
@@ -127,7 +127,7 @@ class Holder:
         self.process.communicate()
 
 
-def connect(server: embedded.EmbeddedServer) -> psycopg2.extensions.connection:
+def connect(server: EmbeddedServer) -> psycopg2.extensions.connection:
     return psycopg2.connect(" ".join(f"{name}='{value}'" for name, value in server.connect_args.items()))
 
 

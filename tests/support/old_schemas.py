@@ -6,7 +6,7 @@ What belongs here: loading a dump of an earlier version, and what two schemas mu
 from pathlib import Path
 from typing import Any
 
-from postgres import Sql
+from tests.support.postgres import Sql
 
 DUMPS = Path(__file__).parents[1] / "integration" / "schema_versions"
 

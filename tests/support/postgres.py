@@ -1,18 +1,25 @@
 """SQL on a test's database: to look at what is stored, to get in the way of what is running, to check the books."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import psycopg2
 import psycopg2.extensions
 from sqlalchemy import URL
 
+from payproc.db.connection import Database
+from payproc.db.location import parse_url
 from payproc.logic import STATE_NAMED_BY, TABLE, EventType, Outcome, Resolution, State
 
 SECONDS_TO_WAIT = 30
 """How long a test waits for something that should happen at once: long enough for a loaded machine."""
+
+
+IS_FOR_CITUS = os.environ.get("PAYPROC_TEST_SCHEMA") == "citus"
+"""Whether the template has the variant for Citus: no second unique key, and each commit waits."""
 
 
 def wait_for(condition: Callable[[], Any]) -> Any:
@@ -23,6 +30,29 @@ def wait_for(condition: Callable[[], Any]) -> Any:
             return found
         time.sleep(0.005)
     raise AssertionError("waited in vain")
+
+
+class Server(NamedTuple):
+    """A PostgreSQL server to make databases on."""
+
+    url: URL
+
+    def connect(self, name: str | None = None) -> psycopg2.extensions.connection:
+        """Connect to one of its databases, in autocommit."""
+        url = self.url if name is None else self.url.set(database=name)
+        connection = psycopg2.connect(url.set(drivername="postgresql").render_as_string(hide_password=False))
+        connection.autocommit = True
+        return connection
+
+    def execute(self, statement: str) -> None:
+        """Run one statement on the server's own database."""
+        with closing(self.connect()) as connection, connection.cursor() as cursor:
+            cursor.execute(statement)
+
+
+def as_database(url: URL, name: str) -> Database:
+    """Return a database as the program sees it."""
+    return Database(parse_url(url.render_as_string(hide_password=False), name), name)
 
 
 class Sql:
@@ -73,6 +103,16 @@ class Sql:
         return int(wait_for(lambda: self.rows(query))[0][0])
 
 
+SqlOn = Callable[[URL], Sql]
+"""Opens SQL on any database, for as long as the test runs."""
+
+
+class NewDatabase(Protocol):
+    """Makes a database from a template, for as long as the test runs."""
+
+    def __call__(self, template: str, encoding: str | None = None) -> URL: ...
+
+
 def fill_queue(sql: Sql, first: int, last: int, size: int = 0) -> None:
     """Have events `first` to `last` wait for a person, each of a payment of its own, with lines of this size."""
     sql.rows(
@@ -82,8 +122,10 @@ def fill_queue(sql: Sql, first: int, last: int, size: int = 0) -> None:
         " state_after, source, run_id, line, payload) SELECT 'e' || payment_id, payment_id, 1, 'capture',"
         " 'MANUAL_REVIEW', 'predecessor_missing', 'created', 'created', 0, 1, 1,"
         " ('{\"x\": \"' || repeat('x', %s) || '\"}')::json FROM new",
-        first, last, size,
-    )  # fmt: skip
+        first,
+        last,
+        size,
+    )
 
 
 Contents = dict[str, list[tuple[Any, ...]]]
@@ -105,7 +147,7 @@ def contents(sql: Sql) -> Contents:
     }
 
 
-def check_books(sql: Sql) -> None:
+def assert_books_right(sql: Sql) -> None:
     """Fold every history again: it must be gapless, follow the rules, and explain the stored state and version.
 
     What one run recorded of a payment must stand there in the order of its input.

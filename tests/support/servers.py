@@ -13,10 +13,12 @@ from sqlalchemy import URL
 
 from payproc.db import connection as db
 from payproc.db import schema
-from payproc.embedded import server as embedded
+from payproc.embedded import binaries
+from payproc.embedded.initdb import SUPERUSER
+from payproc.embedded.server import running_server
 
 IS_ROOT = os.geteuid() == 0
-POSTGRES_VERSION = int(os.environ.get("PAYPROC_TEST_POSTGRES", embedded.POSTGRES_VERSION))
+POSTGRES_VERSION = int(os.environ.get("PAYPROC_TEST_POSTGRES", binaries.POSTGRES_VERSION))
 
 
 class Pristine(NamedTuple):
@@ -48,7 +50,7 @@ class OwnServer:
     def __init__(self, home: Path, programs: Path) -> None:
         self.home = home
         self.data = home / "data"
-        self.url = URL.create("postgresql", embedded.SUPERUSER, database="postgres", query={"host": str(home)})
+        self.url = URL.create("postgresql", SUPERUSER, database="postgres", query={"host": str(home)})
         self.programs = programs
         self.within: tuple[str, ...] = ()
         """A command that runs its programs somewhere else, as its user."""
@@ -75,10 +77,15 @@ class OwnServer:
         """Run one of PostgreSQL's programs as the server's user."""
         with (self.home / "log").open("a") as log:  # not a pipe, which the server would hold open
             done = subprocess.run(
-                [*self.within, self.programs / program, *arguments], cwd=self.home, check=False,
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+                [*self.within, self.programs / program, *arguments],
+                cwd=self.home,
+                check=False,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
                 **({} if self.within else as_owner_of(self.data.parent)),
-            )  # fmt: skip
+            )
         assert done.returncode == 0, (self.home / "log").read_text(errors="replace")[-3000:]
 
     def logged(self, what: str) -> int:
@@ -95,7 +102,7 @@ def pristine_home() -> Iterator[Pristine]:
     """Create a server once, for all tests that want one of their own."""
     home = new_folder()
     try:
-        with embedded.running_server(home, version=POSTGRES_VERSION) as server:
+        with running_server(home, version=POSTGRES_VERSION) as server:
             schema.bring_up(db.Database(server.connect_args, "a new database"))
             pid = (home / "data" / "postmaster.pid").read_text().splitlines()[0]
             programs = Path(f"/proc/{pid}/exe").resolve().parent  # where the server's user can run them

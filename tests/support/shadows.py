@@ -14,9 +14,8 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-from postgres import Sql
-
 import payproc
+from tests.support.postgres import Sql
 
 SHADOW_CALLED = "a shadow was called: "
 """The start of the message that every shadow raises."""

@@ -3,7 +3,7 @@
 import json
 import random
 
-from model import Fact, Line
+from tests.support.model import Fact, Line
 
 _LEGAL_HISTORIES = (
     ("authorize", "capture", "refund"),

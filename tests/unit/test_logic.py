@@ -347,11 +347,7 @@ def test_some_orders_do_end_elsewhere_so_the_property_is_not_empty() -> None:
     decisions = fold([Delivery("c", CAPTURE), Delivery("a", AUTHORIZE), Delivery("r", REFUND)])
 
     assert end_state(decisions) is State.AUTHORIZED
-    assert [decision.outcome for decision in decisions] == [
-        Outcome.MANUAL_REVIEW,
-        Outcome.APPLY,
-        Outcome.MANUAL_REVIEW,
-    ]
+    assert [decision.outcome for decision in decisions] == [Outcome.MANUAL_REVIEW, Outcome.APPLY, Outcome.MANUAL_REVIEW]
 
 
 # --- how a payment may move ------------------------------------------------------------------------------------------

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from second_reading import second_reading
 
 from payproc.logic import EventType
 from payproc.schemas import MAX_LINE_BYTES, Malformed, PaymentEvent, parse_line, parse_lines
+from tests.support.second_reading import second_reading
 
 # 52 bytes; the value of a field added behind it, `,"x":`, therefore stands at byte 56.
 GOOD = b'{"event_id":"e1","payment_id":"p1","type":"capture"}'
@@ -69,10 +69,7 @@ def test_three_fields_are_enough_for_an_event_of_each_type(event_type: str) -> N
             b'{"event_\\u0069d":"e1","\\u0070ayment_id":"p1","\\u0074\\u0079\\u0070\\u0065":"capture"}',
             id="escaped keys",
         ),
-        pytest.param(
-            b'{"event_id":"\\u00651","payment_id":"p\\u0031","type":"c\\u0061pture"}',
-            id="escaped values",
-        ),
+        pytest.param(b'{"event_id":"\\u00651","payment_id":"p\\u0031","type":"c\\u0061pture"}', id="escaped values"),
         pytest.param(with_value(b'{"event_id":"e2","payment_id":3,"type":"void"}'), id="our keys in a nested object"),
         pytest.param(with_value(b'[{"event_id":1,"event_id":2}]'), id="our key twice in a nested object"),
         pytest.param(with_value(b'{"event_\\u0069d":1}'), id="our key in a nested object, escaped"),
@@ -128,20 +125,12 @@ def test_ids_are_any_text_and_come_back_unchanged(written: str, expected: str) -
 
 NOT_JSON = [
     # What was found, and where, is msgspec's own wording; a new release of it may word it anew.
+    pytest.param(b"", "not JSON: input data was truncated, expected one JSON object a line", id="nothing"),
     pytest.param(
-        b"",
-        "not JSON: input data was truncated, expected one JSON object a line",
-        id="nothing",
+        GOOD[:-1], "not JSON: input data was truncated, expected one JSON object a line", id="no closing brace"
     ),
     pytest.param(
-        GOOD[:-1],
-        "not JSON: input data was truncated, expected one JSON object a line",
-        id="no closing brace",
-    ),
-    pytest.param(
-        b"event_id=e1",
-        "not JSON: invalid character (byte 0), expected one JSON object a line",
-        id="not even a bracket",
+        b"event_id=e1", "not JSON: invalid character (byte 0), expected one JSON object a line", id="not even a bracket"
     ),
     pytest.param(
         b"{event_id:1}",
@@ -164,9 +153,7 @@ NOT_JSON = [
         id="two objects in a line",
     ),
     pytest.param(
-        GOOD + b"//",
-        "not JSON: trailing characters (byte 53), expected one JSON object a line",
-        id="a comment",
+        GOOD + b"//", "not JSON: trailing characters (byte 53), expected one JSON object a line", id="a comment"
     ),
     pytest.param(
         GOOD + b"\0",
@@ -199,19 +186,13 @@ NOT_JSON = [
         id="a raw control character in a skipped field",
     ),
     pytest.param(
-        with_value(b"01"),
-        "not JSON: invalid number (byte 57), expected one JSON object a line",
-        id="a leading zero",
+        with_value(b"01"), "not JSON: invalid number (byte 57), expected one JSON object a line", id="a leading zero"
     ),
     pytest.param(
-        with_value(b"NaN"),
-        "not JSON: invalid character (byte 56), expected one JSON object a line",
-        id="NaN",
+        with_value(b"NaN"), "not JSON: invalid character (byte 56), expected one JSON object a line", id="NaN"
     ),
     pytest.param(
-        with_value(b"Infinity"),
-        "not JSON: invalid character (byte 56), expected one JSON object a line",
-        id="Infinity",
+        with_value(b"Infinity"), "not JSON: invalid character (byte 56), expected one JSON object a line", id="Infinity"
     ),
     pytest.param(
         with_value(b"-Infinity"),
@@ -271,20 +252,10 @@ MISSING = [
 ]
 
 MISTYPED = [
+    pytest.param(with_event_id(b"null"), "event_id: null, expected a string of 1 to 255 characters", id="null"),
+    pytest.param(with_event_id(b"true"), "event_id: true, expected a string of 1 to 255 characters", id="true"),
     pytest.param(
-        with_event_id(b"null"),
-        "event_id: null, expected a string of 1 to 255 characters",
-        id="null",
-    ),
-    pytest.param(
-        with_event_id(b"true"),
-        "event_id: true, expected a string of 1 to 255 characters",
-        id="true",
-    ),
-    pytest.param(
-        with_event_id(b"17"),
-        "event_id: the number 17, expected a string of 1 to 255 characters",
-        id="a number",
+        with_event_id(b"17"), "event_id: the number 17, expected a string of 1 to 255 characters", id="a number"
     ),
     pytest.param(
         with_event_id(b"1.0"),
@@ -297,30 +268,20 @@ MISTYPED = [
         id="an integer longer than Python converts",
     ),
     pytest.param(
-        with_event_id(b'["e1"]'),
-        "event_id: an array, expected a string of 1 to 255 characters",
-        id="an array",
+        with_event_id(b'["e1"]'), "event_id: an array, expected a string of 1 to 255 characters", id="an array"
     ),
     pytest.param(
-        with_event_id(b'{"id":"e1"}'),
-        "event_id: an object, expected a string of 1 to 255 characters",
-        id="an object",
+        with_event_id(b'{"id":"e1"}'), "event_id: an object, expected a string of 1 to 255 characters", id="an object"
     ),
     pytest.param(
-        with_payment_id(b"false"),
-        "payment_id: false, expected a string of 1 to 255 characters",
-        id="payment_id",
+        with_payment_id(b"false"), "payment_id: false, expected a string of 1 to 255 characters", id="payment_id"
     ),
     pytest.param(
         with_type(b'["capture"]'),
         "type: an array, expected authorize, capture, refund, fail or flag",
         id="type, an array",
     ),
-    pytest.param(
-        with_type(b"null"),
-        "type: null, expected authorize, capture, refund, fail or flag",
-        id="type, null",
-    ),
+    pytest.param(with_type(b"null"), "type: null, expected authorize, capture, refund, fail or flag", id="type, null"),
     pytest.param(
         b'{"type":1,"payment_id":2,"event_id":3}',
         "event_id: the number 3, expected a string of 1 to 255 characters",
@@ -334,11 +295,7 @@ UNKNOWN_TYPE = [
         'type: unknown "void", expected authorize, capture, refund, fail or flag',
         id="another word",
     ),
-    pytest.param(
-        with_type(b'""'),
-        'type: unknown "", expected authorize, capture, refund, fail or flag',
-        id="empty",
-    ),
+    pytest.param(with_type(b'""'), 'type: unknown "", expected authorize, capture, refund, fail or flag', id="empty"),
     pytest.param(
         with_type(b'"Capture"'),
         'type: unknown "Capture", expected authorize, capture, refund, fail or flag',
@@ -362,26 +319,14 @@ UNKNOWN_TYPE = [
 ]
 
 TWICE = [
-    pytest.param(
-        with_field(b'"event_id":"e1"'),
-        "event_id: given 2 times, expected once",
-        id="event_id, the same",
-    ),
-    pytest.param(
-        with_field(b'"event_id":"e2"'),
-        "event_id: given 2 times, expected once",
-        id="event_id, another",
-    ),
+    pytest.param(with_field(b'"event_id":"e1"'), "event_id: given 2 times, expected once", id="event_id, the same"),
+    pytest.param(with_field(b'"event_id":"e2"'), "event_id: given 2 times, expected once", id="event_id, another"),
     pytest.param(
         with_field(b'"payment_id":"p2","payment_id":"p3"'),
         "payment_id: given 3 times, expected once",
         id="payment_id, three times",
     ),
-    pytest.param(
-        with_field(b'"type":"refund"'),
-        "type: given 2 times, expected once",
-        id="type",
-    ),
+    pytest.param(with_field(b'"type":"refund"'), "type: given 2 times, expected once", id="type"),
     pytest.param(
         with_field(b'"event_\\u0069d":"e2"'),
         "event_id: given 2 times, expected once",
@@ -397,11 +342,7 @@ TWICE = [
         "type: given 2 times, expected once",
         id="both types with an escape",
     ),
-    pytest.param(
-        b'{"event_id":"",' + GOOD[1:],
-        "event_id: given 2 times, expected once",
-        id="the first empty",
-    ),
+    pytest.param(b'{"event_id":"",' + GOOD[1:], "event_id: given 2 times, expected once", id="the first empty"),
     pytest.param(
         with_field(b'"x":{"type":1},"type":"capture"'),
         "type: given 2 times, expected once",
@@ -507,14 +448,10 @@ NOT_UTF_8 = [
 
 BAD_ID = [
     pytest.param(
-        with_event_id(b'""'),
-        "event_id: empty, expected a string of 1 to 255 characters",
-        id="empty event_id",
+        with_event_id(b'""'), "event_id: empty, expected a string of 1 to 255 characters", id="empty event_id"
     ),
     pytest.param(
-        with_payment_id(b'""'),
-        "payment_id: empty, expected a string of 1 to 255 characters",
-        id="empty payment_id",
+        with_payment_id(b'""'), "payment_id: empty, expected a string of 1 to 255 characters", id="empty payment_id"
     ),
     pytest.param(
         with_event_id(b'"' + b"x" * 256 + b'"'),
@@ -532,14 +469,10 @@ BAD_ID = [
         id="one astral character too many",
     ),
     pytest.param(
-        with_event_id(b'"a\\nb"'),
-        'event_id: "a\\nb" holds a control character, expected none',
-        id="line feed",
+        with_event_id(b'"a\\nb"'), 'event_id: "a\\nb" holds a control character, expected none', id="line feed"
     ),
     pytest.param(
-        with_event_id(b'"e\\u0000"'),
-        'event_id: "e\\u0000" holds a control character, expected none',
-        id="NUL",
+        with_event_id(b'"e\\u0000"'), 'event_id: "e\\u0000" holds a control character, expected none', id="NUL"
     ),
     pytest.param(
         with_payment_id(b'"\\u001f"'),
@@ -567,19 +500,13 @@ BAD_ID = [
         id="NEL, a control character before it is white space",
     ),
     pytest.param(
-        with_event_id(b'" e1"'),
-        'event_id: " e1" has white space at an end, expected none',
-        id="a space in front",
+        with_event_id(b'" e1"'), 'event_id: " e1" has white space at an end, expected none', id="a space in front"
     ),
     pytest.param(
-        with_payment_id(b'"p1 "'),
-        'payment_id: "p1 " has white space at an end, expected none',
-        id="a space behind",
+        with_payment_id(b'"p1 "'), 'payment_id: "p1 " has white space at an end, expected none', id="a space behind"
     ),
     pytest.param(
-        with_event_id(b'" "'),
-        'event_id: " " has white space at an end, expected none',
-        id="nothing but a space",
+        with_event_id(b'" "'), 'event_id: " " has white space at an end, expected none', id="nothing but a space"
     ),
     pytest.param(
         with_event_id(b'"\xc2\xa0e1"'),
@@ -692,14 +619,10 @@ def test_brackets_count_only_where_they_nest() -> None:
     ("line", "error"),
     [
         pytest.param(
-            b'{"type":"void",' + GOOD[1:],
-            "type: given 2 times, expected once",
-            id="the first of two types unknown",
+            b'{"type":"void",' + GOOD[1:], "type: given 2 times, expected once", id="the first of two types unknown"
         ),
         pytest.param(
-            b'{"event_id":1,' + GOOD[1:],
-            "event_id: given 2 times, expected once",
-            id="the first of two ids mistyped",
+            b'{"event_id":1,' + GOOD[1:], "event_id: given 2 times, expected once", id="the first of two ids mistyped"
         ),
         pytest.param(
             with_event_id(b"1")[:-1] + b',"x":NaN}',
@@ -821,11 +744,9 @@ def test_lines_parsed_together_come_out_as_each_alone(lines: list[bytes]) -> Non
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 
-IDS = st.text(
-    st.characters(exclude_categories=["Cs", "Cc"]),
-    min_size=1,
-    max_size=255,
-).filter(lambda text: text == text.strip())
+IDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=255).filter(
+    lambda text: text == text.strip()
+)
 
 JSON_VALUES = st.recursive(
     st.one_of(

@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from hostile import IDS, TEXTS, harmful, meant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from payproc.escape import printable, printable_json, unambiguous, unbroken
+from tests.support.hostile import IDS, TEXTS, harmful, meant
 
 ALL = sorted({*IDS, *TEXTS})
 
