@@ -1,6 +1,4 @@
-"""Binaries: PostgreSQL's programs from the wheel, copied into the home if its owner cannot read
-them there.
-"""
+"""Binaries: PostgreSQL's programs from the wheel, copied if the home's owner cannot read them."""
 
 import importlib.util
 import pwd

@@ -17,7 +17,7 @@ from payproc.embedded.home import Home, close_at_end, try_lock
 from payproc.embedded.initdb import create_data
 from payproc.embedded.log import LOG_SETTINGS, find_error, shorten_log
 from payproc.embedded.process import describe_kill, refuse_small_files, spawn
-from payproc.embedded.sockets import choose_socket_folder, find_listener, is_private, remove_socket_folder
+from payproc.embedded.sockets import choose_socket_folder, find_listener, is_private_folder, remove_socket_folder
 from payproc.errors import CannotFinish
 
 START_SECONDS = 600
@@ -58,10 +58,11 @@ class PidFile:
         return bool(self.lines) and self.lines[0] == str(process) and self.status == "ready"
 
     def socket_folder(self, home: Path) -> Path:
-        """Return the private folder of the socket, else the home, whose path may differ in a
-        container.
+        """Return the private folder of the socket, else the home.
+
+        The file's own path of the home may differ, because a container may have another one.
         """
-        return Path(self.lines[4]) if len(self.lines) > 4 and is_private(self.lines[4]) else home
+        return Path(self.lines[4]) if len(self.lines) > 4 and is_private_folder(self.lines[4]) else home
 
 
 class Cluster:

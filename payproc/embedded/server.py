@@ -35,9 +35,7 @@ class EmbeddedServer:
 
     @property
     def connect_args(self) -> dict[str, str]:
-        """libpq parameters: superuser over the private socket, with nothing left open to the
-        environment.
-        """
+        """libpq parameters, complete, because libpq takes missing ones from the environment."""
         return {
             "host": str(self.socket_folder),
             "hostaddr": "",

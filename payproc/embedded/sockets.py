@@ -24,9 +24,7 @@ _PRIVATE_FOLDER = re.compile(f"{_PRIVATE_PREFIX}[0-9a-f]+")
 
 
 def choose_socket_folder(home: Home) -> Path:
-    """Return the home if a socket's path allows it, else a new private folder for one run of the
-    server.
-    """
+    """Return the home if its path is fit for a socket, else a new private folder for one run."""
     remove_socket_folder(home)
     if len(f"{home.path}/{_SOCKET}") <= _MAX_SOCKET_PATH_BYTES and _PLAIN_PATH.fullmatch(str(home.path)):
         return home.path
@@ -43,19 +41,18 @@ def remove_socket_folder(home: Home) -> None:
     record = home.path / "socket-folder"
     if record.exists():
         folder = os.fsdecode(record.read_bytes())
-        if is_private(folder):
+        if is_private_folder(folder):
             shutil.rmtree(folder, ignore_errors=True)
         record.unlink()
 
 
-def is_private(folder: str) -> bool:
+def is_private_folder(folder: str) -> bool:
     """Return whether a folder has the name of a private socket folder."""
     return bool(_PRIVATE_FOLDER.fullmatch(folder))
 
 
 def find_listener(socket_folder: Path) -> int | None:
-    """Return the process that listens on the server's socket: 0 if it is out of sight, None if
-    there is none.
+    """Return the process that listens on the socket: 0 if it is invisible, None if there is none.
 
     The kernel records it when the process begins to listen, and returns its number in this PID
     namespace.

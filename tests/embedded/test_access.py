@@ -1,5 +1,4 @@
-"""Access: the network and other users are kept out, whatever the settings and the environment
-say."""
+"""Access: the network and other users are kept out, in spite of the settings."""
 
 import os
 import re
@@ -19,8 +18,7 @@ from tests.support.homes import configure, connect, only_root, read_mode, read_s
 
 
 def test_settings_keep_the_promises(made_home: Path) -> None:
-    """The server listens on no network address, even if its settings say so. Commits are
-    durable."""
+    """The server listens on no network address, despite its settings. Commits are durable."""
     configure(made_home, "listen_addresses = '*'")
     expected = {"listen_addresses": "", "fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}
     with running_server(made_home) as server:
@@ -99,7 +97,7 @@ def test_other_user_cannot_connect_or_look(which: str, request: pytest.FixtureRe
 
 @only_root
 def test_other_user_cannot_use_the_home(made_home: Path) -> None:
-    """What payproc does for another user is refused, and changes nothing."""
+    """payproc and a plain connection fail for another user, and change nothing."""
 
     def use_the_home() -> None:
         with running_server(made_home):

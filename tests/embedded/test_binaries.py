@@ -29,8 +29,7 @@ def closed_packages(folder: Path) -> Path:
 @only_root
 @pytest.mark.slow
 def test_copy_is_complete_or_absent(home: Path, closed_packages: Path) -> None:
-    """A failed copy leaves nothing. The next command copies all, the one after that uses the
-    copy."""
+    """A failed copy leaves nothing. The next command copies all, and a later one uses the copy."""
 
     def init(limits: str = ":") -> "subprocess.CompletedProcess[str]":
         return run_command(home, "init", limits=limits, PYTHONPATH=str(closed_packages))

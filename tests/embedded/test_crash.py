@@ -28,8 +28,7 @@ from tests.support.postgres import wait_for
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGQUIT, marks=pytest.mark.slow)])
 def test_crash_recovers_with_next_command(made_home: Path, number: int) -> None:
-    """The next command comes at once. Processes of the crashed server are left, and their parent is
-    a zombie."""
+    """The next command comes while processes of the server are left, with a zombie as parent."""
     succeed(made_home, "ingest", "-", events=authorize("p1"))
     with running_server(made_home) as server:
         connection = connect(server)

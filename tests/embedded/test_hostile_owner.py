@@ -54,8 +54,7 @@ def attacker(act: Callable[[], object]) -> Iterator[None]:
 
 @pytest.mark.slow
 def test_link_planted_at_creation_gains_nothing(home: Path, folder: Path) -> None:
-    """The settings are appended to postgresql.conf after initdb, whose last step leaves time for a
-    link."""
+    """The settings are appended to postgresql.conf after initdb, which leaves time for a link."""
     secret = folder / "secret"
     secret.write_text("root's own")
     secret.chmod(0o600)
@@ -125,8 +124,7 @@ def test_roots_folder_below_users_stays_closed(users_folder: Path) -> None:
 
 @pytest.mark.slow
 def test_planted_socket_leads_to_no_root_server(made_home: Path, secret_folder: Path) -> None:
-    """A link, or a name in postmaster.pid, leads to a socket that only root may use. Root does not
-    connect."""
+    """A link or postmaster.pid names a socket that only root may use. Root does not connect."""
     address = secret_folder / ".s.PGSQL.5432"
     with socket.socket(socket.AF_UNIX) as roots_server, server_lock_held(made_home):
         roots_server.bind(str(address))

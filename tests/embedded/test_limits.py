@@ -35,8 +35,7 @@ def test_server_has_the_highest_limits(made_home: Path) -> None:
 
 
 def test_hard_file_limit_is_refused(made_home: Path) -> None:
-    """It would harm other commands, so no server starts. The server of another command has no such
-    limit."""
+    """It would harm other commands, so no server starts. A server of another command is used."""
     done = run_command(made_home, "init", limits="ulimit -f 100000")
     assert done.returncode == 1
     assert done.stderr == (

@@ -1,5 +1,4 @@
-"""Root: the server's user, and the homes that root may use. Attacks by a home's owner are in
-test_hostile_owner.py."""
+"""Root: the server's user, and the homes that root may use."""
 
 import grp
 import os

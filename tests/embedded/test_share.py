@@ -44,8 +44,7 @@ def test_commands_at_once_share_one_server(home: Path) -> None:
 
 @pytest.mark.parametrize("is_first", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["first", "second"])
 def test_leave_by_ctrl_c_spares_others(made_home: Path, is_first: bool) -> None:
-    """Ctrl-C in the terminal ends one command. The server stays for the other, even if its starter
-    left."""
+    """Ctrl-C ends one command. The server stays for the other, even if its starter left."""
     first = Holder(made_home).wait_until_connected()
     second = Holder(made_home).wait_until_connected()
     server = read_server_process(made_home)
@@ -127,8 +126,7 @@ in_namespaces = pytest.mark.skipif(not can_make_namespace(), reason="it takes ro
 @in_namespaces
 @pytest.mark.slow
 def test_stop_in_container_spares_bystander(made_home: Path) -> None:
-    """The server runs outside. Inside, a bystander has its number, and the command is the last to
-    leave."""
+    """The server runs outside. Inside, a bystander has its number when the last command leaves."""
     Holder(made_home).wait_until_connected().kill()
     number = read_server_process(made_home)
     script = (
@@ -157,8 +155,7 @@ def test_stop_in_container_spares_bystander(made_home: Path) -> None:
 @in_namespaces
 @pytest.mark.slow
 def test_stop_of_container_server_succeeds(made_home: Path) -> None:
-    """The number in postmaster.pid belongs to the container. Outside, the kernel gives the right
-    one."""
+    """The number in postmaster.pid is the container's. Outside, the kernel gives the right one."""
     script = f'sleep 600 | "{COMMAND}" ingest - & read go; kill -9 $!; echo killed; sleep 600'
     with subprocess.Popen(
         ["unshare", "--pid", "--fork", "--kill-child", "bash", "-c", script],

@@ -1,5 +1,4 @@
-"""Signals on the embedded database: bursts, signals to a group of processes, and waits that they
-must end.
+"""Signals on the embedded database: bursts, groups of processes, and waits that must end.
 
 Systemd, closing terminals and impatient people send signals milliseconds apart. Wherever such a
 burst hits, the command ends soon, without a traceback, and leaves neither a server nor a lock
@@ -49,8 +48,7 @@ def place(home_template: Path) -> Iterator[Place]:
 
 
 def wait_until_taken_over(process: Process) -> None:
-    """Wait for the first line of this program, because the interpreter handles Ctrl-C before
-    that."""
+    """Wait for this program's first line, because the interpreter handles Ctrl-C before it."""
 
     def is_caught() -> bool:
         caught = int(Path(f"/proc/{process.pid}/status").read_text().partition("SigCgt:")[2].split()[0], 16)
@@ -134,8 +132,7 @@ def send_burst(process: Process, chance: random.Random) -> None:
 
 
 def hit(place: Place, phase: str, seed: int) -> None:
-    """Send a burst to a command in a phase. It must end soon, with a code for it, and leave no
-    server."""
+    """Send a burst to a command in a phase. The command must end soon and leave no server."""
     chance = random.Random(f"{phase} {seed}")
     process = PHASES[phase](place, chance)
     send_burst(process, chance)
@@ -225,8 +222,7 @@ def has_waiting_lock(cursor: psycopg2.extensions.cursor) -> bool:
 
 
 def signal_group(process: Process, place: Place, chance: random.Random) -> None:
-    """Send SIGTERM to the command, the server and each of its processes, in any order, as systemd
-    does."""
+    """Send SIGTERM to the command and all processes of the server, in any order, like systemd."""
     group = [process.pid, *place.find_processes()]
     assert len(group) > 3
     for pid in chance.sample(group, len(group)):

@@ -246,8 +246,7 @@ def try_as_nobody(action: Callable[[], object]) -> str:
 
 
 def find_fast_folder() -> Path:
-    """Return a folder in memory with room for homes, because a slow disk must not pass for a
-    hang."""
+    """Return a folder in memory if there is room, because a slow disk must not pass for a hang."""
     memory = Path("/dev/shm")
     if not memory.is_dir() or shutil.disk_usage(memory).free < 4 << 30:
         return Path("/tmp")
@@ -258,8 +257,7 @@ def find_fast_folder() -> Path:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """Make a folder with a short path that other users may pass through. At the end no server may
-    be left in it."""
+    """Make a folder with a short path, open to other users. At the end no server may be left."""
     path = Path(tempfile.mkdtemp(prefix="emb-", dir=find_fast_folder()))
     path.chmod(0o755)
     try:

@@ -40,8 +40,7 @@ class Place(NamedTuple):
         )
 
     def run(self, *arguments: str, stdin: bytes = b"") -> bytes:
-        """Run a command that must succeed, which shows that nothing is in its way. Return its
-        stdout."""
+        """Run a command that must succeed, as proof of a free way. Return its stdout."""
         process = self.start(*arguments)
         stdout, stderr = process.communicate(stdin, timeout=60)
         assert process.returncode == 0, stderr.decode()
