@@ -35,8 +35,10 @@ class Place(NamedTuple):
     def start(self, *arguments: str, stdin: int = subprocess.PIPE, stderr: int = subprocess.PIPE) -> Process:
         """Start a command and leave it running."""
         environment = {"PATH": os.environ["PATH"], "PAYPROC_HOME": str(self.home), "HOME": str(self.folder)}
+        # Under nohup, this process ignores SIGHUP, and so would the command.
+        command: list[str | Path] = ["env", "--default-signal=HUP,INT", COMMAND, *arguments]
         return subprocess.Popen(
-            [COMMAND, *arguments], cwd=self.folder, env=environment, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr
+            command, cwd=self.folder, env=environment, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr
         )
 
     def run(self, *arguments: str, stdin: bytes = b"") -> bytes:
