@@ -1,7 +1,7 @@
 """Text made to harm, through every command that shows or stores it; and passwords, which nothing ever shows.
 
 What belongs here: the whole command, as a process or, where many runs are needed, in this one. How a single text is
-shown is in tests/unit/test_text.py, what a line may hold in tests/unit/test_schemas.py.
+shown is in tests/unit/test_escape.py, what a line may hold in tests/unit/test_schemas.py.
 """
 
 import contextlib

@@ -110,7 +110,7 @@ def test_a_reason_that_nothing_can_wait_for_is_refused(payproc: Payproc, flagged
     refused = payproc("review", "--reason", "transition")
     assert refused.code == 2
     assert last(refused).startswith(
-        "payproc: --reason: transition never waits for a person, expected one of predecessor"
+        "payproc: invalid value for '--reason': 'transition' is not one of 'predecessor_missing', "
     )
 
 
