@@ -21,7 +21,7 @@ from payproc.db.connection import Database
 from payproc.errors import CannotFinish, WrongUsage
 
 if TYPE_CHECKING:
-    from payproc.embedded.server import Note
+    from payproc.notes import Note
 
 URL_VARIABLE = "DATABASE_URL"
 """Environment variable, or entry of .env, that names the database."""
@@ -44,10 +44,11 @@ def open_database(option: str | None, note: "Note", *, interruptible: bool = Tru
     _check_embedded_is_allowed()
     if sys.platform == "win32":
         raise CannotFinish("the embedded database needs Linux or macOS; name a PostgreSQL server with --database-url")
-    from payproc.embedded import server as embedded  # other databases do without it
+    from payproc.embedded.home import default_home  # other databases do without it
+    from payproc.embedded.server import running_server
 
-    home = embedded.default_home()
-    with embedded.running_server(home, note=note) as server:
+    home = default_home()
+    with running_server(home, note=note) as server:
         note(f"database: the embedded PostgreSQL {server.version} in {home}")
         # libpq completes the parameters from the environment. PGHOSTADDR would even take precedence
         # over the host. Nothing else in this process uses libpq.

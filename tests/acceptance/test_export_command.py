@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from sqlalchemy import URL
 
-from payproc.embedded import server as embedded
+from payproc.embedded.server import running_server
 from tests.support.command import Payproc
 from tests.support.events import event_line, messy_lines, write_lines
 from tests.support.hostile import IDS, TEXTS, harmful
@@ -397,7 +397,7 @@ def test_a_bar_is_drawn_only_where_no_reader_may_draw_one_too(payproc: Payproc, 
 
 @slow
 def test_pg_dump_moves_all_of_it_as_the_readme_says(payproc: Payproc, copy_url: URL, url: URL, tmp_path: Path) -> None:
-    with embedded.running_server(tmp_path / "home"):
+    with running_server(tmp_path / "home"):
         programs = Path(f"/proc/{(tmp_path / 'home/data/postmaster.pid').read_text().split()[0]}/exe").resolve().parent
     payproc("ingest", "-", "--quiet", stdin=b"\n".join(messy_lines(8, 300)))
     for decision, row in zip(

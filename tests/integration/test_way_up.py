@@ -23,7 +23,8 @@ from sqlalchemy import URL
 from payproc import models
 from payproc.db import schema
 from payproc.db.mark import VERSION
-from payproc.embedded import server as embedded
+from payproc.embedded.initdb import SUPERUSER
+from payproc.embedded.server import running_server
 from tests.support.command import Payproc
 from tests.support.events import event_line
 from tests.support.old_schemas import Catalog, catalog, dump_of, load_version, records
@@ -230,10 +231,8 @@ def test_foreign_schema_is_left_alone(bare_url: URL, sql_on: SqlOn, tmp_path: Pa
 def embedded_old(tmp_path: Path) -> Iterator[tuple[Sql, Path]]:
     """Run an embedded server whose database has version 1; give it and its home."""
     home = tmp_path / "home"
-    with embedded.running_server(home, version=POSTGRES_VERSION) as server:
-        url = URL.create(
-            "postgresql", embedded.SUPERUSER, database="postgres", query={"host": str(server.socket_folder)}
-        )
+    with running_server(home, version=POSTGRES_VERSION) as server:
+        url = URL.create("postgresql", SUPERUSER, database="postgres", query={"host": str(server.socket_folder)})
         with closing(Sql(url)) as sql:
             load_version(sql, 1)
             yield sql, home
