@@ -65,7 +65,23 @@ class Payproc:
 
     def summary(self, *arguments: str | bytes | Path, code: int = 0, **options: Any) -> dict[str, Any]:
         """Ingest, and give the summary as a script gets it."""
-        finished = self("ingest", "--format", "json", *arguments, **options)
-        assert finished.code == code, finished
-        summary: dict[str, Any] = json.loads(finished.stdout)
-        return summary
+        return parse_summary(self("ingest", "--format", "json", *arguments, **options), code)
+
+
+def parse_summary(finished: Finished, code: int = 0) -> dict[str, Any]:
+    """Return the summary that an ingest printed; it must have ended with this code."""
+    assert finished.code == code, finished
+    summary: dict[str, Any] = json.loads(finished.stdout)
+    return summary
+
+
+def messages(finished: Finished) -> list[str]:
+    """Return the lines on stderr, without the one that names the database."""
+    return [row for row in finished.stderr.splitlines() if not row.startswith("payproc: database ")]
+
+
+def error_line(finished: Finished, code: int) -> str:
+    """Return the one line on stderr that a failed command ends with."""
+    assert finished.code == code, finished
+    (line,) = messages(finished)
+    return line
