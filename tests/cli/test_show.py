@@ -9,8 +9,6 @@ from tests.support.events import event_line, write_lines
 from tests.support.in_process import InProcess
 from tests.support.postgres import Sql
 
-slow = pytest.mark.slow
-
 RAW = b'  {"type":"fail",  "event_id":"e3","payment_id":"p1", "note":"as  received"}'
 
 
@@ -76,7 +74,7 @@ def test_payload_is_stored_as_received(run_in_process: InProcess, sql: Sql) -> N
 def test_show_wide_table_has_a_line_an_entry(filled: InProcess) -> None:
     lines = filled("show", "p1", env={"COLUMNS": "160"}).stdout.splitlines()
     assert lines[0] == "payment p1 is captured · 3 entries"
-    assert lines[1].split() == "# Event Type Outcome Reason Transition Recorded (UTC) From".split()
+    assert lines[1].split() == ["#", "Event", "Type", "Outcome", "Reason", "Transition", "Recorded", "(UTC)", "From"]
     assert lines[4].split()[:7] == ["2", "e2", "capture", "APPLY", "transition", "authorized", "→"]
     assert lines[5].split()[:6] == ["3", "e3", "fail", "MANUAL_REVIEW", "failure_after_capture", "captured"]
     assert lines[5].rstrip().endswith("run 1, day.jsonl:3")

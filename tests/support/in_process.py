@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -76,7 +76,7 @@ def _surroundings(folder: Path, environment: Mapping[str, str]) -> Iterator[None
 
 
 @contextmanager
-def _streams(files: list[IO[bytes]]) -> Iterator[None]:
+def _streams(files: Sequence[IO[bytes]]) -> Iterator[None]:
     """Replace the standard streams and the descriptors below them."""
     before = sys.stdin, sys.stdout, sys.stderr
     sys.stdout.flush()
@@ -85,7 +85,7 @@ def _streams(files: list[IO[bytes]]) -> Iterator[None]:
     for number, file in enumerate(files):
         os.dup2(file.fileno(), number)
     sys.stdin, sys.stdout, sys.stderr = (
-        open(number, mode, encoding="utf-8", closefd=False)  # noqa: PTH123, SIM115 - descriptors
+        open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115 - descriptors
         for number, mode in enumerate("rww")
     )
     try:

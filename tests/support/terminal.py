@@ -53,10 +53,11 @@ class Terminal:
 
 
 @contextmanager
-def open_terminal(columns: int = 80) -> Iterator[Terminal]:
-    """Open a terminal that passes every byte on as it is."""
+def open_terminal(columns: int = 80, *, cooked: bool = False) -> Iterator[Terminal]:
+    """Open a terminal. Only a cooked one edits lines, and makes a signal of Ctrl-C."""
     terminal = Terminal()
-    tty.setraw(terminal.stream)
+    if not cooked:
+        tty.setraw(terminal.stream)
     fcntl.ioctl(terminal.stream, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     try:
         yield terminal
