@@ -23,11 +23,8 @@ WRONG_STATE = """
 @pytest.fixture
 def filled(run_in_process: InProcess) -> InProcess:
     """The command on two payments with three events."""
-    lines = [
-        event_line("e1", "p1", "capture"),
-        event_line("e2", "p1", "authorize"),
-        event_line("e3", "p2", "authorize"),
-    ]
+    facts = [("e1", "p1", "capture"), ("e2", "p1", "authorize"), ("e3", "p2", "authorize")]
+    lines = [event_line(*fact) for fact in facts]
     write_lines(run_in_process.folder / "day.jsonl", lines)
     run_in_process("ingest", "day.jsonl")
     return run_in_process
