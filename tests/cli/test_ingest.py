@@ -13,6 +13,7 @@ from tests.support.command import Finished, Payproc, messages
 from tests.support.events import event_line, messy_lines, write_lines
 from tests.support.in_process import InProcess
 from tests.support.postgres import NewDatabase, Sql, SqlOn, contents
+from tests.support.terminal import open_terminal
 
 HUGE_BYTES = 5 << 20
 """Five times the longest line."""
@@ -222,6 +223,13 @@ def test_fifo_is_read_once(payproc: Payproc) -> None:
         fifo.write_bytes(event_line("e1", "p1", "authorize") + b"\n" + event_line("e2", "p1", "capture"))
         stdout, _ = process.communicate()
     assert json.loads(stdout)["outcomes"]["APPLY"] == 2
+
+
+def test_ingest_on_a_terminal_needs_a_file(payproc: Payproc) -> None:
+    with open_terminal() as terminal, payproc.start("ingest", stdin=terminal.stream) as process:
+        _, stderr = process.communicate(timeout=30)
+    line = "payproc: nothing to ingest: name a file, or pipe events in (- reads what you type)\n"
+    assert (process.returncode, stderr.decode()) == (2, line)
 
 
 # ---- Conflicts that are on record already ---------------------------------------------------------

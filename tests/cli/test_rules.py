@@ -20,8 +20,3 @@ def test_rules_are_the_same_in_table_and_json(tmp_path: Path) -> None:
     rows = [row.split() for row in printed[2 : printed.index("")] if row.strip()]
     assert rows == [list(rule.values()) for rule in rules["table"]]
     assert max(map(len, printed)) <= 80
-
-
-def test_rules_need_no_database(tmp_path: Path) -> None:
-    assert InProcess(tmp_path, None)("rules").code == 0
-    assert not (tmp_path / "home").exists()

@@ -24,8 +24,10 @@ class InProcess:
     """
 
     def __init__(self, folder: Path, url: URL | None) -> None:
+        self.process = Payproc(folder, url)
+        """The same as a process."""
         self.folder = folder
-        self.environment = Payproc(folder, url).environment
+        self.environment = self.process.environment
 
     def __call__(self, *arguments: str | Path, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> Finished:
         """Run the command to its end."""
