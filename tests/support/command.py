@@ -13,11 +13,16 @@ COMMAND = Path(sys.executable).with_name("payproc")
 
 
 class Finished(NamedTuple):
-    """What a finished process left."""
+    """Exit code and output of a finished command."""
 
     code: int
     stdout: str
     stderr: str
+
+    @property
+    def output(self) -> str:
+        """Both streams."""
+        return self.stdout + self.stderr
 
 
 class RunningCommand(subprocess.Popen[bytes]):

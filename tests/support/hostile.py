@@ -79,7 +79,7 @@ def harmful(shown: str) -> set[str]:
 _NOT_ONLY_SEEN = ("Cc", "Cf", "Zl", "Zp", "Cs", "Co")
 
 
-def meant(shown: str) -> str:
+def unescape(shown: str) -> str:
     """The text that an escaped one stands for: what a person does who reads it."""
     return re.sub(
         r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8})|(.))",

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from payproc.escape import printable, printable_json, unambiguous, unbroken
-from tests.support.hostile import IDS, TEXTS, harmful, meant
+from tests.support.hostile import IDS, TEXTS, harmful, unescape
 
 ALL = sorted({*IDS, *TEXTS})
 
@@ -62,7 +62,7 @@ def test_what_is_shown_is_harmless_and_can_be_read_back(text: str) -> None:
     for shown in (unambiguous(text), unbroken(text)):
         assert not harmful(shown)
         assert "\n" not in shown
-        assert meant(shown) == text
+        assert unescape(shown) == text
         assert printable(shown) == shown
     assert printable(printable(text)) == printable(text)
 
