@@ -1,4 +1,4 @@
-"""`payproc export`: through pipes, to files, onto terminals; and its messages about omitted records."""
+"""`payproc export`: through pipes, into files, onto terminals; and its messages about omissions."""
 
 import fcntl
 import itertools
@@ -56,7 +56,7 @@ def conflicts(sql: Sql) -> set[tuple[Any, ...]]:
 def test_copy_of_a_busy_database_is_a_snapshot(
     payproc: Payproc, run_in_process: InProcess, sql: Sql, copy_url: URL, sql_on: SqlOn
 ) -> None:
-    """The copy goes through a pipe while another process ingests. It has a prefix of each history."""
+    """The copy is made while another process ingests. It has a prefix of each history."""
     assert run_in_process("ingest", "-", "--quiet", stdin=b"\n".join(messy_lines(1, 1500))).code == 3
     before, conflicts_before = histories(sql), conflicts(sql)
     meanwhile = itertools.cycle(messy_lines(2, 20_000))
@@ -85,7 +85,9 @@ def test_copy_of_a_busy_database_is_a_snapshot(
 def test_export_is_deterministic(
     payproc: Payproc, run_in_process: InProcess, copy_url: URL, sql: Sql, tmp_path: Path
 ) -> None:
-    """An export, another, and that of a copy are the same bytes. Ingested where it comes from, it changes nothing.
+    """An export, another, and that of a copy are the same bytes.
+
+    Ingested into the database that it comes from, they are duplicates.
 
     A line that ends in two carriage returns owns one of them, and blanks around JSON are kept.
     """
@@ -140,7 +142,7 @@ def test_export_of_an_empty_database(run_in_process: InProcess) -> None:
 
 
 def test_resolutions_are_omitted_and_counted(run_in_process: InProcess) -> None:
-    """The counts are printed with --quiet, too, because they tell what a copy will lack."""
+    """The counts are printed with --quiet, too, because a copy lacks these records."""
     run = run_in_process
 
     def decide(event_id: str, decision: str) -> None:
@@ -209,7 +211,7 @@ def test_records_unlike_their_lines_are_omitted(run_in_process: InProcess, sql: 
 
 @pytest.fixture
 def stalled(payproc: Payproc, sql: Sql) -> Iterator[RunningCommand]:
-    """An export in the middle of a line, with much left to write, because nobody has read from its pipe."""
+    """An export in the middle of a line, because nobody reads from its pipe."""
     fill_queue(sql, 1, 30, 100_000)
     with payproc.start("export") as process:
         wait_for(lambda: unread_bytes(process) >= 60_000)

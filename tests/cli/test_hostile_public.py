@@ -84,7 +84,7 @@ READS: list[tuple[tuple[str | Path, ...], int]] = [
     (("init",), 0),
     (("init", "--sql"), 0),
 ]
-"""Commands that change nothing here, in each way that leads to other statements, and the exit code."""
+"""Commands that change nothing here, in each way to other statements, and the exit code."""
 
 WRITES: list[tuple[str | Path, ...]] = [
     ("ingest", *DAY),
@@ -122,7 +122,7 @@ def test_write_calls_no_shadow(run_in_process: InProcess, command: tuple[str | P
 
 
 def test_every_command_is_tried() -> None:
-    """If this fails, add the new command to READS or WRITES, in each way that leads to other statements."""
+    """If this fails, add the command to READS or WRITES, in each way to other statements."""
     commands: dict[str, Any] = getattr(typer.main.get_command(app), "commands")  # noqa: B009 - of Click's groups only
     assert commands.keys() - WITHOUT_DATABASE == {command[0] for command in [*WRITES, *(each for each, _ in READS)]}
 

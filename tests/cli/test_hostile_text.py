@@ -1,8 +1,7 @@
 """Hostile text through every command that shows or stores it.
 
-It changes neither the terminal nor the number of lines, and each id can still be told from every
-other. The display of a single text is in tests/unit/test_text.py, the content of a line in
-tests/unit/test_schemas.py.
+It changes neither the terminal nor the number of lines, and no two ids look alike. The display of
+a single text is in tests/unit/test_text.py, the content of a line in tests/unit/test_schemas.py.
 """
 
 import json
@@ -51,7 +50,7 @@ BENIGN = Corpus([f"id_{number}" for number in range(len(IDS))], [f"text_{number}
 
 
 def write_files(folder: Path, corpus: Corpus) -> None:
-    """Write files: the first has each id as an event and a payment that needs review, the others errors."""
+    """Write files: the first has an event and a conflict for each id, the others bad lines."""
     others = [*corpus.ids[1:], corpus.ids[0]]
     raw = corpus.note.translate(dict.fromkeys(range(0x20), " ")).replace("\\", "").replace('"', "").encode()
     captures = [event_line(each, each, "capture")[:-1] + b',\t"x":"' + raw + b'",\r"y":1}' for each in corpus.ids]
@@ -144,7 +143,7 @@ def test_hostile_text_has_no_effect(
 
 
 def assert_same_effect(name: str, hostile: str, benign: str) -> None:
-    """Check that a screen has the lines and the control sequences of the other, and nothing harmful beyond."""
+    """Check that two screens have the same lines and control sequences, and nothing harmful."""
     assert set(SEQUENCE.findall(hostile)) <= set(SEQUENCE.findall(benign)), name
     text, benign_text = SEQUENCE.sub("", hostile), SEQUENCE.sub("", benign)
     assert harmful(text) <= harmful(benign_text) <= {"\r"}, name

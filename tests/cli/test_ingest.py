@@ -1,4 +1,4 @@
-"""`payproc ingest`: which input it takes, what it prints and writes, and its exit code."""
+"""`payproc ingest`: its sources, its report, its output files and its exit code."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""Where output goes: files that are not overwritten too early, full disks, closed streams and pipes, terminals."""
+"""Output: files that are overwritten last, full disks, closed streams and pipes, terminals."""
 
 import json
 from pathlib import Path
@@ -135,7 +135,7 @@ def test_closed_pipe_ends_a_command_quietly(filled: Payproc, command: str) -> No
 
 @pytest.mark.parametrize("command", ["export", pytest.param("review --format json", marks=slow)])
 def test_pipe_closed_midway_ends_a_command_quietly(payproc: Payproc, sql: Sql, command: str) -> None:
-    """What the reader has taken is whole."""
+    """The lines that the reader has taken are whole."""
     fill_queue(sql, 1, 3000, 200)
     finished = Shell(payproc)(f'"$0" {command} -q | head -n 2; echo ${{PIPESTATUS[0]}}')
     *lines, code = finished.stdout.splitlines()
@@ -145,7 +145,7 @@ def test_pipe_closed_midway_ends_a_command_quietly(payproc: Payproc, sql: Sql, c
 
 @slow
 def test_closed_pipe_before_an_embedded_server_stops(tmp_path: Path) -> None:
-    """The last command stops the server, so it must hold no connection any more. It prints nothing."""
+    """The last command stops the server, so it must hold no connection. It prints nothing."""
     payproc = Payproc(tmp_path, None)
     day = b"\n".join(event_line(f"e{n}", f"p{n}", "capture", x="x" * 200) for n in range(2000))
     assert payproc("ingest", "-", "--quiet", stdin=day).code == 0

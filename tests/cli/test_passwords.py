@@ -1,4 +1,4 @@
-"""Passwords: no command prints one, wherever a user writes it and whatever the server answers."""
+"""Passwords: no command prints one, wherever it is typed and however a server answers."""
 
 import os
 import re
@@ -103,7 +103,7 @@ def test_mask_spares_the_words_of_libpq(tmp_path: Path, password: str) -> None:
 
 @slow
 def test_password_is_not_kept(payproc: Payproc, sql: Sql, server: Server, url: URL) -> None:
-    """A run loses its server: neither messages nor records nor the server's views and log have it."""
+    """After a lost connection, neither messages nor records nor the server's log have it."""
     write_lines(payproc.folder / "first", [event_line("e1", "p1", "authorize")])
     write_lines(payproc.folder / "more", [event_line("e2", "p1", "capture")])
     environment = {**DEBUGGING, "DATABASE_URL": ""}

@@ -1,4 +1,4 @@
-"""`payproc review`: the pending reviews, for people and for scripts, and the line that an ingest ends with."""
+"""`payproc review`: the pending reviews, for people and for scripts."""
 
 import json
 import re
@@ -29,7 +29,7 @@ REVIEW = """
 
 @pytest.fixture(scope="module")
 def filled(shared: InProcess) -> InProcess:
-    """The command on two pending reviews: a capture that came before its authorize, and a second refund."""
+    """The command on two pending reviews: a capture before its authorize, and a second refund."""
     lines = [event_line("e1", "p1", "capture"), event_line("e2", "p1", "authorize"), *REPEATED_REFUND]
     write_lines(shared.folder / "day.jsonl", lines)
     shared("ingest", "day.jsonl", "--workers", "1")  # several record events of two payments in either order
@@ -78,7 +78,7 @@ def test_review_reason_without_pending_reviews(filled: InProcess) -> None:
     assert listed.stdout == "nothing waits for a person with the reason capture_after_refund\n"
 
 
-def test_review_reason_that_needs_no_review_is_refused(filled: InProcess) -> None:
+def test_review_reason_without_review_is_refused(filled: InProcess) -> None:
     line = error_line(filled("review", "--reason", "transition"), 2)
     assert line.startswith("payproc: --reason: transition never waits for a person, expected one of predecessor")
 

@@ -14,7 +14,7 @@ RAW = b'  {"type":"fail",  "event_id":"e3","payment_id":"p1", "note":"as  receiv
 
 @pytest.fixture(scope="module")
 def filled(shared: InProcess) -> InProcess:
-    """The command on a payment with three events, a conflict, and a decision about another payment."""
+    """The command on a payment with three events and a conflict, and on one with a resolution."""
     lines = [
         event_line("e1", "p1", "authorize", amount=12.50),
         event_line("e2", "p1", "capture"),
@@ -102,7 +102,7 @@ def test_show_long_ids_wrap_uncut(filled: InProcess, columns: int) -> None:
 
 
 @pytest.mark.parametrize("columns", ["0", "1", "20"])
-def test_show_narrow_terminal_gets_the_narrowest_table(filled: InProcess, columns: str) -> None:
+def test_show_narrow_terminal_gets_a_table(filled: InProcess, columns: str) -> None:
     """Some terminals report no columns, for which rich would print nothing."""
     narrowest = filled("show", "p1", env={"COLUMNS": "40"}).stdout
     assert filled("show", "p1", env={"COLUMNS": columns}).stdout == narrowest

@@ -1,6 +1,6 @@
-"""Modules that a command imports before it answers: none that costs a start and is not needed for the answer.
+"""Modules that a command imports before it answers: only those that the answer needs.
 
-The environment variable PYTHONPROFILEIMPORTTIME makes Python list on stderr the modules that a process imports.
+PYTHONPROFILEIMPORTTIME makes Python list on stderr the modules that a process imports.
 """
 
 import re
@@ -14,7 +14,10 @@ from tests.support.events import event_line, write_lines
 from tests.support.in_process import InProcess
 
 SLOW = {"pydantic", "rich", "sqlalchemy", "asyncio", "dotenv", "platformdirs", "hmac", "email", "zipfile"}
-"""Each takes from 3 to 100 ms of processor time. The last three come with secrets and parts of importlib."""
+"""Each takes from 3 to 100 ms of processor time.
+
+The last three come with secrets and parts of importlib.
+"""
 
 SLOW_WITHOUT_DATABASE = SLOW | {"psycopg2", "json"}
 

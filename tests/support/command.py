@@ -69,7 +69,7 @@ class Payproc:
         return Finished(process.returncode, (stdout or b"").decode(), (stderr or b"").decode())
 
     def summary(self, *arguments: str | bytes | Path, code: int = 0, **options: Any) -> dict[str, Any]:
-        """Ingest, and give the summary as a script gets it."""
+        """Ingest, and return the summary in JSON."""
         return parse_summary(self("ingest", "--format", "json", *arguments, **options), code)
 
 

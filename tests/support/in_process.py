@@ -1,4 +1,4 @@
-"""The command inside the test's process, which takes a tenth of the time of a process of its own."""
+"""The command inside the test's process, in a tenth of the time that a process of its own takes."""
 
 import os
 import signal
@@ -59,7 +59,10 @@ def _run(arguments: list[str]) -> int:
 
 @contextmanager
 def _surroundings(folder: Path, environment: Mapping[str, str]) -> Iterator[None]:
-    """Replace the environment and the working directory; restore them, the arguments and the signals' handlers."""
+    """Replace the environment and the working directory.
+
+    Restores them, the arguments and the handlers of signals.
+    """
     arguments, before, cwd = sys.argv, dict(os.environ), Path.cwd()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     os.chdir(folder)

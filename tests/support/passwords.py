@@ -1,4 +1,4 @@
-"""Passwords: URLs that hold one, in all the ways that users get wrong, and a server that repeats the one it gets."""
+"""Passwords: correct and incorrect URLs that hold one, and a server that repeats one."""
 
 import socket
 import struct
@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 SECRET = "s3cr:et/?#[@]! 'pä$"
-"""A password with every character that has a meaning in a URL, a connection string, a shell or .env."""
+"""A password of characters with a meaning in a URL, a connection string, a shell or .env."""
 
 ENCODED = "".join(f"%{byte:02X}" for byte in SECRET.encode())
 PARTLY = "s3cr%3Aet%2F%3F%23%5B%40%5D%21%20%27p%C3%A4%24"

@@ -32,7 +32,7 @@ class Terminal:
         return shown
 
     def read_all(self) -> bytes:
-        """Return everything shown until the command has closed its streams. Closes the test's own."""
+        """Return everything shown until the command closes its streams. Closes the test's own."""
         self._close_stream()
         shown = b""
         with suppress(OSError):  # the end of a terminal is an error of read
