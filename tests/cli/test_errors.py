@@ -42,40 +42,41 @@ UNREADABLE: list[tuple[str, Callable[[Path], object] | bytes, str]] = [
 
 @pytest.mark.parametrize(("name", "made", "message"), UNREADABLE, ids=[name for name, _, _ in UNREADABLE])
 def test_unreadable_input_is_refused(
-    run_in_process: InProcess, good: Path, sql: Sql, name: str, made: Callable[[Path], object] | bytes, message: str
+    shared: InProcess, name: str, made: Callable[[Path], object] | bytes, message: str
 ) -> None:
     """The good file before it is not ingested, either."""
-    path = run_in_process.folder / name
+    write_lines(shared.folder / "good.jsonl", [event_line("e1", "p1", "authorize")])
+    path = shared.folder / name
     if isinstance(made, bytes):
         path.write_bytes(made)
     else:
         made(path)
-    assert error_line(run_in_process("ingest", "good.jsonl", name), 2) == f"payproc: {name}: {message}"
-    assert not any(contents(sql).values())
+    assert error_line(shared("ingest", "good.jsonl", name), 2) == f"payproc: {name}: {message}"
+    assert shared("export").stdout == ""
 
 
 @needs_permissions
-def test_input_without_permission_is_refused(run_in_process: InProcess, good: Path) -> None:
-    good.chmod(0)
-    line = error_line(run_in_process("ingest", "good.jsonl"), 2)
-    assert line == "payproc: good.jsonl: cannot be read: Permission denied"
+def test_input_without_permission_is_refused(shared: InProcess) -> None:
+    (shared.folder / "closed").touch(mode=0)
+    line = error_line(shared("ingest", "closed"), 2)
+    assert line == "payproc: closed: cannot be read: Permission denied"
 
 
-def test_compressed_standard_input_is_refused(run_in_process: InProcess) -> None:
-    line = error_line(run_in_process("ingest", "-", stdin=gzip.compress(b"{}")), 2)
+def test_compressed_standard_input_is_refused(shared: InProcess) -> None:
+    line = error_line(shared("ingest", "-", stdin=gzip.compress(b"{}")), 2)
     assert line == f"payproc: <stdin>: {unsuitable('compressed with gzip', 'zcat FILE')}"
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n\r\n", b"\xef\xbb\xbf"], ids=["empty", "blank", "a BOM"])
-def test_empty_file_is_a_run_of_no_lines(run_in_process: InProcess, content: bytes) -> None:
-    summary = run_in_process.summary("-", stdin=content)
+def test_empty_file_is_a_run_of_no_lines(shared: InProcess, content: bytes) -> None:
+    summary = shared.summary("-", stdin=content)
     assert (summary["lines"], summary["events"], summary["reasons"]) == (0, 0, {})
 
 
-def test_binary_file_is_malformed_lines(run_in_process: InProcess, sql: Sql) -> None:
-    summary = run_in_process.summary("-", stdin=bytes(range(256)) * 1000 + b"\n" + b"\0" * 5000, code=3)
+def test_binary_file_is_malformed_lines(shared: InProcess) -> None:
+    summary = shared.summary("-", stdin=bytes(range(256)) * 1000 + b"\n" + b"\0" * 5000, code=3)
     assert summary["lines"] == summary["malformed"] > 2
-    assert not any(contents(sql).values())
+    assert shared("export").stdout == ""
 
 
 def test_good_lines_around_bad_ones_are_recorded(run_in_process: InProcess) -> None:

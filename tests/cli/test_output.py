@@ -8,7 +8,7 @@ import pytest
 from tests.support.command import Finished, Payproc, error_line, messages
 from tests.support.events import event_line, write_lines
 from tests.support.in_process import InProcess
-from tests.support.postgres import Sql, contents, fill_queue
+from tests.support.postgres import Sql, fill_queue
 from tests.support.shell import Shell
 from tests.support.terminal import open_terminal
 
@@ -16,14 +16,27 @@ slow = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def filled(shared: InProcess) -> Payproc:
-    """The command on a database with a pending review of payment p1."""
+def filled(shared: InProcess) -> InProcess:
+    """The command on a database with a pending review of payment p1, whose line is in good.jsonl."""
     write_lines(shared.folder / "good.jsonl", [event_line("e1", "p1", "capture")])
     shared("ingest", "good.jsonl")
-    return shared.process
+    return shared
 
 
 # ---- Output files of an ingest --------------------------------------------------------------------
+
+
+UNRECORDED = "unrecorded"
+INPUT = event_line(UNRECORDED, "p2", "authorize")
+
+
+def write_input(folder: Path) -> Path:
+    """Write a file that must not be ingested, and a link to it; return its path."""
+    path = folder / "input.jsonl"
+    path.write_bytes(INPUT)
+    (folder / "link").unlink(missing_ok=True)
+    (folder / "link").symlink_to(path)
+    return path
 
 
 OVERWRITTEN = "is also an input, and would be overwritten; name another file"
@@ -33,7 +46,7 @@ OVERWRITTEN = "is also an input, and would be overwritten; name another file"
     ("arguments", "message"),
     [
         ("- -", "-: given twice, but standard input can be read only once"),
-        ("--malformed good.jsonl", f"--malformed: good.jsonl {OVERWRITTEN}"),
+        ("--malformed input.jsonl", f"--malformed: input.jsonl {OVERWRITTEN}"),
         ("--decisions ./link", f"--decisions: ./link {OVERWRITTEN}"),
         ("--decisions x --malformed x", "--decisions and --malformed both name x; name two files"),
         ("--decisions new --malformed ./new", "--decisions and --malformed both name ./new; name two files"),
@@ -42,31 +55,28 @@ OVERWRITTEN = "is also an input, and would be overwritten; name another file"
         ("--malformed .", "--malformed: . cannot be written: Is a directory"),
     ],
 )
-def test_output_never_overwrites_an_input(
-    run_in_process: InProcess, good: Path, sql: Sql, arguments: str, message: str
-) -> None:
+def test_output_never_overwrites_an_input(shared: InProcess, arguments: str, message: str) -> None:
     """Two outputs never share a file, either."""
-    before = good.read_bytes()
-    good.with_name("link").symlink_to(good)
-    assert error_line(run_in_process("ingest", "good.jsonl", *arguments.split()), 2) == f"payproc: {message}"
-    assert good.read_bytes() == before
-    assert not any(contents(sql).values())
+    path = write_input(shared.folder)
+    assert error_line(shared("ingest", "input.jsonl", *arguments.split()), 2) == f"payproc: {message}"
+    assert path.read_bytes() == INPUT
+    assert UNRECORDED not in shared("export").stdout
 
 
 @pytest.mark.parametrize(
     "command",
     [
-        '"$0" ingest --malformed good.jsonl < good.jsonl',
-        '"$0" ingest good.jsonl --decisions - >> good.jsonl',
-        'cat good.jsonl | "$0" ingest - good.jsonl --decisions ./good.jsonl',
+        '"$0" ingest --malformed input.jsonl < input.jsonl',
+        '"$0" ingest input.jsonl --decisions - >> input.jsonl',
+        'cat input.jsonl | "$0" ingest - input.jsonl --decisions ./input.jsonl',
     ],
 )
-def test_redirected_input_is_not_overwritten(payproc: Payproc, good: Path, sql: Sql, command: str) -> None:
-    before = good.read_bytes()
-    message = error_line(Shell(payproc)(command), 2)
+def test_redirected_input_is_not_overwritten(shared: InProcess, command: str) -> None:
+    path = write_input(shared.folder)
+    message = error_line(Shell(shared.process)(command), 2)
     assert message.endswith(OVERWRITTEN)
-    assert good.read_bytes() == before
-    assert not any(contents(sql).values())
+    assert path.read_bytes() == INPUT
+    assert UNRECORDED not in shared("export").stdout
 
 
 def test_output_is_emptied_last(run_in_process: InProcess, good: Path) -> None:
@@ -88,9 +98,9 @@ def test_output_is_emptied_last(run_in_process: InProcess, good: Path) -> None:
     "command",
     ["ingest good.jsonl", "export", "review", "show p1 --format json", "rules", "show --help", "--version"],
 )
-def test_full_disk_is_one_line(filled: Payproc, command: str) -> None:
+def test_full_disk_is_one_line(filled: InProcess, command: str) -> None:
     with Path("/dev/full").open("wb") as full:
-        finished = filled(*command.split(), stdout=full)
+        finished = filled.process(*command.split(), stdout=full)
     assert error_line(finished, 1) == "payproc: output could not be written: No space left on device"
 
 
@@ -126,10 +136,10 @@ def test_closed_stream_is_refused(payproc: Payproc, good: Path, closed: str) -> 
 @pytest.mark.parametrize(
     "command", ["review", "review --format json", "runs --format json", "show p1", "rules", "show --help", "export"]
 )
-def test_closed_pipe_ends_a_command_quietly(filled: Payproc, command: str) -> None:
+def test_closed_pipe_ends_a_command_quietly(filled: InProcess, command: str) -> None:
     """The reader is gone before the command writes."""
     script = f'(sleep 0.05; "$0" {command} 2> stderr; echo $? >&2) | true'
-    assert Shell(filled)(script) == (0, "", "141\n")
+    assert Shell(filled.process)(script) == (0, "", "141\n")
     assert messages(Finished(141, "", (filled.folder / "stderr").read_text())) == []
 
 
