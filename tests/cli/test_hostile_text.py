@@ -1,7 +1,7 @@
 """Hostile text through every command that shows or stores it.
 
-It changes neither the terminal nor the number of lines, and no two ids look alike. The display of
-a single text is in tests/unit/test_text.py, the content of a line in tests/unit/test_schemas.py.
+It changes neither the terminal nor the number of lines, and no two ids look alike. The escapes of
+a single text are in tests/unit.
 """
 
 import json
@@ -210,7 +210,7 @@ def first_cell(row: str, width: int) -> str:
 
 def test_ids_and_notes_are_shown_literally(run_in_process: InProcess) -> None:
     """Markup is text, and invisible characters are escapes: in tables, sentences and errors."""
-    event, note = "[link=http://x]e\u200b:smile:", "[red]x[/]\x1b[31m\n\u202ey"
+    event, note = ":smile:[link=http://x]e\u200b", "[red]x[/]\x1b[31m\n\u202ey"
     run_in_process("ingest", "-", stdin=event_line(event, "[bold red]p[/]\u202e\u2066evil", "capture"))
     decision = ("resolve", event, "--dismiss", "--note", note, "--by", note, "--yes")
     done, again = run_in_process(*decision), run_in_process(*decision)
@@ -218,7 +218,7 @@ def test_ids_and_notes_are_shown_literally(run_in_process: InProcess) -> None:
     assert done.stdout.count("\n") == len(messages(again)) == 1
     for output in (done.stdout, again.stderr, shown.stdout):
         assert "[red]x[/]\\x1b[31m\\n\\u202ey" in output
-        assert "[link=http://x]e\\u200b:smile:" in output
+        assert ":smile:[link=http://x]e\\u200b" in output
         assert not harmful(SEQUENCE.sub("", output))
         assert "\x1b[31m" not in output
     assert "[bold red]p[/]\\u202e\\u2066evil" in shown.stdout
