@@ -45,14 +45,11 @@ OVERWRITTEN = "is also an input, and would be overwritten; name another file"
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("- -", "-: given twice, but standard input can be read only once"),
         ("--malformed input.jsonl", f"--malformed: input.jsonl {OVERWRITTEN}"),
         ("--decisions ./link", f"--decisions: ./link {OVERWRITTEN}"),
-        ("--decisions x --malformed x", "--decisions and --malformed both name x; name two files"),
         ("--decisions new --malformed ./new", "--decisions and --malformed both name ./new; name two files"),
         ("--decisions - --malformed -", "--decisions and --malformed both name -; name two files"),
         ("--decisions no/such/file", "--decisions: no/such/file cannot be written: No such file or directory"),
-        ("--malformed .", "--malformed: . cannot be written: Is a directory"),
     ],
 )
 def test_output_never_overwrites_an_input(shared: InProcess, arguments: str, message: str) -> None:
