@@ -17,7 +17,7 @@ slow = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def filled(shared: InProcess) -> InProcess:
-    """The command on a database with a pending review of payment p1, whose line is in good.jsonl."""
+    """The command on a database with a pending review of payment p1, read from good.jsonl."""
     write_lines(shared.folder / "good.jsonl", [event_line("e1", "p1", "capture")])
     shared("ingest", "good.jsonl")
     return shared

@@ -81,7 +81,7 @@ def plant_shadows(sql: Sql) -> None:
 
 
 def _names_in_source() -> list[str]:
-    """Return each word before a parenthesis in payproc's source: PostgreSQL's functions and others."""
+    """Return each word before a parenthesis in payproc's source: some are functions of SQL."""
     folder = Path(payproc.__file__).parent
     files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".py", ".sql")]
     return sorted({word for path in files for word in re.findall(r"\b([a-z]\w*)\(", path.read_text("utf-8"))})
