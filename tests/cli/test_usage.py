@@ -8,13 +8,12 @@ import gzip
 import re
 import shlex
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.command import Payproc
-from tests.support.in_process import RunInProcess, commands_in_process
+from tests.support.in_process import InProcess
 from tests.support.postgres import Sql, contents
 
 REASONS = (
@@ -264,7 +263,7 @@ REFUSED = {
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[RunInProcess]:
+def run(tmp_path: Path) -> InProcess:
     """Runs the command in a folder with a few files, where no database may be used."""
     line = '{"event_id": "new_1", "payment_id": "pay_new", "type": "authorize"}'
     (tmp_path / "day.jsonl").write_text(line)
@@ -274,15 +273,13 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
     (tmp_path / "utf16.jsonl").write_text(line, "utf-16")
     for name in ("folder", "no_events"):
         (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PAYPROC_EMBEDDED", "never")
-    monkeypatch.delenv("DATABASE_URL", raising=False)
-    with commands_in_process(monkeypatch, capfd) as run:
-        yield run
+    run = InProcess(tmp_path, None)
+    run.environment["PAYPROC_EMBEDDED"] = "never"
+    return run
 
 
 @pytest.mark.parametrize("command", REFUSED)
-def test_wrong_usage_of_a_command(run: RunInProcess, command: str) -> None:
+def test_wrong_usage_of_a_command(run: InProcess, command: str) -> None:
     """Each row is tried in this process; the line is compared as a whole."""
     path = " ".join(["payproc", *filter(None, [command])])
     for arguments, line in REFUSED[command]:
@@ -297,13 +294,13 @@ def _without_version(stderr: str) -> str:
     return re.sub(r"extra arguments? \(", "extra argument(s) (", stderr)
 
 
-def test_every_command_is_tried(run: RunInProcess) -> None:
+def test_every_command_is_tried(run: InProcess) -> None:
     commands = re.findall(r"^  (\w+)  ", run("--help").stdout.partition("Commands:")[2], re.MULTILINE)
     assert {"", *commands} == set(REFUSED)
     assert all(len(rows) >= 10 for rows in REFUSED.values())
 
 
-def test_undecodable_arguments_are_refused(run: RunInProcess) -> None:
+def test_undecodable_arguments_are_refused(run: InProcess) -> None:
     name = "pay_\udcff"
     assert run("show", name).stderr == "payproc: PAYMENT_ID: is not UTF-8, expected UTF-8 text\n"
     resolve = ("resolve", "--dismiss", "--yes")
@@ -311,7 +308,7 @@ def test_undecodable_arguments_are_refused(run: RunInProcess) -> None:
     assert run(*resolve, name, "--note", "x").stderr == "payproc: EVENT_ID: is not UTF-8, expected UTF-8 text\n"
 
 
-def test_a_password_stays_hidden(run: RunInProcess) -> None:
+def test_a_password_stays_hidden(run: InProcess) -> None:
     for command in REFUSED:
         for option in ("", "--no-such=", "--format=", "-", "--note "):
             finished = run(*command.split(), *f"{option}postgresql://alice:secret@h/d".split())
@@ -335,7 +332,7 @@ def test_a_choice_is_taken_in_any_case(payproc: Payproc, arguments: list[str]) -
 
 
 def test_wrong_usage_ends_a_process_with_2(payproc: Payproc, sql: Sql) -> None:
-    """Closed streams, which only a process has, are tried in tests/acceptance/test_errors.py."""
+    """Closed streams, which only a process has, are tried in tests/cli/test_output.py."""
     before = contents(sql)
     (payproc.folder / "day.jsonl").write_bytes(b'{"event_id": "e1", "payment_id": "p1", "type": "authorize"}')
     finished = payproc("ingest", "day.jsonl", "--workers", "none")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from payproc.escape import cell_text, printable, printable_json, redact, unambiguous
-from tests.support.hostile import IDS, TEXTS, harmful, meant
+from tests.support.hostile import IDS, TEXTS, harmful, unescape
 
 ALL = sorted({*IDS, *TEXTS})
 
@@ -63,7 +63,7 @@ def test_shown_text_is_harmless_and_reversible(text: str) -> None:
     for shown in (unambiguous(text), cell_text(text)):
         assert not harmful(shown)
         assert "\n" not in shown
-        assert meant(shown) == text
+        assert unescape(shown) == text
         assert printable(shown) == shown
     assert printable(printable(text)) == printable(text)
 
