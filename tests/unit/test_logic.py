@@ -1,7 +1,7 @@
 """The rules, checked from outside: the table cell by cell, then what must hold for every state, event and order.
 
-What belongs here: anything about `payproc.logic`. Expected answers are written out from DESIGN section 2, never taken
-from the code. No database, no file but the source of logic.py, no mock.
+What belongs here: anything about `payproc.logic`. Expected answers are written out from the README's decision table,
+never taken from the code. No database, no file but the source of logic.py, no mock.
 """
 
 import ast
