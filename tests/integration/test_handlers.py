@@ -56,7 +56,7 @@ def reasons(results: list[Result]) -> list[str]:
     return [result.decision.reason.value if isinstance(result, EventResult) else result.error for result in results]
 
 
-def test_a_batch_is_decided_in_order_each_event_on_the_ones_before_it(recorder: Recorder, sql: Sql) -> None:
+def test_batch_is_decided_in_order(recorder: Recorder, sql: Sql) -> None:
     batch = input_events(
         ("e1", "p1", "authorize"),
         ("e2", "p1", "capture"),
@@ -82,7 +82,7 @@ def test_a_batch_is_decided_in_order_each_event_on_the_ones_before_it(recorder: 
     assert_books_right(sql)
 
 
-def test_a_duplicate_names_the_first_outcome_and_a_conflict_what_is_on_record(recorder: Recorder) -> None:
+def test_duplicates_and_conflicts_name_the_record(recorder: Recorder) -> None:
     recorder.handle(input_events(("e1", "p1", "capture")))
     duplicate, conflict = recorder.handle(input_events(("e1", "p1", "capture"), ("e1", "p2", "fail"), first_line=2))
     assert isinstance(duplicate, EventResult)
@@ -101,10 +101,10 @@ def test_replaying_changes_nothing(recorder: Recorder, other: Recorder, sql: Sql
     assert contents(sql) == before
 
 
-def test_what_another_process_recorded_meanwhile_is_looked_at_again(
+def test_contested_events_are_decided_again(
     recorder: Recorder, other: Recorder, sql: Sql, background: ThreadPoolExecutor
 ) -> None:
-    """The payment moves, and one of the event_ids turns up, between the look and the write."""
+    """The payment moves, and one of the event_ids appears, between the look-up and the write."""
     other.handle(input_events(("e0", "p1", "authorize")))
     batch = input_events(
         ("e1", "p1", "capture"),
@@ -135,7 +135,7 @@ def test_what_another_process_recorded_meanwhile_is_looked_at_again(
     assert_books_right(sql)
 
 
-def test_after_its_connection_is_lost_a_run_reports_its_own_events_with_the_outcome_they_got(
+def test_lost_connection_keeps_outcomes(
     recorder: Recorder, other: Recorder, sql: Sql, background: ThreadPoolExecutor
 ) -> None:
     other.handle(input_events(("e0", "slow", "authorize")))
@@ -165,7 +165,7 @@ def test_after_its_connection_is_lost_a_run_reports_its_own_events_with_the_outc
     assert_books_right(sql)
 
 
-def test_after_its_connection_is_lost_lines_are_reported_with_the_states_that_they_saw(
+def test_lost_connection_keeps_states(
     recorder: Recorder, other: Recorder, sql: Sql, background: ThreadPoolExecutor
 ) -> None:
     """The payment has moved on by then; a duplicate between its events must not show where it ended."""
@@ -199,9 +199,7 @@ def test_after_its_connection_is_lost_lines_are_reported_with_the_states_that_th
     ]
 
 
-def test_after_a_batch_that_failed_no_later_one_is_recorded(
-    recorder: Recorder, sql: Sql, background: ThreadPoolExecutor
-) -> None:
+def test_batches_after_a_failed_one_are_refused(recorder: Recorder, sql: Sql, background: ThreadPoolExecutor) -> None:
     """It holds later events of the same payments: recorded first, they would be decided without the ones before."""
     recorder.handle(input_events(("e0", "p1", "authorize")))
     with sql.locked_payment("p1"):
@@ -215,7 +213,7 @@ def test_after_a_batch_that_failed_no_later_one_is_recorded(
     assert sql.rows("SELECT event_id FROM payproc.events") == [("e0",)]
 
 
-def test_a_serialization_failure_is_tried_again(
+def test_serialization_failure_is_retried(
     database: Database, url: URL, run_id: int, other: Recorder, sql: Sql, background: ThreadPoolExecutor
 ) -> None:
     other.handle(input_events(("e0", "p1", "authorize")))
@@ -232,7 +230,7 @@ def test_a_serialization_failure_is_tried_again(
     assert_books_right(sql)
 
 
-def test_a_machine_behind_the_server_that_is_gone_for_a_moment_is_tried_again(recorder: Recorder, sql: Sql) -> None:
+def test_lost_citus_worker_is_retried(recorder: Recorder, sql: Sql) -> None:
     """What a Citus coordinator says then; here a trigger says it, once."""
     sql.rows("CREATE SEQUENCE tries")
     sql.rows(
@@ -247,7 +245,7 @@ def test_a_machine_behind_the_server_that_is_gone_for_a_moment_is_tried_again(re
     assert_books_right(sql)
 
 
-def test_what_the_database_refuses_to_store_takes_no_good_neighbour_with_it(recorder: Recorder, sql: Sql) -> None:
+def test_rejected_events_are_isolated(recorder: Recorder, sql: Sql) -> None:
     sql.rows(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.event_id LIKE 'bad%' THEN"
         " RAISE EXCEPTION 'no room for this' USING ERRCODE = '22000'; END IF; RETURN NEW; END $$"
@@ -264,7 +262,7 @@ def test_what_the_database_refuses_to_store_takes_no_good_neighbour_with_it(reco
     assert_books_right(sql)
 
 
-def test_a_character_that_the_database_cannot_hold_makes_one_line_malformed(new_database: NewDatabase) -> None:
+def test_unstorable_character_is_malformed(new_database: NewDatabase) -> None:
     database = as_database(new_database("template0", "LATIN1"), "a Latin-1 database")
     schema.bring_up(database)
     with closing(Recorder(database, 1)) as recorder:
@@ -276,7 +274,7 @@ def test_a_character_that_the_database_cannot_hold_makes_one_line_malformed(new_
     assert results[1].error.startswith("the database cannot store it: character with byte sequence 0xe2 0x86 0x92")
 
 
-def test_nothing_is_reported_as_recorded_where_a_database_gives_an_id_back_unlike_what_was_sent(
+def test_lossy_encoding_is_not_reported_as_recorded(
     new_database: NewDatabase,
 ) -> None:
     """In EUC_JP a broken bar comes back as a full-width one."""
@@ -288,16 +286,14 @@ def test_nothing_is_reported_as_recorded_where_a_database_gives_an_id_back_unlik
             recorder.handle(input_events(("e\u00a6", "p2", "fail"), first_line=2))
 
 
-def test_books_that_contradict_themselves_end_the_run_instead_of_trying_for_ever(recorder: Recorder, sql: Sql) -> None:
+def test_contradictory_version_ends_the_run(recorder: Recorder, sql: Sql) -> None:
     recorder.handle(input_events(("e1", "p1", "authorize")))
     sql.rows("UPDATE payproc.payments SET version = 0 WHERE payment_id = 'p1'")
     with pytest.raises(CannotFinish, match=r'^payment "p1": its stored version, 0, does not fit its stored history'):
         recorder.handle(input_events(("e2", "p1", "capture")))
 
 
-def test_a_history_that_is_longer_than_its_payments_version_ends_the_run_with_where_to_look(
-    database: Database, recorder: Recorder, sql: Sql
-) -> None:
+def test_history_beyond_its_version_ends_the_run(database: Database, recorder: Recorder, sql: Sql) -> None:
     """Which the second key on events sees to. For Citus there is none, and it is for `verify` to find."""
     recorder.handle(input_events(("e1", "p1", "authorize"), ("e2", "p1", "capture")))
     sql.rows("UPDATE payproc.payments SET version = 1 WHERE payment_id = 'p1'")
@@ -310,7 +306,7 @@ def test_a_history_that_is_longer_than_its_payments_version_ends_the_run_with_wh
         recorder.handle(input_events(("e3", "p1", "refund")))
 
 
-def test_a_rehearsal_gives_the_same_answers_and_writes_nothing(
+def test_dry_run_decides_alike_and_writes_nothing(
     database: Database, recorder: Recorder, other: Recorder, sql: Sql
 ) -> None:
     other.handle(input_events(("e1", "p1", "authorize"), ("e9", "p9", "refund")))
@@ -357,8 +353,12 @@ def start_and_never_flush_by_itself(home: Path) -> None:
         config.write("wal_writer_delay = 10s\nwal_writer_flush_after = 1GB\n")
 
 
-@pytest.mark.parametrize("is_duplicate", [False, True], ids=["fresh", "duplicate of an event not yet durable"])
-def test_what_is_reported_survives_a_power_cut(home: Path, is_duplicate: bool) -> None:
+@pytest.mark.parametrize(
+    "is_duplicate",
+    [pytest.param(False, marks=pytest.mark.slow), True],
+    ids=["fresh", "duplicate of an event not yet durable"],
+)
+def test_reported_event_survives_a_power_cut(home: Path, is_duplicate: bool) -> None:
     start_and_never_flush_by_itself(home)
     batch = input_events(("e1", "p1", "authorize"))
     with embedded.running_server(home) as running:
@@ -384,9 +384,8 @@ def test_what_is_reported_survives_a_power_cut(home: Path, is_duplicate: bool) -
         assert after.fetchall() == [("e1", 1)]
 
 
-def test_a_server_that_restarts_in_mid_batch_loses_nothing_that_is_reported(
-    home: Path, background: ThreadPoolExecutor
-) -> None:
+@pytest.mark.slow
+def test_restart_in_mid_batch_loses_nothing_reported(home: Path, background: ThreadPoolExecutor) -> None:
     start_and_never_flush_by_itself(home)
     handling: Future[list[Result]]
     with embedded.running_server(home) as running:
