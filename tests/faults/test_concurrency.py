@@ -29,7 +29,7 @@ COULD_NOT_SERIALIZE = "SELECT xact_rollback FROM pg_stat_database WHERE datname 
 
 
 class Person(threading.Thread):
-    """A reviewer who resolves pending events until told to stop, faster than a person can."""
+    """A reviewer who resolves pending events without a pause, until `is_done` is set."""
 
     def __init__(self, database: Database, name: str, seed: float) -> None:
         super().__init__()

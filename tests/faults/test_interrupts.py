@@ -1,6 +1,6 @@
 """Runs ended from outside: by Ctrl-C, by SIGTERM, or by the reader of their output.
 
-Each records whole events, reports what it did, and leaves a rerun to complete the job.
+Each records whole events and reports them. A rerun completes the job.
 """
 
 import itertools

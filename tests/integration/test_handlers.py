@@ -1,6 +1,6 @@
-"""One batch against a real database: what comes out, what is written, and what happens when something gets in the way.
+"""One batch on a real database: its results, its records, and its recovery from contention and lost connections.
 
-Whoever gets in the way here does so at a known moment: it holds a payment's row, and acts once the CALL waits for it.
+Disturbances come at a known moment: the test locks a payment's row, and acts once the CALL waits for the lock.
 """
 
 import os
@@ -40,7 +40,7 @@ def recorder(database: Database, run_id: int) -> Iterator[Recorder]:
 
 @pytest.fixture
 def other(database: Database, sql: Sql) -> Iterator[Recorder]:
-    """Another process's run, as far as the database can tell."""
+    """A run of another process, as the database sees it."""
     other_run = sql.value("INSERT INTO payproc.runs (sources) VALUES ('{other}') RETURNING run_id")
     with closing(Recorder(database, other_run)) as recorder:
         yield recorder
@@ -57,6 +57,7 @@ def reasons(results: list[Result]) -> list[str]:
 
 
 def test_batch_is_decided_in_order(recorder: Recorder, sql: Sql) -> None:
+    """Each event is decided on the state that the events before it left."""
     batch = input_events(
         ("e1", "p1", "authorize"),
         ("e2", "p1", "capture"),
@@ -83,6 +84,7 @@ def test_batch_is_decided_in_order(recorder: Recorder, sql: Sql) -> None:
 
 
 def test_duplicates_and_conflicts_name_the_record(recorder: Recorder) -> None:
+    """A duplicate has the first outcome; a conflict has the recorded payment and type."""
     recorder.handle(input_events(("e1", "p1", "capture")))
     duplicate, conflict = recorder.handle(input_events(("e1", "p1", "capture"), ("e1", "p2", "fail"), first_line=2))
     assert isinstance(duplicate, EventResult)
@@ -94,6 +96,7 @@ def test_duplicates_and_conflicts_name_the_record(recorder: Recorder) -> None:
 
 
 def test_replaying_changes_nothing(recorder: Recorder, other: Recorder, sql: Sql) -> None:
+    """Another run replays the same events."""
     facts = [("e1", "p1", "capture"), ("e1", "p2", "capture"), ("e2", "p1", "authorize"), ("e3", "p1", "capture")]
     recorder.handle(input_events(*facts))
     before = contents(sql)
@@ -117,7 +120,7 @@ def test_contested_events_are_decided_again(
         handling = background.submit(recorder.handle, batch)
         sql.wait_for_blocked_call()
         with closing(sql.connect()) as connection, connection.cursor() as cursor:
-            # Not through payproc, which would wait for the lock too: what a capture of p2 by another process leaves.
+            # The rows of a capture of p2 by another process. Payproc itself would wait for the lock, too.
             cursor.execute("INSERT INTO payproc.payments (payment_id, state, version) VALUES ('p2', 'created', 1)")
             cursor.execute(
                 "INSERT INTO payproc.events (event_id, payment_id, position, type, outcome, reason, state_before,"
@@ -125,9 +128,9 @@ def test_contested_events_are_decided_again(
                 " 'predecessor_missing', 'created', 'created', 0, 99, 1, '{}')"
             )
     assert reasons(handling.result()) == [
-        "event_id_conflict",  # judged as new at first
-        "predecessor_missing",  # judged on the capture that never came to be
-        "duplicate_event",  # judged as a conflict at first
+        "event_id_conflict",  # decided as new at first
+        "predecessor_missing",  # decided on the contested capture at first
+        "duplicate_event",  # decided as a conflict at first
         "transition",
         "transition",
     ]
@@ -138,6 +141,7 @@ def test_contested_events_are_decided_again(
 def test_lost_connection_keeps_outcomes(
     recorder: Recorder, other: Recorder, sql: Sql, background: ThreadPoolExecutor
 ) -> None:
+    """A run finds its own events on record, and reports the outcomes that they got."""
     other.handle(input_events(("e0", "slow", "authorize")))
     batch = input_events(
         ("e1", "p1", "authorize"),
@@ -168,7 +172,7 @@ def test_lost_connection_keeps_outcomes(
 def test_lost_connection_keeps_states(
     recorder: Recorder, other: Recorder, sql: Sql, background: ThreadPoolExecutor
 ) -> None:
-    """The payment has moved on by then; a duplicate between its events must not show where it ended."""
+    """The payment has moved on by then, but a duplicate in between must not show its final state."""
     other.handle(input_events(("e0", "slow", "authorize")))
     batch = input_events(
         ("e1", "p1", "authorize"),
@@ -200,7 +204,7 @@ def test_lost_connection_keeps_states(
 
 
 def test_batches_after_a_failed_one_are_refused(recorder: Recorder, sql: Sql, background: ThreadPoolExecutor) -> None:
-    """It holds later events of the same payments: recorded first, they would be decided without the ones before."""
+    """A later batch holds later events of the same payments, which would be decided too early."""
     recorder.handle(input_events(("e0", "p1", "authorize")))
     with sql.locked_payment("p1"):
         first = background.submit(recorder.handle, input_events(("e1", "p1", "capture"), ("e2", "p2", "authorize")))
@@ -216,6 +220,7 @@ def test_batches_after_a_failed_one_are_refused(recorder: Recorder, sql: Sql, ba
 def test_serialization_failure_is_retried(
     database: Database, url: URL, run_id: int, other: Recorder, sql: Sql, background: ThreadPoolExecutor
 ) -> None:
+    """The retry reports the batch as new."""
     other.handle(input_events(("e0", "p1", "authorize")))
     sql.rows(f"ALTER DATABASE \"{url.database}\" SET default_transaction_isolation = 'serializable'")
     with closing(Recorder(database, run_id)) as recorder:
@@ -225,13 +230,13 @@ def test_serialization_failure_is_retried(
             batch = input_events(("e1", "p2", "authorize"), ("e2", "p1", "capture"))
             handling = background.submit(recorder.handle, batch)
             sql.wait_for_blocked_call()
-            holder.commit()  # whoever waited for this row under SERIALIZABLE gets 40001
+            holder.commit()  # under SERIALIZABLE, the waiting CALL gets 40001
         assert reasons(handling.result()) == ["transition", "transition"]
     assert_books_right(sql)
 
 
 def test_lost_citus_worker_is_retried(recorder: Recorder, sql: Sql) -> None:
-    """What a Citus coordinator says then; here a trigger says it, once."""
+    """A Citus coordinator raises 08006 for a lost worker; here a trigger raises it once."""
     sql.rows("CREATE SEQUENCE tries")
     sql.rows(
         "CREATE FUNCTION fail_once() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF nextval('tries') = 3 THEN"
@@ -246,6 +251,7 @@ def test_lost_citus_worker_is_retried(recorder: Recorder, sql: Sql) -> None:
 
 
 def test_rejected_events_are_isolated(recorder: Recorder, sql: Sql) -> None:
+    """A bisection finds the events that the database rejects; their neighbours are recorded."""
     sql.rows(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.event_id LIKE 'bad%' THEN"
         " RAISE EXCEPTION 'no room for this' USING ERRCODE = '22000'; END IF; RETURN NEW; END $$"
@@ -263,6 +269,7 @@ def test_rejected_events_are_isolated(recorder: Recorder, sql: Sql) -> None:
 
 
 def test_unstorable_character_is_malformed(new_database: NewDatabase) -> None:
+    """A Latin-1 database lacks the arrow in one line."""
     database = as_database(new_database("template0", "LATIN1"), "a Latin-1 database")
     schema.bring_up(database)
     with closing(Recorder(database, 1)) as recorder:
@@ -277,7 +284,7 @@ def test_unstorable_character_is_malformed(new_database: NewDatabase) -> None:
 def test_lossy_encoding_is_not_reported_as_recorded(
     new_database: NewDatabase,
 ) -> None:
-    """In EUC_JP a broken bar comes back as a full-width one."""
+    """EUC_JP returns a broken bar as a full-width one, so the id reads back differently."""
     database = as_database(new_database("template0", "EUC_JP"), "an EUC_JP database")
     schema.bring_up(database)
     with closing(Recorder(database, 1)) as recorder:
@@ -287,6 +294,7 @@ def test_lossy_encoding_is_not_reported_as_recorded(
 
 
 def test_contradictory_version_ends_the_run(recorder: Recorder, sql: Sql) -> None:
+    """Retrying would never end."""
     recorder.handle(input_events(("e1", "p1", "authorize")))
     sql.rows("UPDATE payproc.payments SET version = 0 WHERE payment_id = 'p1'")
     with pytest.raises(CannotFinish, match=r'^payment "p1": its stored version, 0, does not fit its stored history'):
@@ -294,7 +302,7 @@ def test_contradictory_version_ends_the_run(recorder: Recorder, sql: Sql) -> Non
 
 
 def test_history_beyond_its_version_ends_the_run(database: Database, recorder: Recorder, sql: Sql) -> None:
-    """Which the second key on events sees to. For Citus there is none, and it is for `verify` to find."""
+    """The second key on events refuses the entry. Citus has no such key, and `verify` finds the entry."""
     recorder.handle(input_events(("e1", "p1", "authorize"), ("e2", "p1", "capture")))
     sql.rows("UPDATE payproc.payments SET version = 1 WHERE payment_id = 'p1'")
     if IS_FOR_CITUS:
@@ -309,6 +317,7 @@ def test_history_beyond_its_version_ends_the_run(database: Database, recorder: R
 def test_dry_run_decides_alike_and_writes_nothing(
     database: Database, recorder: Recorder, other: Recorder, sql: Sql
 ) -> None:
+    """The dry run carries its own decisions from batch to batch."""
     other.handle(input_events(("e1", "p1", "authorize"), ("e9", "p9", "refund")))
     first = input_events(
         ("e2", "p1", "capture"), ("e9", "p9", "refund"), ("e2", "p2", "fail"), ("e3", "p3", "authorize")
@@ -325,7 +334,7 @@ def test_dry_run_decides_alike_and_writes_nothing(
     ]
 
 
-# ---- Durability: a server of the test's own, stopped as a power cut would stop it ------------------
+# ---- Durability: a server of its own, stopped as by a power cut -------------------------------------
 
 
 @pytest.fixture
@@ -336,7 +345,7 @@ def home() -> Iterator[Path]:
 
 
 def pull_the_plug(running: embedded.EmbeddedServer) -> None:
-    """Stop the server at once; what is not on disk is gone."""
+    """Stop the server at once, so that all memory is lost."""
     pid = int((running.home / "data" / "postmaster.pid").read_text().split()[0])
     os.kill(pid, signal.SIGQUIT)
 
@@ -346,7 +355,7 @@ def open_server(running: embedded.EmbeddedServer) -> Database:
 
 
 def start_and_never_flush_by_itself(home: Path) -> None:
-    """Prepare a server whose background writer leaves asynchronous commits in memory for as long as it may (10 s)."""
+    """Prepare a server whose WAL writer leaves asynchronous commits in memory for 10 seconds, the maximum."""
     with embedded.running_server(home) as running:
         schema.bring_up(open_server(running))
     with (home / "data" / "postgresql.conf").open("a") as config:
@@ -359,13 +368,14 @@ def start_and_never_flush_by_itself(home: Path) -> None:
     ids=["fresh", "duplicate of an event not yet durable"],
 )
 def test_reported_event_survives_a_power_cut(home: Path, is_duplicate: bool) -> None:
+    """A duplicate repeats an event that may not be durable yet."""
     start_and_never_flush_by_itself(home)
     batch = input_events(("e1", "p1", "authorize"))
     with embedded.running_server(home) as running:
         database = open_server(running)
         with closing(database.connect()) as connection, connection.cursor() as cursor:
             cursor.execute("INSERT INTO payproc.runs (sources) VALUES ('{a}'), ('{b}')")
-            if is_duplicate:  # somebody's event is there for all to see, but only in the server's memory
+            if is_duplicate:  # another run's event is visible to all, but only in memory
                 cursor.execute("SET synchronous_commit = off")
                 cursor.execute(
                     "INSERT INTO payproc.payments (payment_id, state, version) VALUES ('p1', 'authorized', 1)"
@@ -386,6 +396,7 @@ def test_reported_event_survives_a_power_cut(home: Path, is_duplicate: bool) -> 
 
 @pytest.mark.slow
 def test_restart_in_mid_batch_loses_nothing_reported(home: Path, background: ThreadPoolExecutor) -> None:
+    """An event that was committed in memory only is recorded again."""
     start_and_never_flush_by_itself(home)
     handling: Future[list[Result]]
     with embedded.running_server(home) as running:

@@ -122,40 +122,19 @@ def test_decisions_have_the_documented_form(database: Database, tmp_path: Path) 
         ],
     )
     decisions, _ = run(database, file)
-    common = {"source": str(file), "event_id": "e1"}
+
+    def decided(line: int, payment_id: str, event_type: str, outcome: str, reason: str, states: str) -> dict[str, Any]:
+        before, after = states.split(" to ")
+        event = {"event_id": "e1", "payment_id": payment_id, "type": event_type}
+        decision = {"outcome": outcome, "reason": reason, "state_before": before, "state_after": after}
+        return {"source": str(file), "line": line, **event, **decision}
+
     assert decisions == [
-        {
-            **common,
-            "line": 1,
-            "payment_id": "p1",
-            "type": "authorize",
-            "outcome": "APPLY",
-            "reason": "transition",
-            "state_before": "created",
-            "state_after": "authorized",
-        },
-        {
-            **common,
-            "line": 3,
-            "payment_id": "p1",
-            "type": "authorize",
-            "outcome": "IGNORE",
-            "reason": "duplicate_event",
-            "state_before": "authorized",
-            "state_after": "authorized",
-            "original_outcome": "APPLY",
-        },
-        {
-            **common,
-            "line": 4,
-            "payment_id": "p2",
-            "type": "fail",
-            "outcome": "REJECT",
-            "reason": "event_id_conflict",
-            "state_before": "created",
-            "state_after": "created",
-            "recorded": {"payment_id": "p1", "type": "authorize"},
-        },
+        decided(1, "p1", "authorize", "APPLY", "transition", "created to authorized"),
+        decided(3, "p1", "authorize", "IGNORE", "duplicate_event", "authorized to authorized")
+        | {"original_outcome": "APPLY"},
+        decided(4, "p2", "fail", "REJECT", "event_id_conflict", "created to created")
+        | {"recorded": {"payment_id": "p1", "type": "authorize"}},
         {"source": str(file), "line": 5, "error": "event_id: missing, expected a string of 1 to 255 characters"},
     ]
 

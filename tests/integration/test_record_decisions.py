@@ -52,28 +52,26 @@ def record(connection: psycopg2.extensions.connection, run_id: int, *decisions: 
     return str(contested)
 
 
+def decision(event: str, payment: str, version: int, event_type: str, before: str, after: str) -> dict[str, object]:
+    """Return a decision to apply an event."""
+    fact = {"event": event, "payment": payment, "type": event_type}
+    return {**fact, "version": version, "before": before, "after": after}
+
+
 def authorize(event: str, payment: str, version: int = 0) -> dict[str, object]:
     """Return the decision to apply an authorize."""
-    return {
-        "event": event,
-        "payment": payment,
-        "version": version,
-        "type": "authorize",
-        "before": "created",
-        "after": "authorized",
-    }
+    return decision(event, payment, version, "authorize", "created", "authorized")
 
 
 def capture(event: str, payment: str, version: int = 1) -> dict[str, object]:
     """Return the decision to apply a capture."""
-    return {
-        "event": event,
-        "payment": payment,
-        "version": version,
-        "type": "capture",
-        "before": "authorized",
-        "after": "captured",
-    }
+    return decision(event, payment, version, "capture", "authorized", "captured")
+
+
+def conflict(event: str, payment: str, event_type: str) -> dict[str, object]:
+    """Return the decision to reject a conflict."""
+    rejected = {"outcome": "REJECT", "reason": "event_id_conflict"}
+    return decision(event, payment, 0, event_type, "created", "created") | rejected
 
 
 def test_payment_and_history_move_together(connection: psycopg2.extensions.connection, run_id: int, sql: Sql) -> None:
@@ -145,20 +143,6 @@ def test_events_after_a_contested_one_are_contested(
     )
     assert contested == "1,3"
     assert sql.rows("SELECT event_id FROM payproc.events ORDER BY 1") == [("e1",), ("e3",)]
-
-
-def conflict(event: str, payment: str, event_type: str) -> dict[str, object]:
-    """Return the decision to reject a conflict."""
-    return {
-        "event": event,
-        "payment": payment,
-        "version": 0,
-        "type": event_type,
-        "before": "created",
-        "after": "created",
-        "outcome": "REJECT",
-        "reason": "event_id_conflict",
-    }
 
 
 def test_conflict_is_kept_once(connection: psycopg2.extensions.connection, run_id: int, sql: Sql) -> None:
