@@ -49,7 +49,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what was tried: the figures in the README's "How it is tested" are these."""
+    """Print the tally. The figures in tests/README.md are from here."""
     if figures:
         terminalreporter.section("tried")
         for what, times in sorted(figures.items()):

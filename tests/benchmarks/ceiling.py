@@ -1,8 +1,9 @@
-"""How many events a second payproc itself could handle if the server cost nothing: the client's ceiling.
+"""The client's ceiling: events per second that payproc could handle if the server cost nothing.
 
-The whole of `payproc ingest` runs in this process, reading, parsing, deciding and reporting; psycopg2 still quotes
-every value. Only sending is left out: each look-up finds nothing, and each CALL has recorded everything. So events that
-follow another of their payment in the same batch are decided as on a real server, others as if they were the first.
+The whole of `payproc ingest` runs in this process, reading, parsing, deciding and reporting;
+psycopg2 still quotes every value. Only sending is left out: each look-up finds nothing, and each
+CALL has recorded everything. So events that follow another of their payment in the same batch are
+decided as on a real server, others as if they were the first.
 """
 
 import gc
@@ -13,8 +14,8 @@ from typing import Any
 
 import psycopg2.extensions
 
-from days import fresh, write
-from ground import Ground
+from datasets import fresh, write
+from harness import BenchServer
 from payproc.db import connection as db
 from payproc.db import schema
 from payproc.ingest import run as ingest
@@ -28,7 +29,8 @@ class SilentCursor(psycopg2.extensions.cursor):
     _answer: tuple[tuple[Any, ...], ...] | None = None
 
     def execute(self, query: Any, arguments: Any = None) -> None:
-        """Quote the arguments; pretend that a look-up finds nothing and a CALL has recorded everything."""
+        """Quote the arguments; pretend that a look-up finds nothing and a CALL has recorded
+        everything."""
         is_call = query.startswith("CALL")
         is_silent = is_call or ("string_to_array" in query and query.lstrip().startswith("SELECT"))
         self._answer = None
@@ -46,11 +48,11 @@ class SilentCursor(psycopg2.extensions.cursor):
         return super().__iter__() if self._answer is None else iter(self._answer)
 
 
-def measure_ceiling(ground: Ground, folder: Path, events: int, rounds: int) -> None:
+def measure_ceiling(bench: BenchServer, folder: Path, events: int, rounds: int) -> None:
     """Print the events per second of processor time, the best and the median of some rounds."""
     file = folder / "ceiling.jsonl"
     write(file, fresh(events, 0))
-    parameters: dict[str, Any] = {**ground.main.parameters, "cursor_factory": SilentCursor}
+    parameters: dict[str, Any] = {**bench.main.parameters, "cursor_factory": SilentCursor}
     database = db.Database(parameters, "the benchmark's")
     schema.bring_up(database)
     rates = []

@@ -1,6 +1,6 @@
 """The chart for the README: events per second as bars on a logarithmic axis, in SVG.
 
-What belongs here: drawing. The figures come from a run.
+Drawing only. The figures come from a run.
 """
 
 import math

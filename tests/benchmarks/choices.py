@@ -1,7 +1,8 @@
-"""What each choice costs that the schema and the embedded server's settings have made, one at a time.
+"""The cost of each choice in the schema and in the embedded server's settings, one at a time.
 
-Every round ingests the same events once for each choice, on a server of its own that differs in that choice alone, and
-once as payproc has it. On a noisy machine processor time tells more than speed, but not of waiting for the disk.
+Every round ingests the same events once for each choice, on a server of its own that differs in
+that choice alone, and once as payproc has it. On a noisy machine processor time tells more than
+speed, but not of waiting for the disk.
 """
 
 import os
@@ -13,15 +14,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from days import fresh, write
-from ground import Ground, Measured, Row
+from datasets import fresh, write
+from harness import BenchServer, Measured, Row
 from payproc.db.schema import procedure
 from payproc.embedded import server as embedded
 from payproc_process import COMMAND
 
 
 class Choice(NamedTuple):
-    """Another way to have it: SQL that changes the schema, lines for postgresql.conf, or options of `ingest`."""
+    """Another way to have it: SQL that changes the schema, lines for postgresql.conf, or options of
+    `ingest`."""
 
     name: str
     schema: Sequence[str] = ()
@@ -58,7 +60,8 @@ CHOICES = (
 
 
 def measure_choices(folder: Path, events: int, rounds: int) -> None:
-    """Ingest so many events under each choice, in interleaved rounds; print medians against payproc's own."""
+    """Ingest so many events under each choice, in interleaved rounds; print medians against
+    payproc's own."""
     file = folder / "choices.jsonl"
     runs: dict[str, list[Measured]] = {choice.name: [] for choice in CHOICES}
     for turn in range(rounds):
@@ -78,7 +81,8 @@ def measure_choices(folder: Path, events: int, rounds: int) -> None:
 
 
 def _medians(runs: Sequence[Measured]) -> tuple[float, float]:
-    """Events per second, and processor time for an event in microseconds, payproc's and the server's together."""
+    """Events per second, and processor time for an event in microseconds, payproc's and the
+    server's together."""
     cpu = [(run.client_cpu + (run.server_cpu or 0)) / run.events * 1e6 for run in runs]
     return statistics.median(run.rate for run in runs), statistics.median(cpu)
 
@@ -93,9 +97,9 @@ def _measure(choice: Choice, file: Path, events: int) -> Measured:
         with (home / "data" / "postgresql.conf").open("a") as settings:
             settings.writelines(f"{line}\n" for line in choice.settings)
         with embedded.running_server(home) as server:
-            ground = Ground(server)
-            ground.main.execute(*choice.schema)
-            with ground.timed(Row.FRESH, events) as measured:
+            bench = BenchServer(server)
+            bench.main.execute(*choice.schema)
+            with bench.timed(Row.FRESH, events) as measured:
                 subprocess.run([COMMAND, "ingest", "--quiet", *choice.options, file], env=environment, check=True)
             return measured[0]
     finally:

@@ -1,31 +1,32 @@
 """COPY of precomputed rows, in one transaction, without any check: the bound that no tool reaches.
 
-The same rows as payproc would write, payload included, go into payproc's own tables with all their constraints and
-indexes. What they are was computed before the clock starts. Nothing is looked up or decided, there is one transaction
-for all events and one flush, and a single event_id that is on record already would undo everything.
+The same rows as payproc would write, payload included, go into payproc's own tables with all their
+constraints and indexes. What they are was computed before the clock starts. Nothing is looked up or
+decided, there is one transaction for all events and one flush, and a single event_id that is on
+record already would undo everything.
 """
 
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
-from days import Line
-from ground import Day, Ground, Measured, Row
+from datasets import Line
+from harness import BenchServer, Dataset, Measured, Row
 from one_by_one import Incoming
 from payproc.logic import State, classify
 
 LABEL = "COPY of finished rows, no checks, one transaction"
 
 BLOCK_BYTES = 1 << 20
-"""How much goes to the server at a time."""
+"""Bytes sent to the server at a time."""
 
 
-def measure(ground: Ground, day: Day) -> Iterator[Measured]:
+def measure(bench: BenchServer, dataset: Dataset) -> Iterator[Measured]:
     """Fresh events; it could not take anything else."""
-    payments, events = _rows(day.fresh)
-    with ground.database(with_schema=True) as database, closing(database.connect()) as connection:
+    payments, events = _rows(dataset.fresh)
+    with bench.database(with_schema=True) as database, closing(database.connect()) as connection:
         connection.autocommit = False
-        with ground.timed(Row.FRESH, len(day.fresh)) as result, connection.cursor() as cursor:
+        with bench.timed(Row.FRESH, len(dataset.fresh)) as result, connection.cursor() as cursor:
             cursor.copy_expert("COPY payproc.payments (payment_id, state, version) FROM STDIN", payments, BLOCK_BYTES)
             cursor.copy_expert(
                 "COPY payproc.events (event_id, payment_id, position, type, outcome, reason,"
@@ -34,7 +35,7 @@ def measure(ground: Ground, day: Day) -> Iterator[Measured]:
                 BLOCK_BYTES,
             )
             connection.commit()
-        database.check_books(len(day.fresh))
+        database.check_books(len(dataset.fresh))
         yield from result
 
 

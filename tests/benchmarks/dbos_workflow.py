@@ -1,11 +1,13 @@
-"""The `dbos` library: each event is a durable workflow, its id the event_id, with one transaction as its only step.
+"""The `dbos` library: each event is a durable workflow, its id the event_id, with one transaction
+as its only step.
 
-A workflow runs once for its id: that is DBOS's own idempotency, and calling it again gives the first result. Its
-transaction, by a `SQLAlchemyDatasource`, moves the payment and enters the event in payproc's own tables, compare and
-set, and commits together with DBOS's record of the step. DBOS's system tables are in the same database. It decides with
-payproc's own classifier.
+A workflow runs once for its id: that is DBOS's own idempotency, and calling it again gives the
+first result. Its transaction, by a `SQLAlchemyDatasource`, moves the payment and enters the event
+in payproc's own tables, compare and set, and commits together with DBOS's record of the step.
+DBOS's system tables are in the same database. It decides with payproc's own classifier.
 
-DBOS means its workflows to run beside each other, so it is timed on one thread and on several, and the better counts.
+DBOS means its workflows to run beside each other, so it is timed on one thread and on several, and
+the better counts.
 """
 
 import itertools
@@ -15,14 +17,14 @@ from typing import Any
 from dbos import DBOS, SetWorkflowID, SQLAlchemyDatasource
 from sqlalchemy import text as sql
 
-from ground import BenchDatabase, Day, Ground, Measured
+from harness import BenchDatabase, BenchServer, Dataset, Measured
 from one_by_one import Incoming, RecordedEvent, measure_loop
 from payproc.logic import Reason, State, classify
 
 LABEL = "the dbos library"
 
 EVENTS = 400
-"""How many it is timed over."""
+"""Events in a timed run."""
 
 THREADS = (1, 8)
 
@@ -42,13 +44,13 @@ _RECORD = sql(
 )
 
 
-def measure(ground: Ground, day: Day) -> Iterator[Measured]:
+def measure(bench: BenchServer, dataset: Dataset) -> Iterator[Measured]:
     """Fresh events, and the same again."""
     runs = []
     for threads in THREADS:
-        with ground.database(with_schema=True) as database:
-            runs.append(list(measure_loop(DbosHandler, database, EVENTS, ground, day, threads=threads)))
-            database.check_books(len(day.warm_up) + len(day.part(EVENTS)))
+        with bench.database(with_schema=True) as database:
+            runs.append(list(measure_loop(DbosHandler, database, EVENTS, bench, dataset, threads=threads)))
+            database.check_books(len(dataset.warm_up) + len(dataset.part(EVENTS)))
     for same_row in zip(*runs, strict=True):
         yield max(same_row, key=lambda measured: measured.rate)
 
@@ -80,7 +82,7 @@ class DbosHandler:
         return classify(incoming, RecordedEvent(payment_id, event_type), State.CREATED).reason
 
     def record(self, text: str, delivery: int) -> tuple[str, str, str, int]:
-        """Decide, and write it down, in one transaction; tell what the event_id stands for from now on."""
+        """Decide and record in one transaction; return the event recorded under the event_id."""
         return self._source.run_tx_step({"isolation_level": "READ COMMITTED"}, self._record, text, delivery)
 
     def _record(self, text: str, delivery: int) -> tuple[str, str, str, int]:
@@ -109,7 +111,8 @@ class DbosHandler:
 
 
 _current: list[DbosHandler] = []
-"""Workflows are functions that DBOS calls again by name after a crash, so they find their handler here."""
+"""Workflows are functions that DBOS calls again by name after a crash, so they find their handler
+here."""
 
 
 @DBOS.workflow()

@@ -1,16 +1,19 @@
-"""The `eventsourcing` library: a payment is an aggregate, each payment event one of its events, one save per event.
+"""The `eventsourcing` library: a payment is an aggregate, each payment event one of its events, one
+save per event.
 
-What is stored are the library's own tables, through its PostgreSQL recorder, with `POSTGRES_ENABLE_DB_FUNCTIONS`, its
-faster way to insert. The guarantees are the same: saving checks that the aggregate has not moved on since it was read
-(the primary key on aggregate and version), and saves in the same transaction a second aggregate, whose id is made from
-the event_id, so that no event_id can be used twice. A redelivery is found in the payment's own history, which is read
-anyway; only after a clash is the second aggregate looked up. So a fresh event costs one read and one write, which is as
-few as the library can do without trusting a cache that other processes do not share.
+The tables are the library's own, through its PostgreSQL recorder, with
+`POSTGRES_ENABLE_DB_FUNCTIONS`, its faster way to insert. The guarantees are the same: saving checks
+that the aggregate has not moved on since it was read (the primary key on aggregate and version),
+and saves in the same transaction a second aggregate, whose id is made from the event_id, so that no
+event_id can be used twice. A redelivery is found in the payment's own history, which is read
+anyway; only after a clash is the second aggregate looked up. So a fresh event costs one read and
+one write, which is as few as the library can do without trusting a cache that other processes do
+not share.
 
 It decides with payproc's own classifier.
 """
 
-# ruff: noqa: ARG002 - what a method of an aggregate is given is what its event stores
+# ruff: noqa: ARG002 - the library stores the arguments of an aggregate's method as its event
 from collections.abc import Iterator
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -18,20 +21,20 @@ from eventsourcing.application import AggregateNotFoundError, Application
 from eventsourcing.domain import Aggregate, event
 from eventsourcing.persistence import IntegrityError
 
-from ground import BenchDatabase, Day, Ground, Measured
+from harness import BenchDatabase, BenchServer, Dataset, Measured
 from one_by_one import Incoming, RecordedEvent, measure_loop
 from payproc.logic import Decision, EventType, Reason, State, classify
 
 LABEL = "the eventsourcing library"
 
 EVENTS = 2_000
-"""How many it is timed over."""
+"""Events in a timed run."""
 
 
-def measure(ground: Ground, day: Day) -> Iterator[Measured]:
+def measure(bench: BenchServer, dataset: Dataset) -> Iterator[Measured]:
     """Fresh events, and the same again."""
-    with ground.database(with_schema=False) as database:
-        yield from measure_loop(Payments, database, EVENTS, ground, day)
+    with bench.database(with_schema=False) as database:
+        yield from measure_loop(Payments, database, EVENTS, bench, dataset)
 
 
 def payment_key(payment_id: str) -> UUID:
@@ -40,7 +43,7 @@ def payment_key(payment_id: str) -> UUID:
 
 
 def receipt_key(event_id: str) -> UUID:
-    """The id of the aggregate that stands for an event_id."""
+    """Return the id of the aggregate that claims an event_id."""
     return uuid5(NAMESPACE_URL, f"/events/{event_id}")
 
 
@@ -62,13 +65,13 @@ class Payment(Aggregate):
 
     @event("Recorded")
     def record(self, event_id: str, event_type: str, outcome: str, reason: str, after: str, payload: str) -> None:
-        """Enter what was decided about an event."""
+        """Record the decision about an event."""
         self.state = after
         self.types[event_id] = event_type
 
 
 class Receipt(Aggregate):
-    """That an event_id is taken, and by what."""
+    """The claim of an event on its event_id."""
 
     @staticmethod
     def create_id(event_id: str) -> UUID:

@@ -1,7 +1,9 @@
-"""Instructions that PostgreSQL executes for an event, counted by valgrind: a figure that noise does not move.
+"""Instructions that PostgreSQL executes for an event, counted by valgrind: a figure that noise does
+not move.
 
-One backend runs the look-ups and the CALLs of a worker, over fresh events, once for few batches and once for more; the
-difference is what the events of the latter cost. It counts that backend alone, not the WAL writer or the checkpointer.
+One backend runs the look-ups and the CALLs of a worker, over fresh events, once for few batches and
+once for more; the difference is what the events of the latter cost. It counts that backend alone,
+not the WAL writer or the checkpointer.
 """
 
 import os
@@ -17,7 +19,7 @@ from typing import Any
 
 import psycopg2
 
-from days import Line, fresh
+from datasets import Line, fresh
 from payproc.batch import InputEvent
 from payproc.db import connection as db
 from payproc.db import schema

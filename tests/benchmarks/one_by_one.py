@@ -1,6 +1,6 @@
-"""How a handler is timed that takes one event at a time: in a loop, and in two processes at once.
+"""Timing of handlers that take one event at a time: in a loop, and in two processes at once.
 
-What belongs here: loops, processes and the clock. What a handler does with an event is in its own module.
+Loops, processes and the clock belong here; each handler has a module of its own.
 """
 
 import json
@@ -12,15 +12,15 @@ from dataclasses import replace
 from multiprocessing.synchronize import Barrier
 from typing import Protocol
 
-from days import Line
-from ground import BenchDatabase, Day, Ground, Measured, Row
+from datasets import Line
+from harness import BenchDatabase, BenchServer, Dataset, Measured, Row
 from payproc.logic import EventType, Reason
 
 PROCESSES = 2
-"""How many handle the contested mix at once. Processes, so that neither waits for the other's interpreter."""
+"""Processes that handle the contested mix at once. Threads would share one interpreter."""
 
 START_SECONDS = 60
-"""How long they may take to get ready."""
+"""Seconds that they may take to connect."""
 
 
 class Incoming:
@@ -34,7 +34,7 @@ class Incoming:
 
 
 class RecordedEvent:
-    """What an event_id stands for, as it is stored."""
+    """The event recorded under an event_id."""
 
     def __init__(self, payment_id: str, event_type: str) -> None:
         self.payment_id = payment_id
@@ -42,10 +42,10 @@ class RecordedEvent:
 
 
 class Handler(Protocol):
-    """Connected to its database, with whatever it needs there."""
+    """A handler that is connected to its database."""
 
     def handle(self, text: str) -> Reason:
-        """Process one line; what it tells is durable."""
+        """Process one line; return the reason once it is durable."""
 
     def close(self) -> None:
         """Disconnect."""
@@ -54,30 +54,30 @@ class Handler(Protocol):
 Connect = Callable[[BenchDatabase], Handler]
 
 
-def measure_handler(connect: Connect, events: int, ground: Ground, day: Day) -> Iterator[Measured]:
+def measure_handler(connect: Connect, events: int, bench: BenchServer, dataset: Dataset) -> Iterator[Measured]:
     """Time a handler that works on payproc's tables, in all rows."""
-    with ground.database(with_schema=True) as database:
-        yield from measure_loop(connect, database, events, ground, day)
-        database.check_books(len(day.warm_up) + len(day.part(events)))
-    lines = day.contested(len(day.part(events)))
-    with ground.database(with_schema=True) as database:
-        yield _measure_contested(connect, database, lines, ground)
+    with bench.database(with_schema=True) as database:
+        yield from measure_loop(connect, database, events, bench, dataset)
+        database.check_books(len(dataset.warm_up) + len(dataset.part(events)))
+    lines = dataset.contested(len(dataset.part(events)))
+    with bench.database(with_schema=True) as database:
+        yield _measure_contested(connect, database, lines, bench)
         database.check_books(len({line.event_id for line in lines}))
 
 
 def measure_loop(
-    connect: Connect, database: BenchDatabase, events: int, ground: Ground, day: Day, threads: int = 1
+    connect: Connect, database: BenchDatabase, events: int, bench: BenchServer, dataset: Dataset, threads: int = 1
 ) -> Iterator[Measured]:
     """Time a handler over the first fresh events and over the same again, after a warm-up.
 
     Threads share the payments, each payment keeping its order.
     """
-    lines = day.part(events)
+    lines = dataset.part(events)
     with closing(connect(database)) as handler:
-        for line in day.warm_up:
+        for line in dataset.warm_up:
             handler.handle(line.text)
         for row, expected in ((Row.FRESH, Reason.TRANSITION), (Row.DUPLICATES, Reason.DUPLICATE_EVENT)):
-            with ground.timed(row, len(lines)) as result:
+            with bench.timed(row, len(lines)) as result:
                 reasons = _handle_all(handler, lines, threads)
             if reasons != {expected}:
                 raise SystemExit(f"expected nothing but {expected.value}, found {reasons}")
@@ -95,14 +95,16 @@ def _handle_all(handler: Handler, lines: Sequence[Line], threads: int) -> set[Re
         return set().union(*pool.map(lambda share: _handle_all(handler, share, 1), shares))
 
 
-def _measure_contested(connect: Connect, database: BenchDatabase, lines: Sequence[Line], ground: Ground) -> Measured:
+def _measure_contested(
+    connect: Connect, database: BenchDatabase, lines: Sequence[Line], bench: BenchServer
+) -> Measured:
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(PROCESSES + 1)
     processes = [context.Process(target=_work, args=(connect, database, lines, barrier)) for _ in range(PROCESSES)]
     for process in processes:
         process.start()
     barrier.wait(START_SECONDS)  # they are connected
-    with ground.timed(Row.CONTESTED, PROCESSES * len(lines)) as result:
+    with bench.timed(Row.CONTESTED, PROCESSES * len(lines)) as result:
         barrier.wait(START_SECONDS)
         for process in processes:
             process.join()

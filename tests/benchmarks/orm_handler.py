@@ -1,9 +1,11 @@
-"""The plain way to write this tool: a handler with one ORM session and one commit per event, called in a loop.
+"""The plain way to write this tool: a handler with one ORM session and one commit per event, called
+in a loop.
 
-It works on payproc's own tables, with all their constraints and indexes, decides with payproc's own classifier, and
-gives the same guarantees: the event_id is looked up first, and its primary key decides in the end; the version of the
-payment is compared and set (SQLAlchemy's own `version_id_col`); entry and state are committed together, and each commit
-waits for the disk. Whoever loses against another process looks again.
+It works on payproc's own tables, with all their constraints and indexes, decides with payproc's own
+classifier, and gives the same guarantees: the event_id is looked up first, and its primary key
+decides in the end; the version of the payment is compared and set (SQLAlchemy's own
+`version_id_col`); entry and state are committed together, and each commit waits for the disk. A
+handler that loses a race looks again.
 
 It does less than payproc in that it hardly checks a line, and keeps no evidence of reused ids.
 """
@@ -18,7 +20,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.orm.attributes import flag_modified
 from sqlalchemy.orm.exc import StaleDataError
 
-from ground import BenchDatabase, Day, Ground, Measured
+from harness import BenchDatabase, BenchServer, Dataset, Measured
 from one_by_one import Incoming, measure_handler
 from payproc import models
 from payproc.logic import EventType, Reason, State, classify
@@ -26,7 +28,7 @@ from payproc.logic import EventType, Reason, State, classify
 LABEL = "a handler with one ORM session per event"
 
 EVENTS = 2_000
-"""How many it is timed over."""
+"""Events in a timed run."""
 
 
 class Base(DeclarativeBase):
@@ -57,16 +59,17 @@ class Entry(Base):
     __mapper_args__ = {"eager_defaults": False}  # noqa: RUF012
 
 
-def measure(ground: Ground, day: Day) -> Iterator[Measured]:
+def measure(bench: BenchServer, dataset: Dataset) -> Iterator[Measured]:
     """All rows."""
-    return measure_handler(OrmHandler, EVENTS, ground, day)
+    return measure_handler(OrmHandler, EVENTS, bench, dataset)
 
 
 class OrmHandler:
     """The handler, with its engine."""
 
     def __init__(self, database: BenchDatabase) -> None:
-        # A payload is a line of JSON as it came. Encoding it would make it a string in JSON, and decoding it is no use.
+        # A payload is a line of JSON as it came. Encoding it would make it a string in JSON, and
+        # decoding it is no use.
         self._engine = create_engine(database.url("postgresql+psycopg2"), json_serializer=str, json_deserializer=str)
         self._line = 0
 

@@ -1,6 +1,7 @@
-"""Another version of payproc, as a whole process: the one that a wheel holds, in a virtual environment of its own.
+"""Another version of payproc, as a whole process: the one that a wheel holds, in a virtual
+environment of its own.
 
-What changed between two versions is best read from the processor time of both in the same rounds.
+Compare two versions by the processor time of both in the same rounds.
 """
 
 import os
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import payproc_process
-from ground import Day, Ground, Measured
+from harness import BenchServer, Dataset, Measured
 
 LABEL = "payproc of another version, the whole process"
 
@@ -25,6 +26,6 @@ def install(wheel: Path, folder: Path) -> None:
     os.environ[_VARIABLE] = str(environment / "bin" / "payproc")
 
 
-def measure(ground: Ground, day: Day) -> Iterator[Measured]:
+def measure(bench: BenchServer, dataset: Dataset) -> Iterator[Measured]:
     """Run it in all rows, as payproc itself."""
-    yield from payproc_process.measure(ground, day, os.environ[_VARIABLE])
+    yield from payproc_process.measure(bench, dataset, os.environ[_VARIABLE])

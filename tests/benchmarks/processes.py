@@ -1,7 +1,7 @@
 """payproc in several processes at once, each on its part of the same events, split by payment.
 
-One process has a ceiling: its own half of the work is Python in one interpreter. Several have several of those, until
-the server or the cores are busy.
+One process has a ceiling: its own half of the work is Python in one interpreter. Several have
+several of those, until the server or the cores are busy.
 """
 
 import hashlib
@@ -11,18 +11,18 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from days import Line, fresh, write
-from ground import Ground, Measured, Row
+from datasets import Line, fresh, write
+from harness import BenchServer, Measured, Row
 from payproc_process import COMMAND, environment, start_empty
 
 
-def measure_processes(ground: Ground, folder: Path, counts: Sequence[int], events: int, rounds: int) -> None:
+def measure_processes(bench: BenchServer, folder: Path, counts: Sequence[int], events: int, rounds: int) -> None:
     """Print the rate for each number of processes, in interleaved rounds."""
     runs: dict[int, list[Measured]] = {count: [] for count in counts}
     for turn in range(rounds):
         lines = list(fresh(events, turn))
         for count in counts:
-            runs[count].append(_measure(ground, _parts(folder, lines, count), events))
+            runs[count].append(_measure(bench, _parts(folder, lines, count), events))
     print(f"\n{events:,} fresh events, {rounds} rounds, split by payment\n")
     print(f"{'processes':>9} {'events/s':>9} {'min to max':>17} {'CPU us/event':>13}")
     for count, found in runs.items():
@@ -41,17 +41,18 @@ def _parts(folder: Path, lines: Sequence[Line], count: int) -> list[Path]:
 
 
 def _part_of(payment_id: str, count: int) -> int:
-    """Return the part that a payment belongs to. By another hash than workers use, or each would have one of them."""
+    """Return the part that a payment belongs to. By another hash than workers use, or each would
+    have one of them."""
     return hashlib.sha256(payment_id.encode()).digest()[0] % count
 
 
-def _measure(ground: Ground, parts: Sequence[Path], events: int) -> Measured:
-    start_empty(ground)
-    with ground.timed(Row.FRESH, events) as measured:
+def _measure(bench: BenchServer, parts: Sequence[Path], events: int) -> Measured:
+    start_empty(bench)
+    with bench.timed(Row.FRESH, events) as measured:
         running = [
             subprocess.Popen(
                 [COMMAND, "ingest", "--quiet", "--format", "json", part],
-                env=environment(ground),
+                env=environment(bench),
                 stdout=subprocess.PIPE,
                 text=True,
             )
@@ -60,5 +61,5 @@ def _measure(ground: Ground, parts: Sequence[Path], events: int) -> Measured:
         applied = sum(json.loads(process.communicate()[0])["outcomes"]["APPLY"] for process in running)
     if applied != events:
         raise SystemExit(f"payproc: expected {events} events applied, got {applied}")
-    ground.main.check_books(events)
+    bench.main.check_books(events)
     return measured[0]

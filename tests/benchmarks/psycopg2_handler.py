@@ -1,18 +1,20 @@
-"""The same handler in plain psycopg2: one transaction per event, five statements in it, called in a loop.
+"""The same handler in plain psycopg2: one transaction per event, five statements in it, called in a
+loop.
 
-Same tables, same guarantees and same omissions as in orm_handler.py. The payment's version is compared and set by hand.
+Same tables, same guarantees and same omissions as in orm_handler.py. The payment's version is
+compared and set explicitly.
 """
 
 from collections.abc import Iterator
 
-from ground import BenchDatabase, Day, Ground, Measured
+from harness import BenchDatabase, BenchServer, Dataset, Measured
 from one_by_one import Incoming, RecordedEvent, measure_handler
 from payproc.logic import Decision, Outcome, Reason, State, classify
 
 LABEL = "the same handler in plain psycopg2"
 
 EVENTS = 5_000
-"""How many it is timed over."""
+"""Events in a timed run."""
 
 _FIND_EVENT = "SELECT payment_id, type FROM payproc.events WHERE event_id = %s"
 _FIND_PAYMENT = "SELECT state, version FROM payproc.payments WHERE payment_id = %s"
@@ -30,9 +32,9 @@ _RECORD = """
 """
 
 
-def measure(ground: Ground, day: Day) -> Iterator[Measured]:
+def measure(bench: BenchServer, dataset: Dataset) -> Iterator[Measured]:
     """All rows."""
-    return measure_handler(Psycopg2Handler, EVENTS, ground, day)
+    return measure_handler(Psycopg2Handler, EVENTS, bench, dataset)
 
 
 class Psycopg2Handler:

@@ -1,7 +1,7 @@
-"""How fast payproc is, side by side with other ways to do the same, in one run on one server.
+"""The speed of payproc beside other ways to do the same work, in one run on one server.
 
-    python tests/benchmarks/run.py [--events 100000] [--rounds 3] [--only NAME ...] [--svg FILE] [--json FILE]
-    python tests/benchmarks/run.py --before dist/payproc-0.1.0-py3-none-any.whl [--only payproc --rounds 8]
+    python tests/benchmarks/run.py [--events 100000] [--rounds 3] [--only NAME ...] [--svg FILE]
+    python tests/benchmarks/run.py --before payproc-0.1.0-py3-none-any.whl [--only payproc]
     python tests/benchmarks/run.py --growth 5000000
     python tests/benchmarks/run.py --pipes 30 [--events 100000]
     python tests/benchmarks/run.py --choices [--events 100000] [--rounds 3]
@@ -9,14 +9,15 @@
     python tests/benchmarks/run.py --ceiling [--events 100000] [--rounds 3]
     python tests/benchmarks/run.py --instructions 2000
 
-Everybody works on the same embedded PostgreSQL, with payproc's own settings and with fsync and synchronous_commit on,
-each in a database of its own that is new in every round, after a checkpoint. Rounds are interleaved: each has every
-contender once, beginning with another one. Read the figures as ratios: machines differ.
+All contenders use the same embedded PostgreSQL, with payproc's own settings and with fsync and
+synchronous_commit on, each in a database of its own that is new in every round, after a checkpoint.
+Rounds are interleaved: each has every contender once, beginning with another one. Read the figures
+as ratios: machines differ.
 
-Slow contenders are timed over fewer events, since their rate does not depend on how many follow; the tables say over
-how many. Processor time is the contender's own plus the server's. What each does, and what it leaves out, stands at the
-top of its module. The libraries are in the extra `bench`; a contender whose library is not installed is left out, and a
-line says so.
+Slow contenders are timed over fewer events, since their rate does not depend on how many follow;
+the tables say over how many. Processor time is the contender's own plus the server's. The top of
+each module says what its contender does and omits. The libraries are in the extra `bench`; a
+contender whose library is not installed is left out, and a line says so.
 """
 
 import argparse
@@ -38,8 +39,8 @@ import chart
 import payproc_before
 from ceiling import measure_ceiling
 from choices import measure_choices
-from ground import Contender, Day, Ground, Measured, Row
 from growth import measure_growth
+from harness import BenchServer, Contender, Dataset, Measured, Row
 from instructions import measure_instructions
 from payproc.embedded import server as embedded
 from payproc_process import cpu_seconds
@@ -63,7 +64,7 @@ BEFORE = "before"
 """The name of another version of payproc, which takes part if its wheel is named."""
 
 Runs = Mapping[Row, Mapping[str, Sequence[Measured]]]
-"""What was measured, by row and contender, round by round."""
+"""Measurements by row and contender, in the order of the rounds."""
 
 
 def main() -> None:
@@ -73,19 +74,19 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="payproc-benchmark-lines-"))
     try:
         with embedded.running_server(home) as server:
-            ground = Ground(server)
-            print(f"{ground.check_settings()}; {os.cpu_count()} cores, Python {platform.python_version()}", flush=True)
+            bench = BenchServer(server)
+            print(f"{bench.check_settings()}; {os.cpu_count()} cores, Python {platform.python_version()}", flush=True)
             if options.growth:
-                measure_growth(ground, folder, options.growth)
+                measure_growth(bench, folder, options.growth)
                 return
             if options.pipes:
-                measure_pipes(ground, folder, options.pipes, options.events)
+                measure_pipes(bench, folder, options.pipes, options.events)
                 return
             if options.processes:
-                measure_processes(ground, folder, options.processes, options.events, options.rounds)
+                measure_processes(bench, folder, options.processes, options.events, options.rounds)
                 return
             if options.ceiling:
-                measure_ceiling(ground, folder, options.events, options.rounds)
+                measure_ceiling(bench, folder, options.events, options.rounds)
                 return
             if options.instructions:
                 measure_instructions(options.instructions)
@@ -97,8 +98,8 @@ def main() -> None:
             if options.before:
                 payproc_before.install(options.before, folder)
                 contenders[BEFORE] = cast(Contender, payproc_before)
-            runs = _run(ground, contenders, options.events, options.rounds, folder)
-            commands = {command: cpu_seconds(ground, *command.split()) for command in ("--help", "show unknown")}
+            runs = _run(bench, contenders, options.events, options.rounds, folder)
+            commands = {command: cpu_seconds(bench, *command.split()) for command in ("--help", "show unknown")}
     finally:
         shutil.rmtree(home)
         shutil.rmtree(folder)
@@ -130,7 +131,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--growth", type=int, metavar="N", help="only one payproc run over N events, slice by slice")
     parser.add_argument("--pipes", type=int, metavar="N", help="only payproc on a pipe: N single lines, and a flood")
     parser.add_argument("--choices", action="store_true", help="only payproc under other schemas and settings")
-    parser.add_argument("--before", type=Path, metavar="WHEEL", help="another version of payproc takes part, too")
+    parser.add_argument("--before", type=Path, metavar="WHEEL", help="also measure another version of payproc")
     parser.add_argument("--processes", type=int, nargs="+", metavar="N", help="only payproc in N processes at once")
     parser.add_argument("--ceiling", action="store_true", help="only payproc's own half, with the server left out")
     parser.add_argument("--instructions", type=int, metavar="N", help="only the server's instructions, in batches of N")
@@ -150,15 +151,15 @@ def _load(names: Sequence[str]) -> dict[str, Contender]:
     return contenders
 
 
-def _run(ground: Ground, contenders: Mapping[str, Contender], events: int, rounds: int, folder: Path) -> Runs:
+def _run(bench: BenchServer, contenders: Mapping[str, Contender], events: int, rounds: int, folder: Path) -> Runs:
     runs: dict[Row, dict[str, list[Measured]]] = {row: defaultdict(list) for row in Row}
     for turn in range(rounds):
-        day = Day(folder, events, seed=turn)
+        dataset = Dataset(folder, events, seed=turn)
         first = turn % len(contenders)
         order = [*contenders][first:] + [*contenders][:first]
         for name in order:
             print(f"round {turn + 1} of {rounds}: {name} ...", end="", flush=True)
-            for measured in contenders[name].measure(ground, day):
+            for measured in contenders[name].measure(bench, dataset):
                 runs[measured.row][name].append(measured)
                 print(f" {measured.rate:,.0f}/s", end="", flush=True)
             print()
@@ -193,7 +194,8 @@ def _print_table(row: Row, runs: Runs, labels: Mapping[str, str]) -> None:
 
 
 def _print_change(runs: Mapping[str, Sequence[Measured]]) -> None:
-    """Print the processor time of this version and the other, and the median of their ratios round by round."""
+    """Print the processor time of this version and the other, and the median of their ratios round
+    by round."""
     print(f"\n{'CPU us/event':<12} {'before':>8} {'now':>8} {'now / before':>14}")
     for name, cost in _COSTS.items():
         now, before = ([cost(run) for run in runs[each]] for each in ("payproc", BEFORE))

@@ -1,6 +1,6 @@
 """The events that every contender gets: fresh histories, and a contested mix.
 
-What belongs here: what the lines look like. The same seed gives the same lines.
+The content of the lines belongs here. The same seed gives the same lines.
 """
 
 import json
@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 HISTORIES = (("authorize",), ("authorize", "capture"), ("authorize", "capture"), ("authorize", "capture", "refund"))
-"""What happens to a payment: one to three legal events, two on average."""
+"""Histories of a payment: one to three legal events, two on average."""
 
 REPORTS = ("authorize", "authorize", "capture", "capture", "refund", "refund", "fail", "fail")
-"""What a contested payment is reported: each thing twice, under two ids, and things that exclude each other."""
+"""Events of a contested payment: each twice, under two ids, and contradicting each other."""
 
 PAYMENTS_IN_PLAY = 100
-"""Contested payments are reported about by this many at a time, so that whoever works beside meets the same ones."""
+"""Contested payments in a group. Their events are shuffled together, so two processes meet."""
 
 REDELIVERED_SHARE = 0.25
 REUSED_SHARE = 0.05
 
 
 class Line(NamedTuple):
-    """One input line, and what it says."""
+    """One input line and its fields."""
 
     event_id: str
     payment_id: str
@@ -32,7 +32,8 @@ class Line(NamedTuple):
 
 
 def fresh(count: int, seed: int) -> Iterator[Line]:
-    """Legal histories with random ids, each in order and one after the other; about 180 bytes a line."""
+    """Legal histories with random ids, each in order and one after the other; about 180 bytes a
+    line."""
     chance = random.Random(f"fresh {seed}")
     made = 0
     while made < count:
@@ -43,10 +44,11 @@ def fresh(count: int, seed: int) -> Iterator[Line]:
 
 
 def contested(count: int, seed: int) -> list[Line]:
-    """Few payments and much to say about each, in no order: contradictions, redeliveries, reused ids.
+    """Few payments and much to say about each, in no order: contradictions, redeliveries, reused
+    ids.
 
-    A quarter of the lines are redeliveries of another, a twentieth reuse the id of another, mostly for another payment.
-    All lines about a hundred payments are shuffled together.
+    A quarter of the lines are redeliveries of another, a twentieth reuse the id of another, mostly
+    for another payment. All lines about a hundred payments are shuffled together.
     """
     chance = random.Random(f"contested {seed}")
     lines: list[Line] = []
@@ -69,7 +71,7 @@ def contested(count: int, seed: int) -> list[Line]:
 
 
 def _share(share: float) -> int:
-    """How many lines to add to a group of originals, for them to be this share of the whole."""
+    """Return the number of lines to add to a group, so that they are this share of the whole."""
     return round(len(REPORTS) * PAYMENTS_IN_PLAY * share / (1 - REDELIVERED_SHARE - REUSED_SHARE))
 
 

@@ -1,6 +1,6 @@
-"""What all contenders share: the server, a database each, the clock, and the check that the work was done.
+"""The harness that all contenders share: a server, databases, the clock, and checks of the result.
 
-What belongs here: whatever must be the same for everybody. Nothing here knows a contender.
+Everything that must be the same for all contenders belongs here. Nothing here knows one.
 """
 
 import itertools
@@ -19,17 +19,17 @@ import psycopg2
 import psycopg2.extensions
 from sqlalchemy import URL
 
-from days import Line, contested, fresh, write
+from datasets import Line, contested, fresh, write
 from payproc.db import connection as db
 from payproc.db import schema
 from payproc.embedded.server import EmbeddedServer
 
 WARM_UP_EVENTS = 100
-"""Events that a contender inside this process handles before it is timed: it is not asked to pay for first calls."""
+"""Events that a contender in this process handles before it is timed: first calls are slow."""
 
 
 class Row(str, Enum):
-    """What is measured. Each has a table of its own."""
+    """A kind of input. Each has a table of its own."""
 
     FRESH = "fresh events"
     DUPLICATES = "all duplicates: the same events again"
@@ -44,7 +44,8 @@ class Measured:
     events: int
     seconds: float
     client_cpu: float
-    """Seconds of processor time in the contender's own processes, from the first event to the last."""
+    """Seconds of processor time in the contender's own processes, from the first event to the
+    last."""
     server_cpu: float | None
     """The same in PostgreSQL's processes; None where the system does not tell."""
     note: str = ""
@@ -60,14 +61,14 @@ class Contender(Protocol):
 
     @property
     def LABEL(self) -> str:  # noqa: N802 - a constant of a module
-        """What it is called in the tables."""
+        """Return its name in the tables."""
 
-    def measure(self, ground: "Ground", day: "Day") -> Iterator[Measured]:
+    def measure(self, bench: "BenchServer", dataset: "Dataset") -> Iterator[Measured]:
         """Run once, in each row that it takes part in."""
 
 
 @dataclass(frozen=True)
-class Day:
+class Dataset:
     """The events of one round."""
 
     folder: Path
@@ -80,7 +81,7 @@ class Day:
         return list(fresh(self.size, self.seed))
 
     def part(self, most: int) -> list[Line]:
-        """The first fresh events, for a slow contender; of a short day, a tenth."""
+        """The first fresh events, for a slow contender; of a short dataset, a tenth."""
         return self.fresh[: min(most, max(WARM_UP_EVENTS, self.size // 10))]
 
     @cached_property
@@ -113,7 +114,8 @@ class BenchDatabase:
         return connection
 
     def url(self, driver: str) -> URL:
-        """The same for SQLAlchemy. The socket's folder stands in the query, where every driver looks for it."""
+        """Return a URL for SQLAlchemy. The socket's folder is in the query, where every driver
+        looks."""
         others = {name: value for name, value in self.parameters.items() if name in ("host", "port")}
         return URL.create(driver, self.parameters["user"], database=self.parameters["dbname"], query=others)
 
@@ -124,9 +126,10 @@ class BenchDatabase:
                 cursor.execute(statement)
 
     def check_books(self, recorded: int) -> None:
-        """Stop everything unless payproc's tables hold what they must.
+        """Exit unless payproc's tables hold the expected rows.
 
-        That is: so many events, each with its own line as payload; versions that count them; states that they end in.
+        Expected are `recorded` events, each with its own line as payload, and payments whose
+        version and state fit their events.
         """
         with closing(self.connect()) as connection, connection.cursor() as cursor:
             cursor.execute(
@@ -141,14 +144,14 @@ class BenchDatabase:
 
 
 @dataclass
-class Ground:
-    """One server for everybody."""
+class BenchServer:
+    """The one server that all contenders use."""
 
     server: EmbeddedServer
     _names: Iterator[int] = field(default_factory=itertools.count)
 
     def check_settings(self) -> str:
-        """Refuse a server whose commits are not durable; tell what it runs with."""
+        """Refuse a server whose commits are not durable; return its settings."""
         names = ("server_version", "fsync", "synchronous_commit", "full_page_writes", "wal_level", "shared_buffers")
         with closing(self.main.connect()) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT " + ", ".join(f"current_setting('{name}')" for name in names))
@@ -177,9 +180,9 @@ class Ground:
 
     @contextmanager
     def timed(self, row: Row, events: int) -> Iterator[list[Measured]]:
-        """Time what is inside; the list then holds the result.
+        """Time the block; the list then holds the result.
 
-        A checkpoint comes first, so that nobody pays for the pages that another has changed.
+        A checkpoint comes first, so no contender pays for the pages that another has changed.
         """
         self.main.execute("CHECKPOINT")
         result: list[Measured] = []
@@ -192,7 +195,8 @@ class Ground:
         )
 
     def _server_cpu(self) -> float | None:
-        """Processor time of the server so far: its main process, those that ended, and those that still run."""
+        """Processor time of the server so far: its main process, those that ended, and those that
+        still run."""
         if not Path("/proc/self/stat").exists():
             return None
         main = (self.server.home / "data" / "postmaster.pid").read_text().partition("\n")[0]
