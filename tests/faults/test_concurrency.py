@@ -1,7 +1,8 @@
-"""Processes at the same time on the same payments, while people resolve events: each event once, and no error.
+"""Concurrent processes on the same payments, and people who resolve events: each event once.
 
-Each seed makes a messy day and gives it to 2 to 8 processes: the whole day, an overlapping part or a disjoint one, in
-order or shuffled. Meanwhile two people work through the review queue and sometimes pick the same event.
+Each seed makes a messy day and gives it to 2 to 8 processes: the whole day, an overlapping part or
+a disjoint one, in order or shuffled. Meanwhile two people work through the review queue and
+sometimes pick the same event.
 
 The seed is in the test's name: `pytest -m "slow or not slow" "FILE::TEST[SEED]"` repeats it.
 """
@@ -113,7 +114,7 @@ def test_processes_and_people_record_each_event_once(payproc: Payproc, database:
 
 @pytest.mark.slow
 def test_serializable_processes_record_each_event_once(payproc: Payproc, sql: Sql) -> None:
-    """Where SERIALIZABLE is the default, each failed transaction is retried and its events are reported as new."""
+    """A transaction that fails is retried, and its events are reported as new."""
     sql.rows(f"ALTER DATABASE \"{sql.url.database}\" SET default_transaction_isolation = 'serializable'")
     day = messy_day(11, 4000)
     arguments = ("ingest", "-", "--quiet", "--decisions")

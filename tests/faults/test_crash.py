@@ -1,7 +1,7 @@
-"""Processes killed at a hundred random moments: no reported event is lost, and a rerun completes the job.
+"""Processes killed at random moments: no reported event is lost, and a rerun completes the job.
 
-The decision file must hold only recorded events. After the rerun, each payment must have the events, outcomes,
-order and state of an uninterrupted run, which the model gives.
+The decision file must hold only recorded events. After the rerun, each payment must have the
+events, outcomes, order and state of an uninterrupted run, which the model gives.
 
 The seed is in the test's name: `pytest -m "slow or not slow" "FILE::TEST[SEED]"` repeats it.
 """

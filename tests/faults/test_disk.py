@@ -1,6 +1,7 @@
 """Full disks: under the embedded server, while it is created, and under an output file.
 
-The disk is a real one, mounted in memory. Each run ends with one line. Once there is room, a rerun completes the job.
+The disk is a real one, mounted in memory. Each run ends with one line. Once there is room, a rerun
+completes the job.
 """
 
 import os
@@ -94,7 +95,10 @@ def home_on(disk: Disk, pristine: Pristine, part: str) -> Iterator[Path]:
 def test_disk_full_under_the_embedded_server(
     disk: Disk, pristine: Pristine, tmp_path: Path, part: str, leave: int, message: str
 ) -> None:
-    """The server survives if its data cannot grow; if its write-ahead log cannot, it panics and may stay down."""
+    """The server survives if its data cannot grow.
+
+    If its write-ahead log cannot, it panics and may stay down.
+    """
     day = expected_day(messy_day(20, 30_000))
     with home_on(disk, pristine, part) as home:
         payproc = Payproc(tmp_path, None)

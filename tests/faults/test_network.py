@@ -1,7 +1,8 @@
-"""Many hosts and one server: processes in network namespaces, connected over TCP, and links that are cut.
+"""Many hosts and one server: network namespaces, TCP between them, and links that are cut.
 
-A namespace has its own interfaces, addresses, routes and sockets, as a host has. The hosts reach the server over a
-bridge. A pulled cable is a port of that bridge set down: packets vanish without a notice to either side.
+A namespace has its own interfaces, addresses, routes and sockets, as a host has. The hosts reach
+the server over a bridge. A pulled cable is a port of that bridge set down: packets vanish without a
+notice to either side.
 """
 
 import json
@@ -188,7 +189,10 @@ def over_tcp(**parameters: str) -> URL:
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_cut_host_loses_nothing_reported(network: Network, hosts: Hosts, sql: Sql, tmp_path: Path, seed: int) -> None:
-    """Hosts ingest at the same time, and one loses its link: the others notice nothing, and its rerun completes."""
+    """Hosts ingest at the same time, and one loses its link.
+
+    The others notice nothing, and its rerun completes the job.
+    """
     chance = random.Random(seed)
     day = messy_day(seed, 6000)
     parts = [day, *shares(day, chance, HOSTS - 1)]
@@ -231,7 +235,10 @@ def test_cut_host_loses_nothing_reported(network: Network, hosts: Hosts, sql: Sq
 
 
 def test_lost_answer_is_found_recorded(network: Network, hosts: Hosts, sql: Sql) -> None:
-    """The link is cut while the server works on a CALL, so its answer never arrives; the client reconnects later."""
+    """The link is cut while the server works on a CALL, so its answer never arrives.
+
+    The client reconnects later.
+    """
     one, other = (
         json.dumps({"event_id": f"e{n}", "payment_id": "p1", "type": kind}).encode()
         for n, kind in enumerate(("authorize", "capture"))

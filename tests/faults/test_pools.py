@@ -28,7 +28,10 @@ PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
 pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="PgBouncer is not installed (apt-get install pgbouncer)")
 
 PooledServer = Callable[[int], tuple[OwnServer, URL]]
-"""Starts a server behind a pool with this many connections to it; returns the server and the pool's URL."""
+"""Starts a server behind a pool with this many connections to it.
+
+Returns the server and the pool's URL.
+"""
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Power cuts at a hundred random moments: no reported event is lost, and a rerun completes the job.
 
-The server is stopped in PostgreSQL's immediate mode, so all that is not on disk is gone. It never flushes on its own
-asynchronous commits, so only payproc's commits reach the disk.
+The server is stopped in PostgreSQL's immediate mode, so all that is not on disk is gone. It never
+flushes on its own asynchronous commits, so only payproc's commits reach the disk.
 
 The seed is in the test's name: `pytest -m slow "FILE::TEST[SEED]"` repeats it.
 """
@@ -76,7 +76,10 @@ def power_server() -> Iterator[Server]:
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 @pytest.mark.parametrize("seed", range(POWER_CUTS))
 def test_power_cut_at_any_moment(power_server: Server, tmp_path: Path, seed: int) -> None:
-    """In half of the cases the process dies with the server; in the others the server comes back under it."""
+    """In half of the cases the process dies with the server.
+
+    In the others the server comes back under it.
+    """
     payproc, day, chance = Payproc(tmp_path, None), day_of(seed), random.Random(1000 + seed)
     payproc.environment["PAYPROC_HOME"] = str(power_server.home)
     sql = power_server.start()

@@ -1,4 +1,4 @@
-"""Read-only servers and roles: every question is answered, and every write is refused with one line."""
+"""Read-only servers and roles: every question is answered, and every write is refused."""
 
 import json
 import os
@@ -49,7 +49,10 @@ def without_ages(output: str) -> str:
 
 
 def test_standby_answers_readers_and_refuses_writes(own_server: OwnServers, tmp_path: Path, sql_on: SqlOn) -> None:
-    """A role with SELECT alone gets all answers from a standby; its writes are refused there and on the primary."""
+    """A role with SELECT alone gets all answers from a standby.
+
+    Its writes are refused there and on the primary.
+    """
     primary = own_server("wal_level = replica", "max_wal_senders = 4")
     on_primary, sql = Payproc(tmp_path, primary.url), sql_on(primary.url)
     (tmp_path / "day.jsonl").write_bytes(expected_day(messy_day(18, 600)).text)

@@ -1,7 +1,7 @@
-"""Connections and servers that go away during a run: terminated backends, restarts, a server that stays down.
+"""Connections lost during a run: terminated backends, restarts, and a server that stays down.
 
-A run reconnects and reports the decisions of an undisturbed run, or ends with one line and exit code 1. In the second
-case all that it has reported is recorded, and a rerun completes the job.
+A run reconnects and reports the decisions of an undisturbed run, or ends with one line and exit
+code 1. In the second case all that it has reported is recorded, and a rerun completes the job.
 """
 
 import re
@@ -45,7 +45,10 @@ class FedIngest:
         assert self.process.poll() is None, self.process.stderr.read()
 
     def _progress(self) -> tuple[Any, ...]:
-        """Return a value that grows with the first new event of a batch, or at the end of a batch without one."""
+        """Return a value that grows during each batch.
+
+        It grows with the first new event, or at the end of a batch without one.
+        """
         ((events, active_at),) = self.sql.rows(
             "SELECT (SELECT count(*) FROM payproc.events), (SELECT max(active_at) FROM payproc.runs)"
         )
@@ -95,7 +98,7 @@ def test_terminated_backends_change_nothing(own_server: OwnServers, tmp_path: Pa
 def test_restarts_in_mid_run_change_nothing(
     own_server: OwnServers, tmp_path: Path, sql_on: SqlOn, modes: Sequence[str], lines: int
 ) -> None:
-    """An immediate stop is a crash: commits that are not flushed are lost, and none of those was reported."""
+    """An immediate stop is a crash: unflushed commits are lost, and none of them was reported."""
     server = own_server()
     payproc = Payproc(tmp_path, server.url)
     day = expected_day(messy_day(13, lines))

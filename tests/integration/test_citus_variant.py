@@ -66,7 +66,7 @@ def test_procedure_differs_in_asynchronous_commits(new_database: NewDatabase, fo
 
 
 def test_queries_join_tables_of_one_machine() -> None:
-    """Citus joins tables that are distributed by the same column; other joins need a MATERIALIZED step.
+    """Citus joins tables distributed by the same column; other joins need a MATERIALIZED step.
 
     If this fails, select the rows of one side in a `WITH … AS MATERIALIZED`, and join to that.
     """

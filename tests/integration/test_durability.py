@@ -1,4 +1,4 @@
-"""Durability: every reported event is on disk, in spite of settings, triggers and changed tables."""
+"""Durability: a reported event is on disk, in spite of settings, triggers and changed tables."""
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -47,7 +47,7 @@ def create_database(server: OwnServer, name: str, sql_on: SqlOn) -> URL:
     ],
 )
 def test_power_cut_loses_nothing_reported(own_server: OwnServers, sql_on: SqlOn, names: tuple[str, ...]) -> None:
-    """Only the commits flush: the server's own writer sleeps, and the power goes right after the reports."""
+    """Only commits flush, because the WAL writer sleeps. The power goes right after the report."""
     server = own_server("wal_writer_delay = '10s'", "autovacuum = off")
     for name in names:
         url = create_database(server, name, sql_on)
@@ -130,7 +130,7 @@ def test_unlogged_table_is_refused(database: Database, sql: Sql) -> None:
 
 
 def test_replay_after_reused_run_number_is_duplicates(database: Database, sql: Sql) -> None:
-    """The events on record have this run's number, source and line, but another run recorded them."""
+    """Another run recorded the events under this run's number, with the same sources and lines."""
     day = input_events(("e1", "p1", "authorize"), ("e2", "p1", "capture"))
     for expected in (["transition", "transition"], ["duplicate_event", "duplicate_event"]):
         with closing(Recorder(database, open_run(database, ["test"]))) as recorder:

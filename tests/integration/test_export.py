@@ -102,7 +102,8 @@ def test_effects_of_applied_events_are_counted(database: Database, record: Calla
     # Nothing follows: in a copy only the payment differs.
     record(("a1", "a", "capture"))
     decide(database, "a1", Resolution.APPLY)
-    # Two follow: a copy flags the refund, which was applied here, and applies the authorize, which was late here.
+    # Two follow: a copy flags the refund, which was applied here, and applies the authorize, which
+    # was late here.
     record(("b1", "b", "capture"))
     decide(database, "b1", Resolution.APPLY)
     record(("b2", "b", "refund"), ("b3", "b", "authorize"))
@@ -239,7 +240,10 @@ def test_events_after_an_omitted_one_are_counted(database: Database, record: Cal
 
 
 def test_lossy_encoding_omits_the_event(new_database: NewDatabase) -> None:
-    """EUC_JP returns a broken bar as a full-width one from the columns; the line as received holds an escape."""
+    """EUC_JP returns a broken bar as a full-width one from the columns.
+
+    The line as received holds an escape.
+    """
     database = as_database(new_database("template0", "EUC_JP"), "an EUC_JP database")
     schema.bring_up(database)
     with closing(Recorder(database, 1)) as recorder:

@@ -1,7 +1,7 @@
-"""Damaged lines through the command: each is an event or reported, and none takes a good neighbour with it.
+"""Damaged lines through the command: each is an event or reported, and no good line is lost.
 
-This file holds random input to a whole ingest. The parser alone is fuzzed in tests/unit/test_parser_fuzz.py. The seed
-is in the test's name.
+This file holds random input to a whole ingest. The parser alone is fuzzed in
+tests/unit/test_parser_fuzz.py. The seed is in the test's name.
 """
 
 import fcntl
@@ -35,7 +35,10 @@ class Line(NamedTuple):
 
 
 def file_of_damaged_lines(seed: int, count: int) -> bytes:
-    """Return an input of damaged lines, each beside a good one, with oversized and blank lines, CRLF and a BOM."""
+    """Return an input of damaged lines, each beside a good one.
+
+    It also has oversized lines, blank lines, CRLFs and a byte order mark.
+    """
     chance = Random(seed)
     lines = []
     for number, line in enumerate(mutated(seed, count)):
@@ -58,7 +61,7 @@ def lines_of(content: bytes) -> Iterator[Line]:
 
 
 def feed(payproc: Payproc, content: bytes, chance: Random, *arguments: str) -> tuple[int, str, str]:
-    """Ingest from a pipe in pieces of any size, so that reads end within lines, characters and CRLFs."""
+    """Ingest from a pipe in pieces, so that reads end within lines, characters and CRLFs."""
     out, err = payproc.folder / "stdout", payproc.folder / "stderr"
     with out.open("wb") as stdout, err.open("wb") as stderr:
         options = {"stdin": -1, "stdout": stdout, "stderr": stderr, "bufsize": 0}
@@ -81,7 +84,7 @@ def feed(payproc: Payproc, content: bytes, chance: Random, *arguments: str) -> t
 def test_damaged_lines_are_reported_and_others_recorded(
     payproc: Payproc, sql: Sql, seed: int, workers: int, damaged: int
 ) -> None:
-    """Each damaged line is an event or reported as malformed, and each good neighbour is recorded."""
+    """A damaged line is an event or reported as malformed, and its good neighbour is recorded."""
     content = file_of_damaged_lines(seed, damaged)
     lines = list(lines_of(content))
     events = [line for line in lines if line.event is not None]

@@ -1,6 +1,7 @@
-"""One batch on a real database: its results, its records, and its recovery from contention and lost connections.
+"""One batch on a real database: results, records, contention and lost connections.
 
-Disturbances come at a known moment: the test locks a payment's row, and acts once the CALL waits for the lock.
+Disturbances come at a known moment: the test locks a payment's row, and acts once the CALL waits
+for the lock.
 """
 
 import os
@@ -120,7 +121,8 @@ def test_contested_events_are_decided_again(
         handling = background.submit(recorder.handle, batch)
         sql.wait_for_blocked_call()
         with closing(sql.connect()) as connection, connection.cursor() as cursor:
-            # The rows of a capture of p2 by another process. Payproc itself would wait for the lock, too.
+            # The rows of a capture of p2 by another process. Payproc itself would wait for the
+            # lock, too.
             cursor.execute("INSERT INTO payproc.payments (payment_id, state, version) VALUES ('p2', 'created', 1)")
             cursor.execute(
                 "INSERT INTO payproc.events (event_id, payment_id, position, type, outcome, reason, state_before,"
@@ -172,7 +174,7 @@ def test_lost_connection_keeps_outcomes(
 def test_lost_connection_keeps_states(
     recorder: Recorder, other: Recorder, sql: Sql, background: ThreadPoolExecutor
 ) -> None:
-    """The payment has moved on by then, but a duplicate in between must not show its final state."""
+    """The payment has moved on by then, but an earlier duplicate must not show its final state."""
     other.handle(input_events(("e0", "slow", "authorize")))
     batch = input_events(
         ("e1", "p1", "authorize"),
@@ -302,7 +304,10 @@ def test_contradictory_version_ends_the_run(recorder: Recorder, sql: Sql) -> Non
 
 
 def test_history_beyond_its_version_ends_the_run(database: Database, recorder: Recorder, sql: Sql) -> None:
-    """The second key on events refuses the entry. Citus has no such key, and `verify` finds the entry."""
+    """The second key on events refuses the entry.
+
+    Citus has no such key, and `verify` finds the entry.
+    """
     recorder.handle(input_events(("e1", "p1", "authorize"), ("e2", "p1", "capture")))
     sql.rows("UPDATE payproc.payments SET version = 1 WHERE payment_id = 'p1'")
     if IS_FOR_CITUS:
@@ -355,7 +360,7 @@ def open_server(running: embedded.EmbeddedServer) -> Database:
 
 
 def start_and_never_flush_by_itself(home: Path) -> None:
-    """Prepare a server whose WAL writer leaves asynchronous commits in memory for 10 seconds, the maximum."""
+    """Prepare a server that leaves asynchronous commits in memory for 10 seconds, the maximum."""
     with embedded.running_server(home) as running:
         schema.bring_up(open_server(running))
     with (home / "data" / "postgresql.conf").open("a") as config:

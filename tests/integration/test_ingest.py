@@ -70,7 +70,8 @@ def test_first_line_of_an_id_wins_while_blocked(database: Database, sql: Sql, tm
         with sql.locked_payment(first):
             running = background.submit(run, database, file)
             sql.wait_for_blocked_call()
-            # The second worker has no lock to wait for. If it did not wait for the first, it would record e1 now.
+            # The second worker has no lock to wait for. If it did not wait for the first, it would
+            # record e1 now.
             threading.Event().wait(0.2)
             assert sql.rows("SELECT 1 FROM payproc.events WHERE event_id = 'e1'") == []
         decisions, _ = running.result()
@@ -81,7 +82,10 @@ def test_first_line_of_an_id_wins_while_blocked(database: Database, sql: Sql, tm
 def test_first_storable_line_of_an_id_wins(
     sql: Sql, new_database: NewDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Latin-1 cannot store line 1. It is reported while line 2, of the same event_id, is blocked at its worker."""
+    """Latin-1 cannot store line 1.
+
+    It is reported while line 2, of the same event_id, is blocked at its worker.
+    """
     url = new_database("template0", "LATIN1")
     database = as_database(url, "a Latin-1 database")
     schema.bring_up(database)

@@ -1,6 +1,7 @@
 """Random stories told to payproc and to the independent model, which must agree on every result.
 
-A story is a few runs over few events of few payments, split over files and workers, with resolutions in between.
+A story is a few runs over few events of few payments, split over files and workers, with
+resolutions in between.
 """
 
 import io
@@ -124,7 +125,7 @@ def _good_lines(draw: st.DrawFn, event_ids: list[str], payment_ids: list[str]) -
 
 @st.composite
 def _stories(draw: st.DrawFn) -> list[Run | PersonDecides]:
-    """Draw runs over few events of few payments, so that they collide, with resolutions in between."""
+    """Draw colliding runs over few events of few payments, with resolutions in between."""
     event_ids = draw(st.lists(_ids, min_size=5, max_size=30, unique=True))
     payment_ids = draw(st.lists(_ids, min_size=1, max_size=4, unique=True))
     malformed = st.sampled_from(_NOT_EVENTS).map(lambda raw: Line(raw, None))
@@ -204,7 +205,10 @@ class Comparison:
         assert (totals.payments, totals.entries) == (len(model.histories), sum(map(len, model.histories.values())))
 
     def copy(self, database: Database, sql: Sql) -> None:
-        """Export; compare bytes and counts. Ingest the export elsewhere; compare the tables, and export again."""
+        """Export; compare bytes and counts.
+
+        Ingest the export elsewhere; compare the tables, and export again.
+        """
         lines = self.model.export()
         exported, totals = _exported(self.database)
         assert exported == b"".join(line.raw + b"\n" for line in lines)
@@ -234,7 +238,10 @@ class Comparison:
         return _decision(self.model.recorded[event_id])
 
     def _shown(self, payment_id: str) -> Row | None:
-        """Return `show --format json` without times; conflicts are sorted because workers race for their times."""
+        """Return `show --format json` without times.
+
+        Conflicts are sorted because workers race for their times.
+        """
         with self.database.transaction() as cursor:
             payment = load_payment(cursor, payment_id)
         if payment is None:
@@ -318,7 +325,10 @@ def tell(
 def test_story_ends_as_the_model_says(
     tell: Callable[[list[Run | PersonDecides]], None], number: int, stories: int
 ) -> None:
-    """A number fails again when it is run again; Hypothesis prints the smallest story that fails."""
+    """A number fails again when it is run again.
+
+    Hypothesis prints the smallest story that fails.
+    """
 
     @seed(number)
     @settings(

@@ -1,4 +1,4 @@
-"""The procedure that writes: its records, the events that it contests, and the session that it leaves behind."""
+"""The procedure that writes: records, contested events, and the session it leaves behind."""
 
 import re
 from collections.abc import Iterator
@@ -41,7 +41,10 @@ _CALL = """
 
 
 def record(connection: psycopg2.extensions.connection, run_id: int, *decisions: dict[str, object]) -> str:
-    """Call the procedure with decisions, right or wrong; return the numbers of the contested ones."""
+    """Call the procedure with decisions, right or wrong.
+
+    Return the numbers of the contested ones.
+    """
     defaults = {"source": 0, "payload": "{}", "outcome": "APPLY", "reason": "transition"}
     rows = [{**defaults, "line": number, **decision} for number, decision in enumerate(decisions, 1)]
     columns = {name: SEPARATOR.join(str(row[name]) for row in rows) for name in COLUMNS}
@@ -167,7 +170,7 @@ def test_conflict_with_no_record_is_not_kept(connection: psycopg2.extensions.con
 def test_commits_inside_the_batch_are_asynchronous(
     connection: psycopg2.extensions.connection, run_id: int, sql: Sql
 ) -> None:
-    """For Citus each waits: the other machines follow the coordinator's commit, which must not be lost."""
+    """For Citus each commit waits, because the other machines follow the coordinator's commit."""
     sql.rows("CREATE TABLE seen (setting text)")
     sql.rows(
         "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"

@@ -1,4 +1,4 @@
-"""Reviews on a real database: the queue, the effects of a resolution, and resolutions at the same time."""
+"""Reviews on a real database: the queue, resolutions, and resolutions at the same time."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -154,7 +154,10 @@ def test_queue_with_resolved_pages_is_whole(
 
 @pytest.mark.parametrize("known", [0, 3_000], ids=["nothing", "the first of them"])
 def test_long_queue_is_read_once(database: Database, sql: Sql, known: int) -> None:
-    """After a big ingest statistics are stale. Still each row is found and fetched once, not once a page."""
+    """After a big ingest statistics are stale.
+
+    Still each row is found and fetched once, not once a page.
+    """
     count = 20_000
     sql.rows("ALTER TABLE payproc.events SET (autovacuum_enabled = off)")
     for first, last in ((1, known), (known + 1, count)):
@@ -274,7 +277,7 @@ def test_moved_payment_is_confirmed_again(database: Database, recorder: Recorder
 
 
 def test_invisible_resolution_is_found_before_writing(database: Database, recorder: Recorder, sql: Sql) -> None:
-    """Over several machines, another person's change of the payment may be visible before the resolution is."""
+    """Over several machines, a payment may visibly change before its resolution is visible."""
     recorder.handle(input_events(("e1", "p1", "capture")))
 
     def meanwhile(review: Review, _: State) -> bool:

@@ -191,7 +191,7 @@ def test_changed_rules_alone_are_no_error(database: Database, books: None, sql: 
 
 
 def test_verify_reads_one_snapshot(database: Database, books: None, sql: Sql) -> None:
-    """Entries and payments come from one snapshot, even if events are recorded during a long read."""
+    """Entries and payments come from one snapshot, even if events are recorded meanwhile."""
     with closing(Recorder(database, 1)) as recorder:
         recorder.handle(
             input_events(*[(f"x{number}", f"x{number:05}", "authorize") for number in range(5000)], first_line=20)

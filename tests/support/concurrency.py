@@ -1,4 +1,4 @@
-"""Processes at the same time: sharing a day's lines among them, and checking all their decisions together."""
+"""Concurrent processes: sharing a day's lines among them, and checking all their decisions."""
 
 import random
 from typing import Any
@@ -11,7 +11,10 @@ NOT_RECORDED = ("duplicate_event", "event_id_conflict")
 
 
 def shares(lines: list[Line], chance: random.Random, number: int) -> list[list[Line]]:
-    """Return one share a process: the whole day, an overlapping half or a disjoint part, in order or shuffled."""
+    """Return one share a process.
+
+    A share is the whole day, an overlapping half or a disjoint part, in order or shuffled.
+    """
     own = [lines[start::number] for start in range(number)]
     parts = []
     for start in range(number):
@@ -21,7 +24,7 @@ def shares(lines: list[Line], chance: random.Random, number: int) -> list[list[L
 
 
 def assert_each_recorded_once(decisions: list[dict[str, Any]], sql: Sql) -> None:
-    """Check that exactly one decision about an event_id reports it as recorded, in agreement with the table.
+    """Check that one decision about each event_id reports it as recorded, as the table has it.
 
     Every other decision about it must be a duplicate of that one, or a conflict with it.
     """

@@ -1,6 +1,7 @@
-"""Crashes at random moments: a run of one of ten days, the moment of its crash, and the rerun that completes it.
+"""Crashes at random moments: a run, the moment of its crash, and the rerun that completes it.
 
-A seed decides the day, how it arrives (from a file, or trickling through a pipe) and the moment of the crash.
+A seed decides the day, how it arrives (from a file, or trickling through a pipe) and the moment of
+the crash.
 """
 
 import random
@@ -29,7 +30,10 @@ def day_of(seed: int) -> Day:
 
 @contextmanager
 def ingesting(payproc: Payproc, day: Day, chance: random.Random) -> Iterator[RunningCommand]:
-    """Ingest a day from a file or a trickling pipe in the background; kill the process at the end."""
+    """Ingest a day from a file or a trickling pipe in the background.
+
+    Kill the process at the end.
+    """
     (payproc.folder / FILE).write_bytes(day.text)
     (payproc.folder / DECISIONS).unlink(missing_ok=True)
     trickles = chance.random() < 0.5
@@ -66,7 +70,7 @@ def _feed(process: RunningCommand, lines: list[bytes], chance: random.Random) ->
 def wait_for_random_moment(
     process: RunningCommand, payproc: Payproc, day: Day, chance: random.Random, sql: Sql
 ) -> None:
-    """Wait for a random number of recorded events, for a random size of the decision file, or for a random time."""
+    """Wait for a random number of events, a random size of the decision file, or a random time."""
     reported = payproc.folder / DECISIONS
     events, size = chance.randrange(len(day.lines)), chance.randrange(150 * len(day.lines))
     deadline = time.monotonic() + chance.random()

@@ -1,14 +1,15 @@
 """An independent model of payproc: the README's decision table as a plain fold over lines.
 
-Nothing here is imported from payproc. A test gives the same lines and resolutions to both, and compares all results:
-decision lines, tables, `show`, the review queue and the summary.
+Nothing here is imported from payproc. A test gives the same lines and resolutions to both, and
+compares all results: decision lines, tables, `show`, the review queue and the summary.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-# Rows are states, columns the types of _TYPES. A cell is the state that the payment moves to, or a reason to stay.
+# Rows are states, columns the types of _TYPES. A cell is the state that the payment moves to, or a
+# reason to stay.
 _RULES = """
 created     authorized              predecessor_missing   predecessor_missing  failed                 flagged
 authorized  already_in_state        captured              predecessor_missing  failed                 flagged
@@ -180,7 +181,10 @@ class Model:
         return entry
 
     def show(self, payment_id: str) -> Row | None:
-        """Return the output of `show --format json` without times, conflicts sorted by identity; None if unknown."""
+        """Return the output of `show --format json` without times, conflicts sorted by identity.
+
+        None if unknown.
+        """
         history = self.histories.get(payment_id, [])
         conflicts = [
             conflict

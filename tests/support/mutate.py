@@ -63,7 +63,10 @@ _ALL_TOKENS = sorted({token for tokens in _GOOD_TOKENS for token in tokens})
 
 
 def mutated(seed: int, count: int) -> Iterator[bytes]:
-    """Return damaged lines, the same for the same seed. A few are still whole, and some hold line feeds."""
+    """Return damaged lines, the same for the same seed.
+
+    A few are still whole, and some hold line feeds.
+    """
     chance = Random(seed)
     for _ in range(count):
         line = chance.choice(GOOD)

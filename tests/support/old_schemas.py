@@ -33,7 +33,10 @@ def dump_of(version: int, *, for_citus: bool) -> Path:
 
 
 def load_version(sql: Sql, version: int, *, for_citus: bool = False) -> None:
-    """Load a database of this version; for Citus, also a stand-in for its function, which PostgreSQL lacks."""
+    """Load a database of this version.
+
+    For Citus, also a stand-in for its function, which PostgreSQL lacks.
+    """
     sql.rows(dump_of(version, for_citus=for_citus).read_text("utf-8"))
     if for_citus:
         sql.rows(_CITUS_STUB)
@@ -149,7 +152,10 @@ class NewCatalog(Protocol):
 
 
 def one_error(payproc: Payproc, *command: str, stdin: bytes | None = None) -> str:
-    """Run a command that cannot finish; return its only line, without the program's name and the line feed."""
+    """Run a command that cannot finish.
+
+    Return its only line, without the program's name and the line feed.
+    """
     finished = payproc(*command, "--quiet", stdin=stdin)
     assert (finished.code, finished.stdout, finished.stderr.count("\n")) == (1, "", 1), finished
     return finished.stderr.removeprefix("payproc: ").removesuffix("\n")

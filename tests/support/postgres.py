@@ -1,4 +1,4 @@
-"""SQL on a test's database: reading records, blocking running commands, and checking every history."""
+"""SQL on a test's database: reading records, blocking commands, and checking every history."""
 
 import os
 import time
@@ -19,7 +19,7 @@ MAX_WAIT_SECONDS = 30
 
 
 IS_FOR_CITUS = os.environ.get("PAYPROC_TEST_SCHEMA") == "citus"
-"""True if the template is the variant for Citus, without the second unique key and asynchronous commits."""
+"""True if the template is for Citus, without the second unique key and asynchronous commits."""
 
 
 def wait_for(condition: Callable[[], Any]) -> Any:
@@ -95,7 +95,10 @@ class Sql:
             holder.rollback()
 
     def wait_for_blocked_call(self) -> int:
-        """Wait until a CALL of record_decisions waits for a lock; return the process id of its backend."""
+        """Wait until a CALL of record_decisions waits for a lock.
+
+        Return the process id of its backend.
+        """
         query = (
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
             " AND wait_event_type = 'Lock' AND query LIKE 'CALL payproc.record_decisions%'"
@@ -114,7 +117,7 @@ class NewDatabase(Protocol):
 
 
 def fill_queue(sql: Sql, first: int, last: int, size: int = 0) -> None:
-    """Add pending events number `first` to `last`, each of a payment of its own, with payloads of this size."""
+    """Add pending events `first` to `last`, one a payment, with payloads of this size."""
     sql.rows(
         "WITH new AS (INSERT INTO payproc.payments (payment_id, state, version)"
         " SELECT 'p' || n, 'created', 1 FROM generate_series(%s, %s) AS n RETURNING payment_id)"
@@ -148,7 +151,7 @@ def contents(sql: Sql) -> Contents:
 
 
 def assert_books_right(sql: Sql) -> None:
-    """Fold every history again: it must be gapless, follow the rules, and lead to the stored state and version.
+    """Fold every history again: it must be gapless, follow the rules, and end as stored.
 
     The entries of one run and one payment must be in the order of the input.
     """

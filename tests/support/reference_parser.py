@@ -1,7 +1,7 @@
 """A reference parser for input lines: slow, plain, and independent of payproc's.
 
-The rules are those of the README's "Input", written with the standard library alone. Nothing is shared with payproc, so
-a mistake of one parser shows as a difference between the two.
+The rules are those of the README's "Input", written with the standard library alone. Nothing is
+shared with payproc, so a mistake of one parser shows as a difference between the two.
 """
 
 import json
@@ -55,7 +55,10 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def _depth(text: str) -> int:
-    """Return the nesting depth, counted character by character; 0 if there are too few brackets to be too deep."""
+    """Return the nesting depth, counted character by character.
+
+    0 if there are too few brackets to be too deep.
+    """
     if sum(map(text.count, "[{")) <= MAX_DEPTH:
         return 0
     depth = deepest = 0
@@ -84,6 +87,6 @@ def _can_be_stored(value: object) -> bool:
 
 
 def _is_id(text: str) -> bool:
-    """Return True for 1 to 255 characters without control characters and without outer white space."""
+    """Return True for 1 to 255 characters without control characters and outer white space."""
     has_controls = any(unicodedata.category(character) == "Cc" for character in text)
     return 1 <= len(text) <= 255 and text == text.strip() and not has_controls

@@ -1,4 +1,4 @@
-"""Results that a command reports: its decision lines and its one line of error, read and compared with the records."""
+"""Reports of a command, its decision lines and its line of error, compared with the records."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from tests.support.command import Payproc
 from tests.support.postgres import Sql
 
 DECISIONS = "decisions.jsonl"
-"""The usual file of `--decisions` in the command's folder."""
+"""Usual name of a decision file in the command's folder."""
 
 
 def read_decisions(path: Path) -> list[dict[str, Any]]:
@@ -42,7 +42,7 @@ def assert_decisions_recorded(decisions: list[dict[str, Any]], sql: Sql) -> int:
 
 
 def error_of(code: int, stderr: str) -> str:
-    """Return the one line of error of a command that could not finish, without notes and listed lines."""
+    """Return the line of error of a command that could not finish, without notes."""
     assert code == 1, stderr
     notes = r"payproc: database|<stdin>:|\S+\.jsonl:\d+: |… and |[\d,]+ events? (waits?|needs?) "
     (message,) = (row for row in stderr.splitlines() if not re.match(notes, row))

@@ -24,9 +24,10 @@ def good_line(fact: Fact, **more: object) -> Line:
 
 
 def messy_day(seed: int, count: int) -> list[Line]:
-    """Return about `count` lines: shuffled histories, redeliveries, reused ids, contradictions, malformed lines.
+    """Return about `count` lines: shuffled histories, redeliveries, reused ids, malformed lines.
 
-    The seed decides event_ids but not payment_ids, so two days collide on the states of their payments.
+    The seed decides event_ids but not payment_ids, so two days collide on the states of their
+    payments.
     """
     chance = random.Random(seed)
     good: list[Line] = []

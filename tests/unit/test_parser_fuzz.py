@@ -1,6 +1,7 @@
-"""Damaged lines against the parser: it must agree with the reference parser on each, and raise on none.
+"""Damaged lines, on each of which the parser and the reference parser must agree.
 
-This file holds random lines only. Lines chosen for a reason are in test_schemas.py. The seed is in the test's name.
+This file holds random lines only. Lines chosen for a reason are in test_schemas.py. The seed is in
+the test's name.
 """
 
 from random import Random
@@ -24,7 +25,10 @@ KINDS_OF_ERROR = (
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=slow) for seed in range(1, 8))])
 def test_damaged_line_parses_as_the_reference_does(seed: int) -> None:
-    """A malformed line gets a message in printable ASCII; an event keeps its line as its payload."""
+    """A malformed line gets a message in printable ASCII.
+
+    An event keeps its line as its payload.
+    """
     lines = 20_000 if seed == 0 else 150_000
     accepted = 0
     errors = set()
@@ -50,7 +54,10 @@ def test_damaged_line_parses_as_the_reference_does(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=slow) for seed in range(1, 5))])
 def test_neighbours_change_no_result(seed: int) -> None:
-    """Ordinary lines are parsed many at a time. One or two damaged ones among them must change nothing."""
+    """Ordinary lines are parsed many at a time.
+
+    One or two damaged ones among them must change nothing.
+    """
     lines = 2_000 if seed == 0 else 40_000
     chance = Random(seed)
     damaged = [line for line in mutated(seed, lines) if b"\n" not in line]

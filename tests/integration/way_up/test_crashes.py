@@ -1,4 +1,4 @@
-"""Several processes on the way up at once, and crashes in the middle of a step: whole or not at all."""
+"""The way up with several processes at once, or with a crash in a step: whole or not at all."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager

@@ -1,4 +1,4 @@
-"""Schemas that a command refuses: older, newer, unmarked, foreign or damaged ones, each left as it was."""
+"""Schemas that a command refuses and leaves as they are: old, new, unmarked, foreign, damaged."""
 
 import re
 import shutil
@@ -51,7 +51,10 @@ def test_newer_schema_is_refused(old: NewOldDatabase) -> None:
 @pytest.mark.parametrize("for_citus", [False, True], ids=["one server", "Citus"])
 @pytest.mark.parametrize("version", [1, 2])
 def test_lost_mark_is_restored_by_the_message(old: NewOldDatabase, for_citus: bool, version: int) -> None:
-    """`pg_restore --no-comments` loses the mark. The error holds the statement that sets it again."""
+    """`pg_restore --no-comments` loses the mark.
+
+    The error holds the statement that sets it again.
+    """
     database = old(for_citus=for_citus)
     if version == 2:
         database.bring_up()
@@ -106,7 +109,10 @@ def embedded_old(pristine: Pristine) -> Iterator[tuple[Sql, Path]]:
 
 
 def test_embedded_is_brought_up_by_the_first_write(embedded_old: tuple[Sql, Path], tmp_path: Path) -> None:
-    """Nobody else uses the embedded database, so writing commands bring it up; reading commands refuse."""
+    """Nobody else uses the embedded database, so writing commands bring it up.
+
+    Reading commands refuse.
+    """
     sql, home = embedded_old
     payproc = Payproc(tmp_path, None)
     payproc.environment["PAYPROC_HOME"] = str(home)

@@ -1,4 +1,4 @@
-"""Roles on the way up: the owner of the schema or a superuser brings it up, and privileges are kept."""
+"""Roles on the way up: the owner or a superuser brings the schema up, and privileges are kept."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -40,7 +40,7 @@ def quoted(name: str) -> str:
 
 
 class Owned(NamedTuple):
-    """A database of version 1 and two ordinary roles: one owns its schema, and one may use its tables."""
+    """A database of version 1, an ordinary role that owns it, and one that may use its tables."""
 
     old: OldDatabase
     """The database, with the command as the owner."""

@@ -1,4 +1,4 @@
-"""The way up as a script: `payproc init --sql` prints the statements, and an administrator runs them with psql."""
+"""The way up as a script of `payproc init --sql`, which an administrator runs with psql."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""The steps of the way up: a database of an earlier version gets the schema of this version, and keeps its rows."""
+"""The steps of the way up: an earlier version becomes this one, and keeps its rows."""
 
 import hashlib
 import json
@@ -132,9 +132,9 @@ TABLES = {2: "2798f4fd6a5b72f4"}
 def test_other_tables_need_another_version() -> None:
     """If this fails, the tables differ from those of this version.
 
-    If a payproc of this version has been released: raise VERSION in schema.py, add the step to it to versions/, add a
-    dump of the version before in both variants, and a line to TABLES. Otherwise change the version's own step, and the
-    line in TABLES.
+    If a payproc of this version has been released: raise VERSION in schema.py, add the step to it
+    to versions/, add a dump of the version before in both variants, and a line to TABLES. Otherwise
+    change the version's own step, and the line in TABLES.
     """
     statements = sorted(
         " ".join(statement.split())
