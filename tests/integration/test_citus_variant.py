@@ -1,6 +1,6 @@
-"""The tables as Citus gets them: the same as for one server, but for the keys that it could not guard.
+"""The tables for Citus: those of one server, without the keys that Citus cannot guard.
 
-That everything works on them is what all the other integration tests show, with PAYPROC_TEST_SCHEMA=citus.
+All other integration tests run on these tables, too, with PAYPROC_TEST_SCHEMA=citus.
 """
 
 import re
@@ -15,19 +15,21 @@ from payproc.db import schema
 from tests.support.postgres import NewDatabase, as_database
 
 
-def test_every_table_is_distributed_but_the_runs() -> None:
+def test_every_table_but_runs_is_distributed() -> None:
+    """Runs stay on the coordinator."""
     assert {table.name for table in models.metadata.tables.values()} - models.DISTRIBUTED_BY.keys() == {"runs"}
 
 
 def keys(table: Table) -> dict[str, set[str]]:
-    """Columns by name of a table's unique keys."""
+    """Return the columns of a table's unique keys, by the name of the key."""
     found = [each for each in table.constraints if isinstance(each, UniqueConstraint | PrimaryKeyConstraint)]
     return {str(each.name): {column.name for column in each.columns} for each in found}
 
 
-def test_only_keys_that_citus_could_not_guard_are_missing_and_an_index_stands_for_each(
+def test_only_unguarded_keys_become_indexes(
     new_database: NewDatabase,
 ) -> None:
+    """A unique key that lacks the distribution column cannot be kept over several machines."""
     unguarded = {
         name
         for table in models.metadata.tables.values()
@@ -52,9 +54,8 @@ def test_only_keys_that_citus_could_not_guard_are_missing_and_an_index_stands_fo
 
 
 @pytest.mark.parametrize("for_citus", [False, True])
-def test_the_procedure_differs_in_when_a_commit_waits_and_nothing_else(
-    new_database: NewDatabase, for_citus: bool
-) -> None:
+def test_procedure_differs_in_asynchronous_commits(new_database: NewDatabase, for_citus: bool) -> None:
+    """Nothing else in the procedure differs between the variants."""
     written = resources.files("payproc.db").joinpath("record_decisions.sql").read_text("utf-8")
     body = written.split("$procedure$")[1]
     assert body.count(schema.ASYNCHRONOUS_COMMIT) == 1
@@ -64,14 +65,14 @@ def test_the_procedure_differs_in_when_a_commit_waits_and_nothing_else(
         assert cursor.fetchall() == [(body.replace(schema.ASYNCHRONOUS_COMMIT, "") if for_citus else body,)]
 
 
-def test_no_query_joins_tables_of_different_machines_but_over_a_step_of_its_own() -> None:
-    """Citus joins tables that are distributed by the same column; anything else must come out of a MATERIALIZED step.
+def test_queries_join_tables_of_one_machine() -> None:
+    """Citus joins tables distributed by the same column; other joins need a MATERIALIZED step.
 
-    If this fails: pick what is needed from one side in a `WITH … AS MATERIALIZED`, and join to that.
+    If this fails, select the rows of one side in a `WITH … AS MATERIALIZED`, and join to that.
     """
     place = models.DISTRIBUTED_BY | {"runs": "runs"}
     joins = 0
-    for module in sorted(Path(models.__file__).parent.glob("*.*")):
+    for module in sorted(Path(models.__file__).parent.rglob("*.*")):
         if module.suffix not in (".py", ".sql"):
             continue
         source = module.read_text("utf-8")
@@ -81,4 +82,4 @@ def test_no_query_joins_tables_of_different_machines_but_over_a_step_of_its_own(
             places = {place[name.removeprefix("payproc.")] for name in (left, right) if name.startswith("payproc.")}
             assert len(places) == 1, f"{module.name}: FROM {left} JOIN {right}"
             assert left.startswith("payproc.") or f"{left} AS MATERIALIZED (" in source, f"{module.name}: {left}"
-    assert joins >= 6, "nothing was found to look at"
+    assert joins >= 6, "the search found too few joins"

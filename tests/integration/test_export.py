@@ -1,4 +1,7 @@
-"""What goes out, in which order, and what stays behind. Many stories more are told in test_model.py."""
+"""Exports: their lines, their order, their counts, and the records that they omit.
+
+Many more exports are compared with the model in test_model.py.
+"""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -32,7 +35,7 @@ def exported(database: Database) -> tuple[list[bytes], ExportSummary, list[LeftO
 
 
 def without_origin(stored: dict[str, list[tuple[Any, ...]]]) -> dict[str, list[tuple[Any, ...]]]:
-    """All that a copy has from its original: not from which line of which file something is."""
+    """Return the rows without sources and lines, which differ between a copy and its original."""
     return {
         "payments": stored["payments"],
         "events": [(*row[:8], row[10]) for row in stored["events"]],
@@ -40,9 +43,10 @@ def without_origin(stored: dict[str, list[tuple[Any, ...]]]) -> dict[str, list[t
     }
 
 
-def test_a_copy_of_several_messy_runs_has_the_same_payments_histories_and_conflicts(
+def test_export_of_messy_runs_ingests_as_a_copy(
     database: Database, sql: Sql, new_database: NewDatabase, template: str, sql_on: SqlOn, tmp_path: Path
 ) -> None:
+    """The copy has the same payments, histories and conflicts, and its export the same bytes."""
     copy_url = new_database(template)
     copy, sql_on_copy = as_database(copy_url, "the copy"), sql_on(copy_url)
     days = [write_lines(tmp_path / f"day {number}", messy_lines(number, 600)) for number in range(3)]
@@ -61,12 +65,12 @@ def test_a_copy_of_several_messy_runs_has_the_same_payments_histories_and_confli
     assert list(verify(copy, VerifySummary())) == []
 
 
-# ---- What people decided ----------------------------------------------------------------------------
+# ---- Resolutions ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def record(database: Database, sql: Sql) -> Callable[..., None]:
-    """Records facts (event_id, payment_id, type), one run each time."""
+    """Records facts (event_id, payment_id, type), each time as a run of its own."""
 
     def record(*facts: tuple[str, str, str]) -> None:
         run_id = sql.value("INSERT INTO payproc.runs (sources) VALUES ('{test}') RETURNING run_id")
@@ -77,12 +81,12 @@ def record(database: Database, sql: Sql) -> Callable[..., None]:
 
 
 def decide(database: Database, event_id: str, resolution: Resolution) -> None:
+    """Resolve a pending event."""
     assert resolve(database, event_id, ReviewDecision(resolution, "a note", "alice"), lambda *_: True)
 
 
-def test_a_dismissed_event_waits_again_and_nothing_else_is_different(
-    database: Database, record: Callable[..., None]
-) -> None:
+def test_dismissed_event_is_pending_in_a_copy(database: Database, record: Callable[..., None]) -> None:
+    """Resolutions stay behind, and a dismissal changes nothing else."""
     record(("a1", "a", "authorize"), ("a2", "a", "refund"))
     before, _, _ = exported(database)
     decide(database, "a2", Resolution.DISMISS)
@@ -94,21 +98,21 @@ def test_a_dismissed_event_waits_again_and_nothing_else_is_different(
     assert not left_out
 
 
-def test_what_an_applied_event_changed_is_counted_event_by_event(
-    database: Database, record: Callable[..., None]
-) -> None:
-    # Nothing after it: the payment alone is different in a copy.
+def test_effects_of_applied_events_are_counted(database: Database, record: Callable[..., None]) -> None:
+    """A copy decides without the resolution, so later events may come out differently there."""
+    # Nothing follows: in a copy only the payment differs.
     record(("a1", "a", "capture"))
     decide(database, "a1", Resolution.APPLY)
-    # Two after it: the refund was applied here, and waits in a copy; the authorize was late here, and applies there.
+    # Two follow: a copy flags the refund, which was applied here, and applies the authorize, which
+    # was late here.
     record(("b1", "b", "capture"))
     decide(database, "b1", Resolution.APPLY)
     record(("b2", "b", "refund"), ("b3", "b", "authorize"))
-    # The way there differs, and the end does not: both know it as failed.
+    # The histories differ, but both end as failed.
     record(("c1", "c", "fail"), ("c2", "c", "authorize"))
     decide(database, "c2", Resolution.APPLY)
     record(("c3", "c", "fail"))
-    # Applied to the state that the payment had already: it moved nothing.
+    # Applied to the state that the payment already had: it moved nothing.
     record(("d1", "d", "authorize"), ("d2", "d", "capture"), ("d3", "d", "refund"), ("d4", "d", "refund"))
     decide(database, "d4", Resolution.APPLY)
     record(("d5", "d", "authorize"))
@@ -122,9 +126,8 @@ def test_what_an_applied_event_changed_is_counted_event_by_event(
     )
 
 
-def test_a_resolution_that_belongs_to_nothing_does_not_disturb_the_counts(
-    database: Database, record: Callable[..., None], sql: Sql
-) -> None:
+def test_stray_resolution_leaves_counts_right(database: Database, record: Callable[..., None], sql: Sql) -> None:
+    """Its event is of another payment."""
     record(("a1", "a", "capture"), ("b1", "b", "capture"), ("c1", "c", "capture"))
     for event_id in ("a1", "b1", "c1"):
         decide(database, event_id, Resolution.APPLY)
@@ -134,7 +137,7 @@ def test_a_resolution_that_belongs_to_nothing_does_not_disturb_the_counts(
     assert totals.changed_payments == 2
 
 
-# ---- What no longer says what is on record ----------------------------------------------------------
+# ---- Damaged records --------------------------------------------------------------------------------
 
 DAMAGE: list[tuple[str, str, list[tuple[str, str, str]]]] = [
     (
@@ -214,9 +217,10 @@ DAMAGE: list[tuple[str, str, list[tuple[str, str, str]]]] = [
 
 
 @pytest.mark.parametrize(("damage", "expected"), [row[1:] for row in DAMAGE], ids=[row[0] for row in DAMAGE])
-def test_a_line_that_is_not_what_is_on_record_stays_behind_and_is_named(
+def test_line_unlike_its_record_is_omitted_and_named(
     database: Database, record: Callable[..., None], sql: Sql, damage: str, expected: list[tuple[str, str, str]]
 ) -> None:
+    """Each damage is done directly in the database."""
     record(("a1", "a", "authorize"), ("b1", "b", "authorize"), ("c1", "c", "authorize"), ("a1", "b", "refund"))
     before, _, _ = exported(database)
     sql.rows(damage.replace("%", "%%"))
@@ -228,17 +232,19 @@ def test_a_line_that_is_not_what_is_on_record_stays_behind_and_is_named(
     assert len(lines) == totals.lines == sql.value(on_record) - len(expected)
 
 
-def test_what_comes_after_an_event_that_stays_behind_is_counted_as_a_copy_would_decide_it(
-    database: Database, record: Callable[..., None], sql: Sql
-) -> None:
+def test_events_after_an_omitted_one_are_counted(database: Database, record: Callable[..., None], sql: Sql) -> None:
+    """They count as a copy would decide them."""
     record(("a1", "a", "authorize"), ("a2", "a", "capture"), ("b1", "b", "fail"))
     sql.rows("UPDATE payproc.events SET payload = '{}' WHERE event_id IN ('a1', 'b1')")
     _, totals, _ = exported(database)
     assert totals == ExportSummary(events=1, left_out=2, waiting=1, changed_events=1, changed_payments=2)
 
 
-def test_a_database_of_another_encoding_cannot_make_another_event_of_one(new_database: NewDatabase) -> None:
-    """In EUC_JP a broken bar comes back as a full-width one, from the columns; the line as received has an escape."""
+def test_lossy_encoding_omits_the_event(new_database: NewDatabase) -> None:
+    """EUC_JP returns a broken bar as a full-width one from the columns.
+
+    The line as received holds an escape.
+    """
     database = as_database(new_database("template0", "EUC_JP"), "an EUC_JP database")
     schema.bring_up(database)
     with closing(Recorder(database, 1)) as recorder:
@@ -248,12 +254,11 @@ def test_a_database_of_another_encoding_cannot_make_another_event_of_one(new_dat
     assert (len(lines), totals.events, totals.left_out) == (1, 1, 1)
 
 
-# ---- One moment, in blocks --------------------------------------------------------------------------
+# ---- One snapshot, in blocks ------------------------------------------------------------------------
 
 
-def test_it_sees_one_moment_and_hands_on_blocks_while_events_are_recorded(
-    database: Database, record: Callable[..., None]
-) -> None:
+def test_export_is_one_snapshot_in_blocks(database: Database, record: Callable[..., None]) -> None:
+    """Events are recorded between the first block and the rest."""
     count = 20 * FETCH_LINES
     record(*[(f"e{number}", f"p{number:05}", "capture") for number in range(count)], ("e0", "p1", "fail"))
     decide(database, "e1", Resolution.DISMISS)
@@ -262,7 +267,7 @@ def test_it_sees_one_moment_and_hands_on_blocks_while_events_are_recorded(
     blocks = export(database, totals)
     first = next(blocks)
     assert BLOCK_BYTES <= len(first) < 2 * BLOCK_BYTES
-    assert totals.events < count, "it read everything before it handed on anything"
+    assert totals.events < count, "everything was read before the first block"
     record(*[(f"f{number}", f"p{number:05}", "authorize") for number in range(count)], ("e0", "p2", "refund"))
     decide(database, "e2", Resolution.APPLY)
     rest = list(blocks)
@@ -272,9 +277,8 @@ def test_it_sees_one_moment_and_hands_on_blocks_while_events_are_recorded(
     assert totals.resolutions == {Resolution.APPLY: 0, Resolution.DISMISS: 1}
 
 
-def test_an_export_that_is_given_up_closes_its_connection(
-    database: Database, record: Callable[..., None], sql: Sql
-) -> None:
+def test_abandoned_export_closes_its_connection(database: Database, record: Callable[..., None], sql: Sql) -> None:
+    """A reader may stop after the first block."""
     record(*[(f"e{number}", f"p{number}", "authorize") for number in range(20 * FETCH_LINES)])
     blocks = export(database, ExportSummary())
     next(blocks)

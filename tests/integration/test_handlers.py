@@ -1,6 +1,7 @@
-"""One batch against a real database: what comes out, what is written, and what happens when something gets in the way.
+"""One batch on a real database: results, records, contention and lost connections.
 
-Whoever gets in the way here does so at a known moment: it holds a payment's row, and acts once the CALL waits for it.
+Disturbances come at a known moment: the test locks a payment's row, and acts once the CALL waits
+for the lock.
 """
 
 import os
@@ -40,7 +41,7 @@ def recorder(database: Database, run_id: int) -> Iterator[Recorder]:
 
 @pytest.fixture
 def other(database: Database, sql: Sql) -> Iterator[Recorder]:
-    """Another process's run, as far as the database can tell."""
+    """A run of another process, as the database sees it."""
     other_run = sql.value("INSERT INTO payproc.runs (sources) VALUES ('{other}') RETURNING run_id")
     with closing(Recorder(database, other_run)) as recorder:
         yield recorder
@@ -56,7 +57,8 @@ def reasons(results: list[Result]) -> list[str]:
     return [result.decision.reason.value if isinstance(result, EventResult) else result.error for result in results]
 
 
-def test_a_batch_is_decided_in_order_each_event_on_the_ones_before_it(recorder: Recorder, sql: Sql) -> None:
+def test_batch_is_decided_in_order(recorder: Recorder, sql: Sql) -> None:
+    """Each event is decided on the state that the events before it left."""
     batch = input_events(
         ("e1", "p1", "authorize"),
         ("e2", "p1", "capture"),
@@ -82,7 +84,8 @@ def test_a_batch_is_decided_in_order_each_event_on_the_ones_before_it(recorder: 
     assert_books_right(sql)
 
 
-def test_a_duplicate_names_the_first_outcome_and_a_conflict_what_is_on_record(recorder: Recorder) -> None:
+def test_duplicates_and_conflicts_name_the_record(recorder: Recorder) -> None:
+    """A duplicate has the first outcome; a conflict has the recorded payment and type."""
     recorder.handle(input_events(("e1", "p1", "capture")))
     duplicate, conflict = recorder.handle(input_events(("e1", "p1", "capture"), ("e1", "p2", "fail"), first_line=2))
     assert isinstance(duplicate, EventResult)
@@ -94,6 +97,7 @@ def test_a_duplicate_names_the_first_outcome_and_a_conflict_what_is_on_record(re
 
 
 def test_replaying_changes_nothing(recorder: Recorder, other: Recorder, sql: Sql) -> None:
+    """Another run replays the same events."""
     facts = [("e1", "p1", "capture"), ("e1", "p2", "capture"), ("e2", "p1", "authorize"), ("e3", "p1", "capture")]
     recorder.handle(input_events(*facts))
     before = contents(sql)
@@ -101,10 +105,10 @@ def test_replaying_changes_nothing(recorder: Recorder, other: Recorder, sql: Sql
     assert contents(sql) == before
 
 
-def test_what_another_process_recorded_meanwhile_is_looked_at_again(
+def test_contested_events_are_decided_again(
     recorder: Recorder, other: Recorder, sql: Sql, background: ThreadPoolExecutor
 ) -> None:
-    """The payment moves, and one of the event_ids turns up, between the look and the write."""
+    """The payment moves, and one of the event_ids appears, between the look-up and the write."""
     other.handle(input_events(("e0", "p1", "authorize")))
     batch = input_events(
         ("e1", "p1", "capture"),
@@ -117,7 +121,8 @@ def test_what_another_process_recorded_meanwhile_is_looked_at_again(
         handling = background.submit(recorder.handle, batch)
         sql.wait_for_blocked_call()
         with closing(sql.connect()) as connection, connection.cursor() as cursor:
-            # Not through payproc, which would wait for the lock too: what a capture of p2 by another process leaves.
+            # The rows of a capture of p2 by another process. Payproc itself would wait for the
+            # lock, too.
             cursor.execute("INSERT INTO payproc.payments (payment_id, state, version) VALUES ('p2', 'created', 1)")
             cursor.execute(
                 "INSERT INTO payproc.events (event_id, payment_id, position, type, outcome, reason, state_before,"
@@ -125,9 +130,9 @@ def test_what_another_process_recorded_meanwhile_is_looked_at_again(
                 " 'predecessor_missing', 'created', 'created', 0, 99, 1, '{}')"
             )
     assert reasons(handling.result()) == [
-        "event_id_conflict",  # judged as new at first
-        "predecessor_missing",  # judged on the capture that never came to be
-        "duplicate_event",  # judged as a conflict at first
+        "event_id_conflict",  # decided as new at first
+        "predecessor_missing",  # decided on the contested capture at first
+        "duplicate_event",  # decided as a conflict at first
         "transition",
         "transition",
     ]
@@ -135,9 +140,10 @@ def test_what_another_process_recorded_meanwhile_is_looked_at_again(
     assert_books_right(sql)
 
 
-def test_after_its_connection_is_lost_a_run_reports_its_own_events_with_the_outcome_they_got(
+def test_lost_connection_keeps_outcomes(
     recorder: Recorder, other: Recorder, sql: Sql, background: ThreadPoolExecutor
 ) -> None:
+    """A run finds its own events on record, and reports the outcomes that they got."""
     other.handle(input_events(("e0", "slow", "authorize")))
     batch = input_events(
         ("e1", "p1", "authorize"),
@@ -165,10 +171,10 @@ def test_after_its_connection_is_lost_a_run_reports_its_own_events_with_the_outc
     assert_books_right(sql)
 
 
-def test_after_its_connection_is_lost_lines_are_reported_with_the_states_that_they_saw(
+def test_lost_connection_keeps_states(
     recorder: Recorder, other: Recorder, sql: Sql, background: ThreadPoolExecutor
 ) -> None:
-    """The payment has moved on by then; a duplicate between its events must not show where it ended."""
+    """The payment has moved on by then, but an earlier duplicate must not show its final state."""
     other.handle(input_events(("e0", "slow", "authorize")))
     batch = input_events(
         ("e1", "p1", "authorize"),
@@ -199,10 +205,8 @@ def test_after_its_connection_is_lost_lines_are_reported_with_the_states_that_th
     ]
 
 
-def test_after_a_batch_that_failed_no_later_one_is_recorded(
-    recorder: Recorder, sql: Sql, background: ThreadPoolExecutor
-) -> None:
-    """It holds later events of the same payments: recorded first, they would be decided without the ones before."""
+def test_batches_after_a_failed_one_are_refused(recorder: Recorder, sql: Sql, background: ThreadPoolExecutor) -> None:
+    """A later batch holds later events of the same payments, which would be decided too early."""
     recorder.handle(input_events(("e0", "p1", "authorize")))
     with sql.locked_payment("p1"):
         first = background.submit(recorder.handle, input_events(("e1", "p1", "capture"), ("e2", "p2", "authorize")))
@@ -215,9 +219,10 @@ def test_after_a_batch_that_failed_no_later_one_is_recorded(
     assert sql.rows("SELECT event_id FROM payproc.events") == [("e0",)]
 
 
-def test_a_serialization_failure_is_tried_again(
+def test_serialization_failure_is_retried(
     database: Database, url: URL, run_id: int, other: Recorder, sql: Sql, background: ThreadPoolExecutor
 ) -> None:
+    """The retry reports the batch as new."""
     other.handle(input_events(("e0", "p1", "authorize")))
     sql.rows(f"ALTER DATABASE \"{url.database}\" SET default_transaction_isolation = 'serializable'")
     with closing(Recorder(database, run_id)) as recorder:
@@ -227,13 +232,13 @@ def test_a_serialization_failure_is_tried_again(
             batch = input_events(("e1", "p2", "authorize"), ("e2", "p1", "capture"))
             handling = background.submit(recorder.handle, batch)
             sql.wait_for_blocked_call()
-            holder.commit()  # whoever waited for this row under SERIALIZABLE gets 40001
+            holder.commit()  # under SERIALIZABLE, the waiting CALL gets 40001
         assert reasons(handling.result()) == ["transition", "transition"]
     assert_books_right(sql)
 
 
-def test_a_machine_behind_the_server_that_is_gone_for_a_moment_is_tried_again(recorder: Recorder, sql: Sql) -> None:
-    """What a Citus coordinator says then; here a trigger says it, once."""
+def test_lost_citus_worker_is_retried(recorder: Recorder, sql: Sql) -> None:
+    """A Citus coordinator raises 08006 for a lost worker; here a trigger raises it once."""
     sql.rows("CREATE SEQUENCE tries")
     sql.rows(
         "CREATE FUNCTION fail_once() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF nextval('tries') = 3 THEN"
@@ -247,7 +252,8 @@ def test_a_machine_behind_the_server_that_is_gone_for_a_moment_is_tried_again(re
     assert_books_right(sql)
 
 
-def test_what_the_database_refuses_to_store_takes_no_good_neighbour_with_it(recorder: Recorder, sql: Sql) -> None:
+def test_rejected_events_are_isolated(recorder: Recorder, sql: Sql) -> None:
+    """A bisection finds the events that the database rejects; their neighbours are recorded."""
     sql.rows(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.event_id LIKE 'bad%' THEN"
         " RAISE EXCEPTION 'no room for this' USING ERRCODE = '22000'; END IF; RETURN NEW; END $$"
@@ -264,7 +270,8 @@ def test_what_the_database_refuses_to_store_takes_no_good_neighbour_with_it(reco
     assert_books_right(sql)
 
 
-def test_a_character_that_the_database_cannot_hold_makes_one_line_malformed(new_database: NewDatabase) -> None:
+def test_unstorable_character_is_malformed(new_database: NewDatabase) -> None:
+    """A Latin-1 database lacks the arrow in one line."""
     database = as_database(new_database("template0", "LATIN1"), "a Latin-1 database")
     schema.bring_up(database)
     with closing(Recorder(database, 1)) as recorder:
@@ -276,10 +283,10 @@ def test_a_character_that_the_database_cannot_hold_makes_one_line_malformed(new_
     assert results[1].error.startswith("the database cannot store it: character with byte sequence 0xe2 0x86 0x92")
 
 
-def test_nothing_is_reported_as_recorded_where_a_database_gives_an_id_back_unlike_what_was_sent(
+def test_lossy_encoding_is_not_reported_as_recorded(
     new_database: NewDatabase,
 ) -> None:
-    """In EUC_JP a broken bar comes back as a full-width one."""
+    """EUC_JP returns a broken bar as a full-width one, so the id reads back differently."""
     database = as_database(new_database("template0", "EUC_JP"), "an EUC_JP database")
     schema.bring_up(database)
     with closing(Recorder(database, 1)) as recorder:
@@ -288,17 +295,19 @@ def test_nothing_is_reported_as_recorded_where_a_database_gives_an_id_back_unlik
             recorder.handle(input_events(("e\u00a6", "p2", "fail"), first_line=2))
 
 
-def test_books_that_contradict_themselves_end_the_run_instead_of_trying_for_ever(recorder: Recorder, sql: Sql) -> None:
+def test_contradictory_version_ends_the_run(recorder: Recorder, sql: Sql) -> None:
+    """Retrying would never end."""
     recorder.handle(input_events(("e1", "p1", "authorize")))
     sql.rows("UPDATE payproc.payments SET version = 0 WHERE payment_id = 'p1'")
     with pytest.raises(CannotFinish, match=r'^payment "p1": its stored version, 0, does not fit its stored history'):
         recorder.handle(input_events(("e2", "p1", "capture")))
 
 
-def test_a_history_that_is_longer_than_its_payments_version_ends_the_run_with_where_to_look(
-    database: Database, recorder: Recorder, sql: Sql
-) -> None:
-    """Which the second key on events sees to. For Citus there is none, and it is for `verify` to find."""
+def test_history_beyond_its_version_ends_the_run(database: Database, recorder: Recorder, sql: Sql) -> None:
+    """The second key on events refuses the entry.
+
+    Citus has no such key, and `verify` finds the entry.
+    """
     recorder.handle(input_events(("e1", "p1", "authorize"), ("e2", "p1", "capture")))
     sql.rows("UPDATE payproc.payments SET version = 1 WHERE payment_id = 'p1'")
     if IS_FOR_CITUS:
@@ -310,9 +319,10 @@ def test_a_history_that_is_longer_than_its_payments_version_ends_the_run_with_wh
         recorder.handle(input_events(("e3", "p1", "refund")))
 
 
-def test_a_rehearsal_gives_the_same_answers_and_writes_nothing(
+def test_dry_run_decides_alike_and_writes_nothing(
     database: Database, recorder: Recorder, other: Recorder, sql: Sql
 ) -> None:
+    """The dry run carries its own decisions from batch to batch."""
     other.handle(input_events(("e1", "p1", "authorize"), ("e9", "p9", "refund")))
     first = input_events(
         ("e2", "p1", "capture"), ("e9", "p9", "refund"), ("e2", "p2", "fail"), ("e3", "p3", "authorize")
@@ -329,7 +339,7 @@ def test_a_rehearsal_gives_the_same_answers_and_writes_nothing(
     ]
 
 
-# ---- Durability: a server of the test's own, stopped as a power cut would stop it ------------------
+# ---- Durability: a server of its own, stopped as by a power cut -------------------------------------
 
 
 @pytest.fixture
@@ -340,7 +350,7 @@ def home() -> Iterator[Path]:
 
 
 def pull_the_plug(running: EmbeddedServer) -> None:
-    """Stop the server at once; what is not on disk is gone."""
+    """Stop the server at once, so that all memory is lost."""
     pid = int((running.home / "data" / "postmaster.pid").read_text().split()[0])
     os.kill(pid, signal.SIGQUIT)
 
@@ -350,22 +360,27 @@ def open_server(running: EmbeddedServer) -> Database:
 
 
 def start_and_never_flush_by_itself(home: Path) -> None:
-    """Prepare a server whose background writer leaves asynchronous commits in memory for as long as it may (10 s)."""
+    """Prepare a server that leaves asynchronous commits in memory for 10 seconds, the maximum."""
     with running_server(home) as running:
         schema.bring_up(open_server(running))
     with (home / "data" / "postgresql.conf").open("a") as config:
         config.write("wal_writer_delay = 10s\nwal_writer_flush_after = 1GB\n")
 
 
-@pytest.mark.parametrize("is_duplicate", [False, True], ids=["fresh", "duplicate of an event not yet durable"])
-def test_what_is_reported_survives_a_power_cut(home: Path, is_duplicate: bool) -> None:
+@pytest.mark.parametrize(
+    "is_duplicate",
+    [pytest.param(False, marks=pytest.mark.slow), True],
+    ids=["fresh", "duplicate of an event not yet durable"],
+)
+def test_reported_event_survives_a_power_cut(home: Path, is_duplicate: bool) -> None:
+    """A duplicate repeats an event that may not be durable yet."""
     start_and_never_flush_by_itself(home)
     batch = input_events(("e1", "p1", "authorize"))
     with running_server(home) as running:
         database = open_server(running)
         with closing(database.connect()) as connection, connection.cursor() as cursor:
             cursor.execute("INSERT INTO payproc.runs (sources) VALUES ('{a}'), ('{b}')")
-            if is_duplicate:  # somebody's event is there for all to see, but only in the server's memory
+            if is_duplicate:  # another run's event is visible to all, but only in memory
                 cursor.execute("SET synchronous_commit = off")
                 cursor.execute(
                     "INSERT INTO payproc.payments (payment_id, state, version) VALUES ('p1', 'authorized', 1)"
@@ -384,9 +399,9 @@ def test_what_is_reported_survives_a_power_cut(home: Path, is_duplicate: bool) -
         assert after.fetchall() == [("e1", 1)]
 
 
-def test_a_server_that_restarts_in_mid_batch_loses_nothing_that_is_reported(
-    home: Path, background: ThreadPoolExecutor
-) -> None:
+@pytest.mark.slow
+def test_restart_in_mid_batch_loses_nothing_reported(home: Path, background: ThreadPoolExecutor) -> None:
+    """An event that was committed in memory only is recorded again."""
     start_and_never_flush_by_itself(home)
     handling: Future[list[Result]]
     with running_server(home) as running:

@@ -1,4 +1,4 @@
-"""The procedure that writes: what it records, what it contests, and what it leaves of the session's settings."""
+"""The procedure that writes: records, contested events, and the session it leaves behind."""
 
 import re
 from collections.abc import Iterator
@@ -21,12 +21,14 @@ COLUMNS = ("source", "line", "event", "payment", "type", "version", "outcome", "
 
 @pytest.fixture
 def connection(database: Database) -> Iterator[psycopg2.extensions.connection]:
+    """A connection as the program opens it."""
     with closing(database.connect()) as connection:
         yield connection
 
 
 @pytest.fixture
 def run_id(sql: Sql) -> int:
+    """The number of a run on record."""
     return int(sql.value("INSERT INTO payproc.runs (sources) VALUES ('{test}') RETURNING run_id"))
 
 
@@ -39,42 +41,44 @@ _CALL = """
 
 
 def record(connection: psycopg2.extensions.connection, run_id: int, *decisions: dict[str, object]) -> str:
-    """Call the procedure with decisions as given, however wrong; give what it says is contested."""
+    """Call the procedure with decisions, right or wrong.
+
+    Return the numbers of the contested ones.
+    """
     defaults = {"source": 0, "payload": "{}", "outcome": "APPLY", "reason": "transition"}
     rows = [{**defaults, "line": number, **decision} for number, decision in enumerate(decisions, 1)]
     columns = {name: SEPARATOR.join(str(row[name]) for row in rows) for name in COLUMNS}
-    numbers = range(1, len(rows) + 1)  # each of a kind of its own, even where they are alike
+    numbers = range(1, len(rows) + 1)  # each decision is a kind of its own, even if two are alike
     with connection.cursor() as cursor:
         cursor.execute(_CALL, {**columns, "run_id": run_id, "kind": SEPARATOR.join(map(str, numbers))})
         ((contested,),) = cursor.fetchall()
     return str(contested)
 
 
+def decision(event: str, payment: str, version: int, event_type: str, before: str, after: str) -> dict[str, object]:
+    """Return a decision to apply an event."""
+    fact = {"event": event, "payment": payment, "type": event_type}
+    return {**fact, "version": version, "before": before, "after": after}
+
+
 def authorize(event: str, payment: str, version: int = 0) -> dict[str, object]:
-    return {
-        "event": event,
-        "payment": payment,
-        "version": version,
-        "type": "authorize",
-        "before": "created",
-        "after": "authorized",
-    }
+    """Return the decision to apply an authorize."""
+    return decision(event, payment, version, "authorize", "created", "authorized")
 
 
 def capture(event: str, payment: str, version: int = 1) -> dict[str, object]:
-    return {
-        "event": event,
-        "payment": payment,
-        "version": version,
-        "type": "capture",
-        "before": "authorized",
-        "after": "captured",
-    }
+    """Return the decision to apply a capture."""
+    return decision(event, payment, version, "capture", "authorized", "captured")
 
 
-def test_a_payment_and_its_history_move_together(
-    connection: psycopg2.extensions.connection, run_id: int, sql: Sql
-) -> None:
+def conflict(event: str, payment: str, event_type: str) -> dict[str, object]:
+    """Return the decision to reject a conflict."""
+    rejected = {"outcome": "REJECT", "reason": "event_id_conflict"}
+    return decision(event, payment, 0, event_type, "created", "created") | rejected
+
+
+def test_payment_and_history_move_together(connection: psycopg2.extensions.connection, run_id: int, sql: Sql) -> None:
+    """Versions count the entries."""
     assert record(connection, run_id, authorize("e1", "p1"), authorize("e2", "p2"), capture("e3", "p1")) == ""
     assert sql.rows("SELECT payment_id, state, version FROM payproc.payments ORDER BY 1") == [
         ("p1", "captured", 2),
@@ -83,9 +87,8 @@ def test_a_payment_and_its_history_move_together(
     assert_books_right(sql)
 
 
-def test_every_event_of_a_batch_has_its_own_transaction_shared_with_its_payment(
-    connection: psycopg2.extensions.connection, run_id: int, sql: Sql
-) -> None:
+def test_each_event_is_one_transaction(connection: psycopg2.extensions.connection, run_id: int, sql: Sql) -> None:
+    """The transaction is shared with the event's payment only."""
     record(connection, run_id, *[authorize(f"e{number}", f"p{number}") for number in range(50)])
     transactions = sql.rows(
         "SELECT events.xmin::text, payments.xmin::text FROM payproc.events JOIN payproc.payments USING (payment_id)"
@@ -99,9 +102,10 @@ def test_every_event_of_a_batch_has_its_own_transaction_shared_with_its_payment(
     [capture("e2", "p1", version=7), {**capture("e2", "p1"), "before": "captured"}],
     ids=["another version", "another state"],
 )
-def test_a_decision_whose_basis_has_changed_is_contested_and_leaves_everything_as_it_was(
+def test_stale_decision_is_contested(
     connection: psycopg2.extensions.connection, run_id: int, sql: Sql, stale: dict[str, object]
 ) -> None:
+    """Nothing of it is written."""
     record(connection, run_id, authorize("e1", "p1"))
     before = contents(sql)
     assert record(connection, run_id, stale) == "1"
@@ -115,12 +119,12 @@ def test_a_decision_whose_basis_has_changed_is_contested_and_leaves_everything_a
         (authorize("e1", "p2"), "events_are_recorded_once"),
         (authorize("e3", "p1"), "payments_have_one_state"),
     ],
-    ids=["event_id on record", "event_id on record for another payment", "payment opened by somebody else"],
+    ids=["event_id on record", "event_id on record for another payment", "payment opened by another process"],
 )
 def test_call_ends_where_another_was_first(
     connection: psycopg2.extensions.connection, run_id: int, sql: Sql, late: dict[str, object], key: str
 ) -> None:
-    """Events before it stay recorded; of it and of those behind it, nothing is written."""
+    """Events before the late one stay recorded; nothing of it and of later ones is written."""
     record(connection, run_id, authorize("e1", "p1"))
     with pytest.raises(psycopg2.errors.UniqueViolation) as caught:
         record(connection, run_id, authorize("e2", "p3"), late, authorize("e4", "p4"))
@@ -132,9 +136,10 @@ def test_call_ends_where_another_was_first(
     ]
 
 
-def test_after_a_contested_event_every_later_one_of_its_payment_is_contested_even_where_the_version_fits(
+def test_events_after_a_contested_one_are_contested(
     connection: psycopg2.extensions.connection, run_id: int, sql: Sql
 ) -> None:
+    """They were decided on its outcome, so they are contested even where the version fits."""
     record(connection, run_id, authorize("e1", "p1"))
     contested = record(
         connection, run_id, capture("e2", "p1", version=5), authorize("e3", "p2"), capture("e4", "p1", version=1)
@@ -143,22 +148,8 @@ def test_after_a_contested_event_every_later_one_of_its_payment_is_contested_eve
     assert sql.rows("SELECT event_id FROM payproc.events ORDER BY 1") == [("e1",), ("e3",)]
 
 
-def conflict(event: str, payment: str, event_type: str) -> dict[str, object]:
-    return {
-        "event": event,
-        "payment": payment,
-        "version": 0,
-        "type": event_type,
-        "before": "created",
-        "after": "created",
-        "outcome": "REJECT",
-        "reason": "event_id_conflict",
-    }
-
-
-def test_evidence_of_a_conflict_is_kept_once_and_touches_no_payment(
-    connection: psycopg2.extensions.connection, run_id: int, sql: Sql
-) -> None:
+def test_conflict_is_kept_once(connection: psycopg2.extensions.connection, run_id: int, sql: Sql) -> None:
+    """It touches no payment."""
     record(connection, run_id, authorize("e1", "p1"))
     for _ in range(2):
         assert record(connection, run_id, conflict("e1", "p2", "authorize"), conflict("e1", "p1", "fail")) == ""
@@ -169,9 +160,8 @@ def test_evidence_of_a_conflict_is_kept_once_and_touches_no_payment(
     assert sql.rows("SELECT payment_id, version FROM payproc.payments") == [("p1", 1)]
 
 
-def test_a_conflict_with_something_that_was_never_recorded_is_not_kept(
-    connection: psycopg2.extensions.connection, run_id: int, sql: Sql
-) -> None:
+def test_conflict_with_no_record_is_not_kept(connection: psycopg2.extensions.connection, run_id: int, sql: Sql) -> None:
+    """The event_id is unknown, or is on record with the same content."""
     record(connection, run_id, authorize("e1", "p1"))
     record(connection, run_id, conflict("e1", "p1", "authorize"), conflict("e2", "p1", "authorize"))
     assert sql.rows("SELECT * FROM payproc.event_conflicts") == []
@@ -180,7 +170,7 @@ def test_a_conflict_with_something_that_was_never_recorded_is_not_kept(
 def test_commits_inside_the_batch_are_asynchronous(
     connection: psycopg2.extensions.connection, run_id: int, sql: Sql
 ) -> None:
-    """For Citus each waits: the machines of a transaction follow the coordinator's commit, which must not be lost."""
+    """For Citus each commit waits, because the other machines follow the coordinator's commit."""
     sql.rows("CREATE TABLE seen (setting text)")
     sql.rows(
         "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
@@ -191,7 +181,9 @@ def test_commits_inside_the_batch_are_asynchronous(
     assert sql.rows("SELECT setting FROM seen") == [("on" if IS_FOR_CITUS else "off",)] * 3
 
 
-def test_no_setting_of_the_session_is_left_changed(connection: psycopg2.extensions.connection, run_id: int) -> None:
+def test_session_settings_are_left_unchanged(connection: psycopg2.extensions.connection, run_id: int) -> None:
+    """A pooled session goes to another client next."""
+
     def settings() -> list[tuple[Any, ...]]:
         with connection.cursor() as cursor:
             cursor.execute("SELECT name, setting FROM pg_settings WHERE name NOT LIKE 'plpgsql%' ORDER BY name")
@@ -202,8 +194,8 @@ def test_no_setting_of_the_session_is_left_changed(connection: psycopg2.extensio
     assert settings() == before
 
 
-def test_the_closing_commit_writes_wal_even_if_nothing_is_recorded(database: Database, run_id: int, sql: Sql) -> None:
-    """What a duplicate repeats may be visible and not yet durable."""
+def test_closing_commit_flushes_without_new_events(database: Database, run_id: int, sql: Sql) -> None:
+    """A duplicate may repeat an event that is visible and not yet durable."""
     with closing(Recorder(database, run_id)) as recorder:
         recorder.handle(input_events(("e1", "p1", "authorize")))
         before = sql.value("SELECT pg_current_wal_flush_lsn()")
@@ -211,10 +203,8 @@ def test_the_closing_commit_writes_wal_even_if_nothing_is_recorded(database: Dat
         assert sql.value("SELECT pg_current_wal_flush_lsn() > %s::pg_lsn", before)
 
 
-def test_a_run_that_makes_a_small_table_big_does_not_go_on_reading_the_whole_of_it_for_each_event(
-    database: Database, run_id: int, sql: Sql
-) -> None:
-    """As the plans would that were made for a table of one page: 18 million rows, here."""
+def test_growing_table_is_not_scanned_per_event(database: Database, run_id: int, sql: Sql) -> None:
+    """Plans made for a table of one page would read 18 million rows here."""
     of_payments = "FROM pg_stat_user_tables WHERE relid = 'payproc.payments'::regclass"
 
     def record_payments(connection: psycopg2.extensions.connection, first: int, last: int) -> None:
@@ -231,7 +221,8 @@ def test_a_run_that_makes_a_small_table_big_does_not_go_on_reading_the_whole_of_
     assert sql.value(f"SELECT seq_tup_read {of_payments}") < 1_000_000
 
 
-def test_the_procedure_keeps_to_what_distributed_postgresql_runs() -> None:
+def test_procedure_avoids_what_citus_lacks() -> None:
+    """Each assertion names the limit, or the statement to use instead."""
     source = resources.files("payproc.db").joinpath("record_decisions.sql").read_text("utf-8")
     assert source.isascii(), "a database in another encoding must be able to hold it"
     code = "\n".join(line.partition("--")[0] for line in source.splitlines())
@@ -241,7 +232,7 @@ def test_the_procedure_keeps_to_what_distributed_postgresql_runs() -> None:
     assert len(writes) == 4
     assert not re.search(r"\[[^\]]+\]", "".join(writes)), "no array subscripts in INSERT and UPDATE"
     assert not re.search(r"\w\[[^\]]+\][ \t]*:=", body), "no assignment to array elements"
-    assert not re.search(r"INSERT INTO[^;]*\bSELECT\b", body), "VALUES: Citus sees at once for which machine"
+    assert not re.search(r"INSERT INTO[^;]*\bSELECT\b", body), "VALUES: Citus then knows the machine at once"
     assert "SECURITY DEFINER" not in header, "COMMIT needs SECURITY INVOKER"
     assert not re.search(r"^SET\b", header, re.MULTILINE), "COMMIT needs a procedure without a SET clause"
     tables = "payments|events|runs|event_conflicts"

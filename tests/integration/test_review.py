@@ -1,4 +1,4 @@
-"""A person's decision against a real database: what it changes, and what happens when something gets in the way."""
+"""Reviews on a real database: the queue, resolutions, and resolutions at the same time."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +22,7 @@ DISMISS = ReviewDecision(Resolution.DISMISS, "a stale report", "bob")
 
 
 def agree(_: Review, __: State) -> bool:
+    """Confirm every resolution."""
     return True
 
 
@@ -34,7 +35,7 @@ def recorder(database: Database, sql: Sql) -> Iterator[Recorder]:
 
 @pytest.fixture
 def verified(database: Database) -> Callable[[], None]:
-    """Checks that the books are right by `verify`, resolutions included."""
+    """Checks the records with `verify`, resolutions included."""
 
     def check() -> None:
         assert list(verify(database, VerifySummary())) == []
@@ -62,9 +63,10 @@ FLAGGED = [
 
 
 @pytest.mark.parametrize("state", State)
-def test_a_flag_can_only_be_dismissed(
+def test_flag_can_only_be_dismissed(
     database: Database, recorder: Recorder, sql: Sql, verified: Callable[[], None], state: State
 ) -> None:
+    """A flag names no state, so there is nothing to apply."""
     path = PATHS[state]
     recorder.handle(input_events(*[(f"e{kind}", "p1", kind) for kind in path], ("dispute", "p1", "flag")))
     with pytest.raises(CannotFinish, match="is a flag, which names no state to apply, expected --dismiss"):
@@ -76,31 +78,33 @@ def test_a_flag_can_only_be_dismissed(
     verified()
 
 
-@pytest.mark.parametrize("verdict", [APPLY, DISMISS], ids=["apply", "dismiss"])
+@pytest.mark.parametrize("decision", [APPLY, DISMISS], ids=["apply", "dismiss"])
 @pytest.mark.parametrize(("state", "flagged"), FLAGGED)
-def test_whatever_is_flagged_can_be_applied_or_dismissed(
+def test_pending_event_is_applied_or_dismissed(
     database: Database,
     recorder: Recorder,
     sql: Sql,
     verified: Callable[[], None],
     state: State,
     flagged: str,
-    verdict: ReviewDecision,
+    decision: ReviewDecision,
 ) -> None:
+    """Each cell of the table that leads to a review is resolved both ways."""
     path = PATHS[state]
     recorder.handle(input_events(*[(f"e{kind}", "p1", kind) for kind in path], ("flagged", "p1", flagged)))
-    resolved = resolve(database, "flagged", verdict, agree)
+    resolved = resolve(database, "flagged", decision, agree)
     assert resolved is not None
-    after = STATE_NAMED_BY[EventType(flagged)] if verdict is APPLY else state
+    after = STATE_NAMED_BY[EventType(flagged)] if decision is APPLY else state
     assert sql.rows("SELECT state, version FROM payproc.payments") == [(after.value, len(path) + 2)]
     assert sql.rows(
         "SELECT event_id, position, resolution, state_before, state_after, note, resolved_by FROM payproc.resolutions"
-    ) == [("flagged", len(path) + 2, verdict.resolution.value, state.value, after.value, verdict.note, verdict.by)]
+    ) == [("flagged", len(path) + 2, decision.resolution.value, state.value, after.value, decision.note, decision.by)]
     assert count_open(database) == 0
     verified()
 
 
-def test_the_queue_is_oldest_first_and_shows_the_state_now(database: Database, recorder: Recorder) -> None:
+def test_queue_is_oldest_first_with_current_states(database: Database, recorder: Recorder) -> None:
+    """A review shows both the state now and the state when it was flagged."""
     recorder.handle(input_events(("e1", "p1", "capture"), ("e2", "p1", "authorize"), ("e3", "p2", "refund")))
     recorder.handle(input_events(("e4", "p1", "refund"), ("e5", "p2", "capture"), first_line=4))
     queue = list(open_reviews(database))
@@ -117,10 +121,10 @@ def test_the_queue_is_oldest_first_and_shows_the_state_now(database: Database, r
     assert count_open(database) == 3
 
 
-def test_a_queue_of_many_pages_is_whole_and_in_order(
+def test_paged_queue_is_whole_and_in_order(
     database: Database, recorder: Recorder, sql: Sql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where events were recorded at the same moment, and where the first ones are of payments that are gone."""
+    """Some events have the same time, and the first ones are of payments that are gone."""
     facts = [(f"e{number}", f"p{number}", "capture") for number in range(9)]
     recorder.handle(input_events(*facts))
     sql.rows("UPDATE payproc.events SET recorded_at = '2026-01-01' WHERE event_id > 'e1'")
@@ -136,9 +140,10 @@ def test_a_queue_of_many_pages_is_whole_and_in_order(
     assert [review.event_id for review in open_reviews(database)] == [*expected[3:5], *expected[6:]]
 
 
-def test_a_queue_of_which_pages_are_resolved_is_whole(
+def test_queue_with_resolved_pages_is_whole(
     database: Database, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A whole page of resolved events lies between pending ones."""
     facts = [(f"e{number}", f"p{number}", "capture") for number in range(9)]
     recorder.handle(input_events(*facts))
     monkeypatch.setattr(review_module, "FETCH_ROWS", 3)
@@ -148,8 +153,11 @@ def test_a_queue_of_which_pages_are_resolved_is_whole(
 
 
 @pytest.mark.parametrize("known", [0, 3_000], ids=["nothing", "the first of them"])
-def test_a_long_queue_is_read_once_whatever_statistics_know_of_it(database: Database, sql: Sql, known: int) -> None:
-    """As after a big ingest: each row is found, and fetched, not all that are left for each page."""
+def test_long_queue_is_read_once(database: Database, sql: Sql, known: int) -> None:
+    """After a big ingest statistics are stale.
+
+    Still each row is found and fetched once, not once a page.
+    """
     count = 20_000
     sql.rows("ALTER TABLE payproc.events SET (autovacuum_enabled = off)")
     for first, last in ((1, known), (known + 1, count)):
@@ -168,9 +176,10 @@ def test_a_long_queue_is_read_once_whatever_statistics_know_of_it(database: Data
     assert count <= wait_for(lambda: sql.value(rows_read) - before) <= 3 * count
 
 
-def test_what_comes_after_a_resolution_is_decided_on_the_state_that_it_left(
+def test_later_events_start_from_the_resolved_state(
     database: Database, recorder: Recorder, verified: Callable[[], None]
 ) -> None:
+    """The history holds the event, its resolution and the later event."""
     recorder.handle(input_events(("e1", "p1", "capture")))
     resolve(database, "e1", APPLY, agree)
     (result,) = recorder.handle(input_events(("e2", "p1", "refund"), first_line=2))
@@ -185,7 +194,7 @@ def test_what_comes_after_a_resolution_is_decided_on_the_state_that_it_left(
 
 
 @pytest.mark.parametrize(
-    ("event_id", "verdict", "said"),
+    ("event_id", "decision", "message"),
     [
         ("nope", APPLY, 'event "nope": is not on record'),
         ("e1", APPLY, 'event "e1": came out APPLY (transition), so there is nothing to decide'),
@@ -197,26 +206,29 @@ def test_what_comes_after_a_resolution_is_decided_on_the_state_that_it_left(
         ),
     ],
 )
-def test_what_cannot_be_resolved_is_refused_and_nothing_changes(
-    database: Database, recorder: Recorder, sql: Sql, event_id: str, verdict: ReviewDecision, said: str
+def test_unresolvable_event_is_refused(
+    database: Database, recorder: Recorder, sql: Sql, event_id: str, decision: ReviewDecision, message: str
 ) -> None:
+    """Nothing changes."""
     recorder.handle(input_events(("e1", "p1", "authorize"), ("e2", "p1", "authorize"), ("e3", "p1", "refund")))
     before = contents(sql)
     with pytest.raises(CannotFinish) as raised:
-        resolve(database, event_id, verdict, agree)
-    assert str(raised.value) == said
+        resolve(database, event_id, decision, agree)
+    assert str(raised.value) == message
     assert contents(sql) == before
     assert sql.rows("SELECT * FROM payproc.resolutions") == []
 
 
-def test_saying_no_changes_nothing(database: Database, recorder: Recorder, sql: Sql) -> None:
+def test_declined_confirmation_changes_nothing(database: Database, recorder: Recorder, sql: Sql) -> None:
+    """`confirm` returned False."""
     recorder.handle(input_events(("e1", "p1", "capture")))
     assert resolve(database, "e1", APPLY, lambda *_: False) is None
     assert sql.rows("SELECT * FROM payproc.resolutions") == []
     assert sql.rows("SELECT version FROM payproc.payments") == [(1,)]
 
 
-def test_resolving_twice_tells_who_decided_what_and_when(database: Database, recorder: Recorder, sql: Sql) -> None:
+def test_resolving_twice_names_the_first_resolution(database: Database, recorder: Recorder, sql: Sql) -> None:
+    """The message has the person, the time and the note."""
     recorder.handle(input_events(("e1", "p1", "capture")))
     resolve(database, "e1", APPLY, agree)
     with pytest.raises(CannotFinish) as raised:
@@ -230,26 +242,24 @@ def test_resolving_twice_tells_who_decided_what_and_when(database: Database, rec
     assert sql.rows("SELECT state, version FROM payproc.payments") == [("captured", 2)]
 
 
-def test_of_two_people_who_decide_at_once_one_wins(
+def test_one_of_two_concurrent_resolutions_wins(
     database: Database, recorder: Recorder, sql: Sql, verified: Callable[[], None]
 ) -> None:
-    """Both have seen the same state; the one that is second to write looks again, and finds it decided."""
+    """Both saw the same state. The second to write looks again and finds the event resolved."""
     recorder.handle(input_events(("e1", "p1", "capture")))
     with ThreadPoolExecutor(2) as people:
         with sql.locked_payment("p1"):
-            attempts = [people.submit(resolve, database, "e1", verdict, agree) for verdict in (APPLY, DISMISS)]
-            while sql.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'") < 2:
-                pass
+            attempts = [people.submit(resolve, database, "e1", decision, agree) for decision in (APPLY, DISMISS)]
+            wait_for(lambda: sql.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'") == 2)
         errors = [error for error in (attempt.exception() for attempt in attempts) if error is not None]
-    (said,) = map(str, errors)
-    assert said.startswith('event "e1": was ')
+    (message,) = map(str, errors)
+    assert message.startswith('event "e1": was ')
     assert sql.value("SELECT count(*) FROM payproc.resolutions") == 1
     verified()
 
 
-def test_a_payment_that_moves_between_look_and_decision_is_shown_again(
-    database: Database, recorder: Recorder, verified: Callable[[], None]
-) -> None:
+def test_moved_payment_is_confirmed_again(database: Database, recorder: Recorder, verified: Callable[[], None]) -> None:
+    """The payment moves while the person reads."""
     recorder.handle(input_events(("e1", "p1", "capture")))
     asked: list[str] = []
 
@@ -266,10 +276,8 @@ def test_a_payment_that_moves_between_look_and_decision_is_shown_again(
     verified()
 
 
-def test_a_decision_that_was_not_to_be_seen_yet_is_found_before_anything_is_changed(
-    database: Database, recorder: Recorder, sql: Sql
-) -> None:
-    """As over several machines: what another person's transaction did to the payment is seen, its decision not yet."""
+def test_invisible_resolution_is_found_before_writing(database: Database, recorder: Recorder, sql: Sql) -> None:
+    """Over several machines, a payment may visibly change before its resolution is visible."""
     recorder.handle(input_events(("e1", "p1", "capture")))
 
     def meanwhile(review: Review, _: State) -> bool:
@@ -287,9 +295,8 @@ def test_a_decision_that_was_not_to_be_seen_yet_is_found_before_anything_is_chan
     assert sql.rows("SELECT resolved_by FROM payproc.resolutions") == [("bob",)]
 
 
-def test_an_expected_state_is_checked_again_when_the_payment_moves(
-    database: Database, recorder: Recorder, sql: Sql
-) -> None:
+def test_expected_state_is_checked_again(database: Database, recorder: Recorder, sql: Sql) -> None:
+    """The payment moves while the person reads."""
     recorder.handle(input_events(("e1", "p1", "capture")))
 
     def meanwhile(_: Review, __: State) -> bool:
@@ -301,10 +308,10 @@ def test_an_expected_state_is_checked_again_when_the_payment_moves(
     assert sql.rows("SELECT * FROM payproc.resolutions") == []
 
 
-def test_an_ingest_of_the_same_payment_looks_again_after_a_resolution(
+def test_ingest_decides_again_after_a_resolution(
     database: Database, recorder: Recorder, sql: Sql, verified: Callable[[], None]
 ) -> None:
-    """The batch was decided before the person's decision, and is written after it."""
+    """The batch was decided before the resolution, and is written after it."""
     recorder.handle(input_events(("e1", "p1", "capture"), ("e2", "slow", "authorize")))
     with ThreadPoolExecutor(1) as background:
         with sql.locked_payment("slow"):

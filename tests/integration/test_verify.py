@@ -1,4 +1,4 @@
-"""The fold: each thing that it should find is damaged on purpose, directly in the database."""
+"""`verify`: each problem that it must find is made on purpose, directly in the database."""
 
 from contextlib import closing
 
@@ -15,7 +15,7 @@ from tests.support.postgres import Sql
 
 @pytest.fixture
 def books(database: Database, sql: Sql) -> None:
-    """Three payments, one of them with a resolution in its history; the books are right."""
+    """Three consistent payments, one of them with a resolution in its history."""
     run_id = sql.value("INSERT INTO payproc.runs (sources) VALUES ('{test}') RETURNING run_id")
     with closing(Recorder(database, run_id)) as recorder:
         recorder.handle(
@@ -33,20 +33,21 @@ def books(database: Database, sql: Sql) -> None:
         recorder.handle(input_events(("b3", "b", "refund"), ("b4", "b", "refund"), first_line=8))
 
 
-def findings(database: Database) -> list[tuple[str, str, int | None, str, str]]:
+def find_problems(database: Database) -> list[tuple[str, str, int | None, str, str]]:
     return [
         (finding.payment_id, finding.problem.value, finding.position, finding.found, finding.expected)
         for finding in verify(database, VerifySummary())
     ]
 
 
-def test_right_books_have_no_findings_and_are_counted(database: Database, books: None) -> None:
+def test_consistent_records_have_no_findings(database: Database, books: None) -> None:
+    """Payments and entries are counted."""
     totals = VerifySummary()
     assert list(verify(database, totals)) == []
     assert (totals.payments, totals.entries, totals.wrong) == (3, 10, 0)
 
 
-def test_an_empty_database_is_right(database: Database) -> None:
+def test_empty_database_has_no_findings(database: Database) -> None:
     totals = VerifySummary()
     assert list(verify(database, totals)) == []
     assert (totals.payments, totals.entries) == (0, 0)
@@ -172,23 +173,25 @@ DAMAGE: list[tuple[str, str, list[tuple[str, str, int | None, str, str]]]] = [
 def test_damage_is_found_and_named(
     database: Database, books: None, sql: Sql, damage: str, expected: list[tuple[str, str, int | None, str, str]]
 ) -> None:
+    """Each damage is done directly in the database."""
     sql.rows(damage)
-    assert findings(database) == expected
+    assert find_problems(database) == expected
 
 
 def test_every_problem_is_tested() -> None:
     assert {finding[1] for _, _, expected in DAMAGE for finding in expected} == {problem.value for problem in Problem}
 
 
-def test_changed_rules_alone_do_not_make_the_books_wrong(database: Database, books: None, sql: Sql) -> None:
+def test_changed_rules_alone_are_no_error(database: Database, books: None, sql: Sql) -> None:
+    """Records of older rules are reported, but not counted as wrong."""
     sql.rows("UPDATE payproc.events SET outcome = 'REJECT', reason = 'payment_failed' WHERE event_id = 'a3'")
     totals = VerifySummary()
     assert len(list(verify(database, totals))) == 1
     assert totals.wrong == 0
 
 
-def test_it_sees_one_moment_while_events_are_recorded(database: Database, books: None, sql: Sql) -> None:
-    """Entries and payments come from one snapshot, however long reading them takes."""
+def test_verify_reads_one_snapshot(database: Database, books: None, sql: Sql) -> None:
+    """Entries and payments come from one snapshot, even if events are recorded meanwhile."""
     with closing(Recorder(database, 1)) as recorder:
         recorder.handle(
             input_events(*[(f"x{number}", f"x{number:05}", "authorize") for number in range(5000)], first_line=20)

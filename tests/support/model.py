@@ -1,14 +1,15 @@
-"""What must come out: the rules of DESIGN as a plain fold over lines, written apart from the program.
+"""An independent model of payproc: the README's decision table as a plain fold over lines.
 
-Nothing here is imported from payproc. A test feeds the same lines and decisions to both, and compares everything that
-payproc reports and stores with what the model says: decision lines, tables, `show`, the review queue and the summary.
+Nothing here is imported from payproc. A test gives the same lines and resolutions to both, and
+compares all results: decision lines, tables, `show`, the review queue and the summary.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-# Read down: state; across: authorize, capture, refund, fail, flag. A state is where the payment moves to.
+# Rows are states, columns the types of _TYPES. A cell is the state that the payment moves to, or a
+# reason to stay.
 _RULES = """
 created     authorized              predecessor_missing   predecessor_missing  failed                 flagged
 authorized  already_in_state        captured              predecessor_missing  failed                 flagged
@@ -26,13 +27,16 @@ _CELL = {
     for event_type, cell in zip(_TYPES, cells, strict=True)
 }
 
+_STORED = ("payment_id", "position", "event_id", "type", "outcome", "reason", "state_before", "state_after")
+"""The first columns of an event, in the order of `postgres.contents`."""
+
 OUTCOMES = ("APPLY", "IGNORE", "REJECT", "MANUAL_REVIEW")
 
 Row = dict[str, Any]
 
 
 class Fact(NamedTuple):
-    """What a good line says."""
+    """The three fields that a valid line states."""
 
     event_id: str
     payment_id: str
@@ -40,7 +44,7 @@ class Fact(NamedTuple):
 
 
 class Line(NamedTuple):
-    """An input line without its line end, and what it says; None if it is malformed or blank."""
+    """An input line without its line feed, and its fact; None if it is malformed or blank."""
 
     raw: bytes
     fact: Fact | None
@@ -62,7 +66,7 @@ class Source(NamedTuple):
 
 
 def outcome_of(reason: str) -> str:
-    """The outcome that a reason belongs to."""
+    """Return the outcome that a reason belongs to."""
     if reason == "transition":
         return "APPLY"
     if reason in _IGNORED:
@@ -71,13 +75,13 @@ def outcome_of(reason: str) -> str:
 
 
 class Model:
-    """What is on record after some runs and resolutions."""
+    """The records after some runs and resolutions."""
 
     def __init__(self) -> None:
         self.histories: dict[str, list[Row]] = {}
-        """By payment: its entries in order, events and resolutions."""
+        """Events and resolutions in order, by payment_id."""
         self.recorded: dict[str, Row] = {}
-        """By event_id: the entry that was recorded first."""
+        """The first entry of an event_id."""
         self.conflicts: dict[Fact, Row] = {}
         self.runs: list[Row] = []
 
@@ -86,7 +90,7 @@ class Model:
         return str(history[-1]["state_after"]) if history else "created"
 
     def ingest(self, sources: Sequence[Source]) -> list[Row]:
-        """Process files as one run; give the line of `--decisions` for each line that is not blank."""
+        """Ingest files as one run; return a decision for each line that is not blank."""
         run: Row = {"run_id": len(self.runs) + 1, "source": [source.name for source in sources]}
         decisions = [
             self._decide(line, {"run_id": run["run_id"], "source": source.name, "line": number})
@@ -147,8 +151,8 @@ class Model:
         self.recorded[line.fact.event_id] = entry
         return entry
 
-    def waiting(self) -> list[str]:
-        """The event_ids that wait for a person, in no order."""
+    def pending(self) -> list[str]:
+        """Return the event_ids of pending reviews, in no order."""
         resolved = {entry["event_id"] for entry in self.resolutions()}
         return [
             event_id
@@ -157,8 +161,8 @@ class Model:
         ]
 
     def resolve(self, event_id: str, resolution: str, note: str, by: str) -> Row:
-        """A person applies or dismisses what waits; give the new entry."""
-        assert event_id in self.waiting()
+        """Apply or dismiss a pending event; return the new entry."""
+        assert event_id in self.pending()
         event = self.recorded[event_id]
         history = self.histories[event["payment_id"]]
         state = self.state(event["payment_id"])
@@ -177,7 +181,10 @@ class Model:
         return entry
 
     def show(self, payment_id: str) -> Row | None:
-        """What `show --format json` prints, without times and with conflicts sorted by identity; None if unknown."""
+        """Return the output of `show --format json` without times, conflicts sorted by identity.
+
+        None if unknown.
+        """
         history = self.histories.get(payment_id, [])
         conflicts = [
             conflict
@@ -186,39 +193,54 @@ class Model:
         ]
         if not history and not conflicts:
             return None
-        waiting = set(self.waiting())
+        pending = set(self.pending())
         entries = [_without(entry, "payment_id") for entry in history]
         return {
             "payment_id": payment_id,
             "state": self.state(payment_id),
             "version": len(history),
             "history": entries,
-            "open_reviews": [entry for entry in entries if entry["kind"] == "event" and entry["event_id"] in waiting],
+            "open_reviews": [entry for entry in entries if entry["kind"] == "event" and entry["event_id"] in pending],
             "conflicts": conflicts,
         }
 
+    def contents(self) -> dict[str, list[tuple[Any, ...]]]:
+        """Return the rows of one run over one source, as `postgres.contents` returns them."""
+        events = [
+            (*(entry[name] for name in _STORED), 0, entry["line"], entry["payload"])
+            for history in self.histories.values()
+            for entry in history
+            if entry["kind"] == "event"
+        ]
+        return {
+            "payments": sorted((each, self.state(each), len(history)) for each, history in self.histories.items()),
+            "events": sorted(events),
+            "conflicts": [(*fact, 0, row["line"], row["payload"]) for fact, row in self._sorted_conflicts()],
+        }
+
     def export(self) -> list[Line]:
-        """The lines of an export, each with what a line end of one newline leaves of it."""
+        """Return the lines of an export, each as it reads back after a plain line feed."""
         events = [
             (Fact(entry["event_id"], entry["payment_id"], entry["type"]), entry["payload"])
             for _, history in sorted(self.histories.items())
             for entry in history
             if entry["kind"] == "event"
         ]
-        conflicts = [
-            (fact, self.conflicts[fact]["payload"])
-            for fact in sorted(self.conflicts, key=lambda fact: (*fact[:2], _TYPES.index(fact.type)))
-        ]
+        conflicts = [(fact, conflict["payload"]) for fact, conflict in self._sorted_conflicts()]
         return [
             Line(payload.encode() + b"\r" * payload.endswith("\r"), fact) for fact, payload in (*events, *conflicts)
         ]
 
+    def _sorted_conflicts(self) -> list[tuple[Fact, Row]]:
+        """Return conflicts in the database's order, in which types follow _TYPES."""
+        return sorted(self.conflicts.items(), key=lambda item: (*item[0][:2], _TYPES.index(item[0].type)))
+
     def payment_ids(self) -> set[str]:
-        """Every payment that anything is on record about."""
+        """Return every payment_id of an event or a conflict."""
         return {*self.histories, *(fact.payment_id for fact in self.conflicts)}
 
     def resolutions(self) -> list[Row]:
-        """What people decided."""
+        """Return all resolutions."""
         return [entry for history in self.histories.values() for entry in history if entry["kind"] == "resolution"]
 
 

@@ -1,12 +1,18 @@
-"""Databases of earlier versions of the schema, and all that the catalog says of payproc's schema.
+"""Databases with an earlier version of the schema, and the catalog of a schema for comparisons.
 
-What belongs here: loading a dump of an earlier version, and what two schemas must have in common to be the same.
+The dumps are one a version and variant. A past payproc recorded their rows.
 """
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from tests.support.postgres import Sql
+from sqlalchemy import URL
+
+from payproc.db import schema
+from payproc.db.connection import Database
+from tests.support.command import Payproc
+from tests.support.postgres import Sql, as_database
 
 DUMPS = Path(__file__).parents[1] / "integration" / "schema_versions"
 
@@ -27,7 +33,10 @@ def dump_of(version: int, *, for_citus: bool) -> Path:
 
 
 def load_version(sql: Sql, version: int, *, for_citus: bool = False) -> None:
-    """Load a database of this version, and for Citus what stands in for it: PostgreSQL does not have its function."""
+    """Load a database of this version.
+
+    For Citus, also a stand-in for its function, which PostgreSQL lacks.
+    """
     sql.rows(dump_of(version, for_citus=for_citus).read_text("utf-8"))
     if for_citus:
         sql.rows(_CITUS_STUB)
@@ -79,12 +88,12 @@ _CATALOG = {
 
 
 def catalog(sql: Sql) -> Catalog:
-    """Return all that the catalog says of payproc's schema, whatever way led to it."""
+    """Return everything that the catalog holds about payproc's schema."""
     return {kind: sorted(sql.rows(query), key=repr) for kind, query in _CATALOG.items()}
 
 
 def records(sql: Sql) -> Catalog:
-    """Return every row of every table as text, column by column, by table."""
+    """Return every row of every table as text, by table."""
     columns = sql.rows(
         "SELECT relname, array_agg(quote_ident(attname) ORDER BY attnum) FROM pg_attribute"
         " JOIN pg_class ON pg_class.oid = attrelid WHERE relnamespace = 'payproc'::regnamespace AND relkind = 'r'"
@@ -94,3 +103,59 @@ def records(sql: Sql) -> Catalog:
         table: sorted(sql.rows(f"SELECT {', '.join(f'{name}::text' for name in names)} FROM payproc.{table}"))
         for table, names in columns
     }
+
+
+BROUGHT_UP = "brought the schema payproc from version 1 to 2"
+REPLACED = "replaced the procedure of the schema payproc"
+UP_TO_DATE = "the schema payproc is up to date"
+
+
+class OldDatabase:
+    """A database of version 1, and the command on it."""
+
+    def __init__(self, url: URL, sql: Sql, payproc: Payproc) -> None:
+        self.url = url
+        self.sql = sql
+        self.payproc = payproc
+        self.database: Database = as_database(url, "the old database")
+
+    def bring_up(self) -> list[str]:
+        """Bring it up to date in this process; return a line a step."""
+        return schema.bring_up(self.database)
+
+    def mark(self) -> str:
+        """Return the comment that holds the version."""
+        return str(self.sql.value("SELECT pg_catalog.obj_description('payproc.runs'::regclass, 'pg_class')"))
+
+    def state(self) -> tuple[Catalog, Catalog]:
+        """Return its catalog and its rows."""
+        return catalog(self.sql), records(self.sql)
+
+    def install_other_procedure(self) -> None:
+        """Replace the procedure by one of another payproc, with its mark."""
+        source = self.sql.value("SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname = 'record_decisions'")
+        self.sql.rows(source.replace("BEGIN\n", "BEGIN\n-- of another version of payproc\n", 1))
+        mark = re.sub("[0-9a-f]+$", "0" * 8, self.mark())
+        self.sql.rows(f"COMMENT ON TABLE payproc.runs IS '{mark}'")
+
+
+class NewOldDatabase(Protocol):
+    """Makes a database of version 1, for as long as the test runs."""
+
+    def __call__(self, *, for_citus: bool = False) -> OldDatabase: ...
+
+
+class NewCatalog(Protocol):
+    """Returns the catalog of a newly created schema."""
+
+    def __call__(self, *, for_citus: bool) -> Catalog: ...
+
+
+def one_error(payproc: Payproc, *command: str, stdin: bytes | None = None) -> str:
+    """Run a command that cannot finish.
+
+    Return its only line, without the program's name and the line feed.
+    """
+    finished = payproc(*command, "--quiet", stdin=stdin)
+    assert (finished.code, finished.stdout, finished.stderr.count("\n")) == (1, "", 1), finished
+    return finished.stderr.removeprefix("payproc: ").removesuffix("\n")

@@ -1,4 +1,4 @@
-"""SQL on a test's database: to look at what is stored, to get in the way of what is running, to check the books."""
+"""SQL on a test's database: reading records, blocking commands, and checking every history."""
 
 import os
 import time
@@ -14,22 +14,22 @@ from payproc.db.connection import Database
 from payproc.db.location import parse_url
 from payproc.logic import STATE_NAMED_BY, TABLE, EventType, Outcome, Resolution, State
 
-SECONDS_TO_WAIT = 30
-"""How long a test waits for something that should happen at once: long enough for a loaded machine."""
+MAX_WAIT_SECONDS = 30
+"""Seconds to wait for a condition that is due at once; a loaded machine needs some."""
 
 
 IS_FOR_CITUS = os.environ.get("PAYPROC_TEST_SCHEMA") == "citus"
-"""Whether the template has the variant for Citus: no second unique key, and each commit waits."""
+"""True if the template is for Citus, without the second unique key and asynchronous commits."""
 
 
 def wait_for(condition: Callable[[], Any]) -> Any:
-    """Poll until something is so; give what it is."""
-    deadline = time.monotonic() + SECONDS_TO_WAIT
+    """Poll until the condition is true; return its value."""
+    deadline = time.monotonic() + MAX_WAIT_SECONDS
     while time.monotonic() < deadline:
         if found := condition():
             return found
         time.sleep(0.005)
-    raise AssertionError("waited in vain")
+    raise AssertionError(f"not true after {MAX_WAIT_SECONDS} seconds")
 
 
 class Server(NamedTuple):
@@ -56,7 +56,7 @@ def as_database(url: URL, name: str) -> Database:
 
 
 class Sql:
-    """Plain SQL on a database, to look at what is stored and to get in the way of what is running."""
+    """Plain SQL on a database, in autocommit."""
 
     def __init__(self, url: URL) -> None:
         self.url = url
@@ -64,7 +64,7 @@ class Sql:
         self._connection = self.connect()
 
     def connect(self) -> psycopg2.extensions.connection:
-        """A connection of its own, in autocommit."""
+        """Open another connection, in autocommit."""
         connection = psycopg2.connect(self._dsn)
         connection.autocommit = True
         return connection
@@ -73,19 +73,19 @@ class Sql:
         self._connection.close()
 
     def rows(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
-        """Run a query or a statement; give its rows, if it has any."""
+        """Run a query or a statement; return its rows."""
         with self._connection.cursor() as cursor:
             cursor.execute(query, arguments or None)
             return cursor.fetchall() if cursor.description else []
 
     def value(self, query: str, *arguments: object) -> Any:
-        """The one value of a query that has one."""
+        """Return the only value of a query."""
         ((value,),) = self.rows(query, *arguments)
         return value
 
     @contextmanager
     def locked_payment(self, payment_id: str) -> Iterator[None]:
-        """Hold a payment's row, so that whoever wants to move it waits."""
+        """Lock a payment's row, so that every writer to it waits."""
         with closing(self.connect()) as holder:
             holder.autocommit = False
             with holder.cursor() as cursor:
@@ -95,7 +95,10 @@ class Sql:
             holder.rollback()
 
     def wait_for_blocked_call(self) -> int:
-        """Wait until a CALL of record_decisions waits for a lock; give its backend's process id."""
+        """Wait until a CALL of record_decisions waits for a lock.
+
+        Return the process id of its backend.
+        """
         query = (
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
             " AND wait_event_type = 'Lock' AND query LIKE 'CALL payproc.record_decisions%'"
@@ -114,7 +117,7 @@ class NewDatabase(Protocol):
 
 
 def fill_queue(sql: Sql, first: int, last: int, size: int = 0) -> None:
-    """Have events `first` to `last` wait for a person, each of a payment of its own, with lines of this size."""
+    """Add pending events `first` to `last`, one a payment, with payloads of this size."""
     sql.rows(
         "WITH new AS (INSERT INTO payproc.payments (payment_id, state, version)"
         " SELECT 'p' || n, 'created', 1 FROM generate_series(%s, %s) AS n RETURNING payment_id)"
@@ -134,7 +137,7 @@ Contents = dict[str, list[tuple[Any, ...]]]
 
 
 def contents(sql: Sql) -> Contents:
-    """Everything that must be the same after two ways to the same end: all but run numbers and times."""
+    """Return all rows without run numbers and times, for comparing two runs over the same input."""
     return {
         "payments": sql.rows("SELECT payment_id, state, version FROM payproc.payments ORDER BY 1"),
         "events": sql.rows(
@@ -149,9 +152,9 @@ def contents(sql: Sql) -> Contents:
 
 
 def assert_books_right(sql: Sql) -> None:
-    """Fold every history again: it must be gapless, follow the rules, and explain the stored state and version.
+    """Fold every history again: it must be gapless, follow the rules, and end as stored.
 
-    What one run recorded of a payment must stand there in the order of its input.
+    The entries of one run and one payment must be in the order of the input.
     """
     folded: dict[str, tuple[str, int]] = {}
     query = """
@@ -184,4 +187,4 @@ def assert_books_right(sql: Sql) -> None:
                    lag((source, line)) OVER (PARTITION BY payment_id, run_id ORDER BY position) AS before
             FROM payproc.events
         ) AS entry WHERE (source, line) < before
-    """), "a run turned the order of its input around"
+    """), "a run recorded events out of order"

@@ -1,10 +1,10 @@
-"""A tally of attempts, such as crashes and lines; the run's end prints it."""
+"""A tally of attempts, such as crashes and lines, printed at the end of a test run."""
 
 from collections import Counter
 
 figures: Counter[str] = Counter()
 
 
-def count(what: str, times: int = 1) -> None:
+def count(name: str, times: int = 1) -> None:
     """Add attempts to the tally."""
-    figures[what] += times
+    figures[name] += times

@@ -1,4 +1,4 @@
-"""Input lines that are events, and a fuzz of the parser.
+"""Input lines that are events.
 
 Belongs here: anything about `payproc.schemas` but the sentences of malformed lines. The cutting of
 a file into lines (BOM, CRLF, blank and oversized lines) is tested with ingest.
@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from payproc.logic import EventType
 from payproc.schemas import MAX_LINE_BYTES, Malformed, PaymentEvent, parse_line, parse_lines
 from tests.support.event_lines import EVENT, GOOD, with_field, with_value
-from tests.support.second_reading import second_reading
 
 
 @pytest.mark.parametrize("event_type", [each.value for each in EventType])
@@ -98,62 +97,11 @@ def test_ids_of_any_text_are_unchanged(written: str, expected: str) -> None:
     assert parse_line(line.encode()) == (PaymentEvent(expected, expected, EventType.FAIL), line)
 
 
-# --- fuzz -----------------------------------------------------------------------------------------
+# --- lines together, and lines made of values -------------------------------------------------------
 
 # The same examples in each run: a suite that is red today and green tomorrow teaches people to run
 # it again. No deadline, for machines that are busy with other things.
 FUZZ = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
-# Parts of lines, and bytes with a meaning somewhere in the parser, good and bad.
-PIECES = [
-    *(b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b"\\u", b" ", b"\t", b"\r", b"\n", b"\0", b"\x1f", b"\x7f"),
-    *(b"0", b"-", b".", b"1e5", b"00", b"9" * 30, b"true", b"null", b"NaN", b"-Infinity", b"\xef\xbb\xbf"),
-    *(b'"event_id"', b'"payment_id"', b'"type"', b'"event_\\u0069d":"e1",', b'"x":', b"capture", b"void", b"A" * 250),
-    *(b"\\u0000", b"\\\\u0000", b"\\ud83d", b"\\ude00", b"\\u00a0", b"\\u0085", b"\\n", b"\\x", b"\\/"),
-    *(b"\xff", b"\xc3\xa9", b"\xc2\xa0", b"\xc2\x85", b"\xe2\x80\xa8", b"\xed\xa0\x80", b"\xf0\x9f\x98\x80"),
-]
-
-SEEDS = [
-    GOOD,
-    GOOD.replace(b":", b": ").replace(b"1", b"\\u0031"),
-    with_value(b'[1,-2.5e+3,true,null,{"y":"\\u00e9\\ud83d\\ude00\\n\\\\","type":"\xc3\xa9"}]'),
-]
-
-MUTATIONS = st.tuples(
-    st.integers(min_value=0, max_value=130),  # offset
-    st.integers(min_value=0, max_value=5),  # bytes removed
-    st.one_of(st.sampled_from(PIECES), st.just(b""), st.binary(max_size=3)),  # bytes inserted
-)
-
-
-def assert_an_event_or_a_sentence(parsed: tuple[PaymentEvent, str] | Malformed, line: bytes) -> None:
-    if isinstance(parsed, Malformed):
-        # One line, and safe on any terminal.
-        assert parsed.error
-        assert parsed.error.isprintable()
-        assert parsed.error.isascii()
-    else:
-        assert parsed[1].encode() == line
-
-
-@given(st.one_of(st.binary(max_size=200), st.lists(st.sampled_from(PIECES), max_size=25).map(b"".join)))
-@settings(FUZZ, max_examples=400)
-def test_no_bytes_raise(line: bytes) -> None:
-    assert_an_event_or_a_sentence(parse_line(line), line)
-
-
-@given(st.sampled_from(SEEDS), st.lists(MUTATIONS, min_size=1, max_size=4))
-@settings(FUZZ, max_examples=1_000)
-def test_damaged_line_is_read_as_by_the_second_reading(seed: bytes, mutations: list[tuple[int, int, bytes]]) -> None:
-    line = seed
-    for where, gone, instead in mutations:
-        line = line[:where] + instead + line[where + gone :]
-
-    parsed = parse_line(line)
-
-    assert_an_event_or_a_sentence(parsed, line)
-    event = None if isinstance(parsed, Malformed) else (parsed[0].event_id, parsed[0].payment_id, parsed[0].type.value)
-    assert event == second_reading(line)
 
 
 def event_line(event_id: str, **more: object) -> bytes:

@@ -1,19 +1,20 @@
-"""What an input line may look like, read a second time: apart from payproc's parser, slowly, by the standard library.
+"""A reference parser for input lines: slow, plain, and independent of payproc's.
 
-What belongs here: section 3 of the design as plainly as it can be written. Nothing here is shared with payproc, so that
-the two can only agree on a line by both being right about it, or both being wrong in the same way.
+The rules are those of the README's "Input", written with the standard library alone. Nothing is
+shared with payproc, so a mistake of one parser shows as a difference between the two.
 """
 
 import json
 import unicodedata
 from typing import NamedTuple, NoReturn
 
-LONGEST_LINE_BYTES = 1_048_576
-DEEPEST = 100
+MAX_LINE_BYTES = 1_048_576
+MAX_DEPTH = 100
+_TYPES = ("authorize", "capture", "refund", "fail", "flag")
 
 
 class Event(NamedTuple):
-    """What counts of an event."""
+    """The three fields of an event that decide."""
 
     event_id: str
     payment_id: str
@@ -21,18 +22,18 @@ class Event(NamedTuple):
 
 
 class _Object(list[tuple[str, object]]):
-    """A JSON object as its pairs, so that repeated keys are seen."""
+    """A JSON object as its pairs, which keeps repeated keys."""
 
 
-def second_reading(line: bytes) -> Event | None:
-    """The event that a line is, or None if it is malformed."""
-    if len(line) > LONGEST_LINE_BYTES:
+def read_event(line: bytes) -> Event | None:
+    """Return the event in a line, or None if the line is malformed."""
+    if len(line) > MAX_LINE_BYTES:
         return None
     try:
         text = line.decode("utf-8")
-        if _depth(text) > DEEPEST:
+        if _depth(text) > MAX_DEPTH:
             return None
-        # Numbers are not looked at; as floats they can be as long as they like.
+        # Integers are read as floats because Python limits the digits of an int. No number is used.
         content = json.loads(text, object_pairs_hook=_Object, parse_int=float, parse_constant=_refuse)
     except ValueError:
         return None
@@ -45,21 +46,21 @@ def second_reading(line: bytes) -> Event | None:
             return None
         values.append(given[0])
     event = Event(*values)
-    is_one = _is_id(event.event_id) and _is_id(event.payment_id) and event.type in _TYPES
-    return event if is_one else None
-
-
-_TYPES = ("authorize", "capture", "refund", "fail", "flag")
+    return event if _is_id(event.event_id) and _is_id(event.payment_id) and event.type in _TYPES else None
 
 
 def _refuse(constant: str) -> NoReturn:
-    raise ValueError(constant)  # NaN, Infinity and -Infinity are Python's, not JSON's
+    """Refuse NaN, Infinity and -Infinity, which Python reads and JSON lacks."""
+    raise ValueError(constant)
 
 
 def _depth(text: str) -> int:
-    """How deep it is nested, character by character."""
-    if sum(map(text.count, "[{")) <= DEEPEST:
-        return 0  # whatever it is, it is deep enough
+    """Return the nesting depth, counted character by character.
+
+    0 if there are too few brackets to be too deep.
+    """
+    if sum(map(text.count, "[{")) <= MAX_DEPTH:
+        return 0
     depth = deepest = 0
     in_string = escaped = False
     for character in text:
@@ -77,7 +78,7 @@ def _depth(text: str) -> int:
 
 
 def _can_be_stored(value: object) -> bool:
-    """Whether no string in it, at any depth, holds NUL or half a surrogate pair."""
+    """Return True if no string at any depth holds NUL or half a surrogate pair."""
     if isinstance(value, str):
         return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)
     if isinstance(value, (list, tuple)):
@@ -86,5 +87,6 @@ def _can_be_stored(value: object) -> bool:
 
 
 def _is_id(text: str) -> bool:
+    """Return True for 1 to 255 characters without control characters and outer white space."""
     has_controls = any(unicodedata.category(character) == "Cc" for character in text)
     return 1 <= len(text) <= 255 and text == text.strip() and not has_controls

@@ -1,7 +1,8 @@
-"""Many hosts, one server: processes in network namespaces of their own, over TCP, and links that are cut.
+"""Many hosts and one server: network namespaces, TCP between them, and links that are cut.
 
-A namespace has interfaces, addresses, routes and sockets of its own, as a host has. The hosts reach the server over a
-bridge, and a pulled cable is a port of that bridge which goes down: packets vanish, and nobody is told.
+A namespace has its own interfaces, addresses, routes and sockets, as a host has. The hosts reach
+the server over a bridge. A pulled cable is a port of that bridge set down: packets vanish without a
+notice to either side.
 """
 
 import json
@@ -18,10 +19,11 @@ from typing import Any
 import pytest
 from sqlalchemy import URL
 
-from payproc.db import connection as db
-from tests.support.at_once import NOT_RECORDED, shares
-from tests.support.command import Payproc
+from payproc.db.connection import LOST_AFTER_SECONDS
+from tests.support.command import COMMAND, Payproc, RunningCommand
+from tests.support.concurrency import NOT_RECORDED, shares
 from tests.support.postgres import Sql, assert_books_right, wait_for
+from tests.support.reports import assert_decisions_recorded, assert_verified, read_decisions
 from tests.support.servers import IS_ROOT, OwnServer, OwnServers
 from tests.support.tally import count
 from tests.support.workload import messy_day
@@ -38,7 +40,7 @@ IMPATIENT = {
     "keepalives_count": "2",
     "tcp_user_timeout": "3000",
 }
-"""What a URL may say, so that a test need not wait for a minute."""
+"""URL parameters that shorten the wait for a dead connection from a minute to seconds."""
 
 pytestmark = [
     pytest.mark.slow,
@@ -48,7 +50,7 @@ pytestmark = [
 
 
 class Network:
-    """A server's namespace and those of some hosts, each with a link to it."""
+    """The namespace of a server and those of its hosts, each with a link to it."""
 
     def __init__(self) -> None:
         self.name = f"payproc-{os.getpid()}"
@@ -80,28 +82,28 @@ class Network:
         self._ip("-n", self.server, "link", "set", f"port{number}", "down")
 
     def mend(self, number: int) -> None:
-        """Plug it in again, and wait until the host has noticed."""
+        """Plug the cable in again, and wait until the host reaches the server."""
         self._ip("-n", self.server, "link", "set", f"port{number}", "up")
         reach = f"import socket; socket.create_connection(('{SERVER_ADDRESS}', 5432), 1)"
         command = [*self.inside(number), sys.executable, "-c", reach]
         wait_for(lambda: subprocess.run(command, check=False, capture_output=True).returncode == 0)
 
     def connections(self, number: int) -> int:
-        """How many connections to the server a host takes for open."""
+        """Return the number of connections that a host takes for open."""
         shown = self.run(number, ["cat", "/proc/self/net/tcp"]).splitlines()[1:]
         established = "01"
         return sum(line.split()[3] == established for line in shown)
 
     def inside(self, number: int) -> list[str]:
-        """What runs a command on a host."""
+        """Return the prefix that runs a command on a host."""
         return ["nsenter", f"--net=/run/netns/{self.hosts[number]}"]
 
     def run(self, number: int, command: list[str]) -> str:
-        """Run a command on a host; give what it prints."""
+        """Run a command on a host; return its output."""
         return subprocess.run([*self.inside(number), *command], check=True, capture_output=True, text=True).stdout
 
     def close(self) -> None:
-        """Leave nothing behind; the links go with the namespaces."""
+        """Delete the namespaces, and with them the links."""
         for name in self._made:
             with suppress(subprocess.CalledProcessError):
                 self._ip("netns", "delete", name)
@@ -113,13 +115,14 @@ class Network:
 
 @pytest.fixture
 def network() -> Iterator[Network]:
+    """A network for one test."""
     with closing(Network()) as network:
         yield network
 
 
 @pytest.fixture
 def server(network: Network, own_server: OwnServers) -> OwnServer:
-    """A server that listens on its namespace's address."""
+    """A server that listens on the address of its namespace."""
     server = own_server(f"listen_addresses = '{SERVER_ADDRESS}'", within=network.server)
     with (server.data / "pg_hba.conf").open("a") as rules:
         rules.write(f"host all all {NETWORK}.0/24 trust\n")
@@ -129,48 +132,41 @@ def server(network: Network, own_server: OwnServers) -> OwnServer:
 
 @pytest.fixture
 def sql(server: OwnServer) -> Iterator[Sql]:
-    """SQL on it, over its socket, which no cable can cut."""
+    """SQL on the server over its Unix socket, which no cable can cut."""
     with closing(Sql(server.url)) as sql:
         yield sql
 
 
 class Hosts:
-    """The command on each host. Processes that are still there in the end are killed."""
+    """The command on each host. Processes still running at the end are killed."""
 
     def __init__(self, network: Network, payproc: Payproc, processes: ExitStack) -> None:
         self.network, self.payproc, self._processes = network, payproc, processes
 
-    def start(
-        self, number: int, *arguments: str, url: URL, stdin: int = subprocess.DEVNULL
-    ) -> "subprocess.Popen[bytes]":
-        """Start it on one of them."""
+    def start(self, number: int, *arguments: str, url: URL, stdin: int = subprocess.DEVNULL) -> RunningCommand:
+        """Start the command on one host."""
         rendered = url.render_as_string(hide_password=False)
-        process: subprocess.Popen[bytes] = self._processes.enter_context(
-            subprocess.Popen(
-                [*self.network.inside(number), Path(sys.executable).with_name("payproc"), *arguments],
-                cwd=self.payproc.folder,
-                env={**self.payproc.environment, "DATABASE_URL": rendered},
-                stdin=stdin,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
-        )
+        options: dict[str, Any] = {"stdin": stdin, "env": {"DATABASE_URL": rendered}}
+        prefix, *more = self.network.inside(number)
+        process = self.payproc.start(*more, COMMAND, *arguments, command=prefix, **options)
+        self._processes.enter_context(process)
         self._processes.callback(process.kill)
         return process
 
-    def ingest(self, number: int, url: URL, stdin: int = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
-        """Have one of them ingest the file that bears its number, and then what comes by standard input."""
+    def ingest(self, number: int, url: URL, stdin: int = subprocess.DEVNULL) -> RunningCommand:
+        """Start an ingest of the host's file, and then of its standard input."""
         files = (f"{number}.jsonl", "-", "--decisions", f"{number}.decisions")
         return self.start(number, "ingest", *files, "--quiet", url=url, stdin=stdin)
 
     def reported(self, number: int) -> list[dict[str, Any]]:
-        """What it has reported of events; of a last line that is torn, nothing."""
-        lines = (self.payproc.folder / f"{number}.decisions").read_bytes().split(b"\n")[:-1]
-        return [report for report in map(json.loads, lines) if "event_id" in report]
+        """Return the whole decision lines about events that a host has written."""
+        decisions = read_decisions(self.payproc.folder / f"{number}.decisions")
+        return [decision for decision in decisions if "event_id" in decision]
 
 
 @pytest.fixture
 def hosts(network: Network, tmp_path: Path) -> Iterator[Hosts]:
+    """The hosts of the network."""
     with ExitStack() as processes:
         yield Hosts(network, Payproc(tmp_path, None), processes)
 
@@ -178,22 +174,25 @@ def hosts(network: Network, tmp_path: Path) -> Iterator[Hosts]:
 UNDER_WAY = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'CALL payproc.%%'"
 
 
-def check_each_told_once(reports: list[dict[str, Any]]) -> None:
-    """Of all reports about an event_id at most one says that it was recorded."""
-    told = [report["event_id"] for report in reports if report["reason"] not in NOT_RECORDED]
-    assert len(told) == len(set(told))
+def assert_recorded_at_most_once(decisions: list[dict[str, Any]]) -> None:
+    """Check that at most one decision about an event_id reports it as recorded."""
+    recorded = [decision["event_id"] for decision in decisions if decision["reason"] not in NOT_RECORDED]
+    assert len(recorded) == len(set(recorded))
 
 
 def over_tcp(**parameters: str) -> URL:
+    """Return the URL of the server as a host reaches it."""
     return URL.create(
         "postgresql", "payproc", host=SERVER_ADDRESS, database="postgres", query={"sslmode": "disable", **parameters}
     )
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_hosts_at_once_record_every_event_once_though_one_is_cut_off(
-    network: Network, hosts: Hosts, sql: Sql, tmp_path: Path, seed: int
-) -> None:
+def test_cut_host_loses_nothing_reported(network: Network, hosts: Hosts, sql: Sql, tmp_path: Path, seed: int) -> None:
+    """Hosts ingest at the same time, and one loses its link.
+
+    The others notice nothing, and its rerun completes the job.
+    """
     chance = random.Random(seed)
     day = messy_day(seed, 6000)
     parts = [day, *shares(day, chance, HOSTS - 1)]
@@ -205,46 +204,41 @@ def test_hosts_at_once_record_every_event_once_though_one_is_cut_off(
     wait_for(lambda: sql.value("SELECT count(*) FROM payproc.runs WHERE '0.jsonl' = ANY (sources)"))
     wait_for(lambda: sql.value("SELECT count(*) FROM payproc.events") > moment)
     network.cut(0)
-    # However far it has come, there is something left to do.
-    _, said = cut_off.communicate(next(line.raw for line in day if line.fact is not None), timeout=120)
+    # One more event, so that work is left however far the process has come.
+    _, stderr = cut_off.communicate(next(line.raw for line in day if line.fact is not None), timeout=120)
     others = [process.communicate(timeout=120) for process in processes[1:]]
     malformed = [any(line.fact is None and not line.is_blank for line in part) for part in parts]
     assert [process.returncode for process in processes] == [1, *[3 if each else 0 for each in malformed[1:]]], others
-    *listed, last = said.decode().splitlines()
+    *listed, last = stderr.decode().splitlines()
     assert last.startswith(f"payproc: cannot reach the database postgresql://payproc@{SERVER_ADDRESS}/postgres: ")
     assert all(row.startswith(("0.jsonl:", "… and ")) for row in listed)
-    # What the server was told before the cut it finishes.
+    # The server finishes the calls that it received before the cut.
     wait_for(lambda: not sql.value(UNDER_WAY))
 
-    recorded = dict(sql.rows("SELECT event_id, outcome::text FROM payproc.events"))
     of_the_cut = hosts.reported(0)
-    assert {report["event_id"] for report in of_the_cut} <= recorded.keys()
-    assert all(
-        report.get("original_outcome", report["outcome"]) == recorded[report["event_id"]]
-        for report in of_the_cut
-        if report["reason"] != "event_id_conflict"
-    )
+    assert_decisions_recorded(of_the_cut, sql)
     assert_books_right(sql)
 
     network.mend(0)
     rerun = hosts.start(0, "ingest", "0.jsonl", "--quiet", "--decisions", "rerun.decisions", url=over_tcp())
-    _, said = rerun.communicate(timeout=120)
-    assert rerun.returncode == 3, said.decode()
+    _, stderr = rerun.communicate(timeout=120)
+    assert rerun.returncode == 3, stderr.decode()
     events = {line.fact.event_id for line in day if line.fact is not None}
     assert {event_id for (event_id,) in sql.rows("SELECT event_id FROM payproc.events")} == events
     assert_books_right(sql)
-    assert Payproc(tmp_path, sql.url)("verify", "--quiet").code == 0
+    assert_verified(Payproc(tmp_path, sql.url))
     whole = [hosts.reported(number) for number in range(1, HOSTS)]
-    check_each_told_once([*of_the_cut, *[report for reports in whole for report in reports]])
+    assert_recorded_at_most_once([*of_the_cut, *[decision for decisions in whole for decision in decisions]])
     assert sql.value("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0
     count("hosts at once on the same payments", HOSTS)
     count("hosts whose link was cut in mid-run")
 
 
-def test_a_call_whose_answer_is_lost_is_found_recorded_once_the_network_is_back(
-    network: Network, hosts: Hosts, sql: Sql
-) -> None:
-    """The link goes while the server works on a CALL, and the client waits for an answer that never comes."""
+def test_lost_answer_is_found_recorded(network: Network, hosts: Hosts, sql: Sql) -> None:
+    """The link is cut while the server works on a CALL, so its answer never arrives.
+
+    The client reconnects later.
+    """
     one, other = (
         json.dumps({"event_id": f"e{n}", "payment_id": "p1", "type": kind}).encode()
         for n, kind in enumerate(("authorize", "capture"))
@@ -258,29 +252,30 @@ def test_a_call_whose_answer_is_lost_is_found_recorded_once_the_network_is_back(
         network.cut(1)
     wait_for(lambda: sql.value("SELECT count(*) FROM payproc.events") == 2)
     wait_for(lambda: not network.connections(1))
-    assert waiting.poll() is None, "it is trying to reach the server"
+    assert waiting.poll() is None, "the client gave up instead of reconnecting"
     network.mend(1)
-    _, said = waiting.communicate(timeout=60)
-    assert (waiting.returncode, said) == (0, b"")
-    (report,) = hosts.reported(1)
-    assert (report["event_id"], report["outcome"], report["reason"]) == ("e1", "APPLY", "transition")
+    _, stderr = waiting.communicate(timeout=60)
+    assert (waiting.returncode, stderr) == (0, b"")
+    (decision,) = hosts.reported(1)
+    assert (decision["event_id"], decision["outcome"], decision["reason"]) == ("e1", "APPLY", "transition")
     assert_books_right(sql)
     count("hosts whose link was cut while they waited for an answer")
 
 
-def test_a_connection_counts_as_lost_after_a_minute_unless_the_url_says_otherwise(
-    network: Network, server: OwnServer
-) -> None:
+def test_dead_connection_timeout_follows_the_url(network: Network, server: OwnServer) -> None:
+    """A connection is dead after a minute of silence by default."""
     script = (
-        "import socket, sys; from payproc import db\n"
-        "connection = db.Database(db.parse_url(sys.argv[1], 'URL'), 'a server').connect()\n"
+        "import socket, sys\n"
+        "from payproc.db.connection import Database\n"
+        "from payproc.db.location import parse_url\n"
+        "connection = Database(parse_url(sys.argv[1], 'URL'), 'a server').connect()\n"
         "lost = socket.socket(fileno=connection.fileno())\n"
         "print([lost.getsockopt(socket.IPPROTO_TCP, option) for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL,"
         " socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)], lost.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))"
         "; lost.detach()"
     )
     for url, expected in (
-        (over_tcp(), [30, 10, 3, db.LOST_AFTER_SECONDS * 1000]),
+        (over_tcp(), [30, 10, 3, LOST_AFTER_SECONDS * 1000]),
         (over_tcp(**IMPATIENT), [1, 1, 2, 3_000]),
     ):
         rendered = url.render_as_string(hide_password=False)

@@ -1,0 +1,36 @@
+"""Databases of version 1 and catalogs of a new schema, shared by the tests of the way up."""
+
+from pathlib import Path
+
+import pytest
+
+from payproc.db import schema
+from tests.support.command import Payproc
+from tests.support.old_schemas import Catalog, NewCatalog, NewOldDatabase, OldDatabase, catalog, load_version
+from tests.support.postgres import NewDatabase, SqlOn, as_database
+
+
+@pytest.fixture
+def old(new_database: NewDatabase, sql_on: SqlOn, tmp_path: Path) -> NewOldDatabase:
+    """Databases of version 1, in either variant."""
+
+    def make(*, for_citus: bool = False) -> OldDatabase:
+        url = new_database("template0", "UTF8")
+        sql = sql_on(url)
+        load_version(sql, 1, for_citus=for_citus)
+        return OldDatabase(url, sql, Payproc(tmp_path, url))
+
+    return make
+
+
+@pytest.fixture
+def new_catalog(new_database: NewDatabase, sql_on: SqlOn) -> NewCatalog:
+    """The catalog of a new schema, to compare with."""
+
+    def make(*, for_citus: bool) -> Catalog:
+        url = new_database("template0", "UTF8")
+        with as_database(url, "a new database").transaction() as cursor:
+            schema.create_schema(cursor, for_citus=for_citus)
+        return catalog(sql_on(url))
+
+    return make

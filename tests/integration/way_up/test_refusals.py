@@ -1,0 +1,128 @@
+"""Schemas that a command refuses and leaves as they are: old, new, unmarked, foreign, damaged."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL
+
+from payproc.db import schema
+from payproc.db.connection import Database
+from payproc.embedded.initdb import SUPERUSER
+from payproc.embedded.server import running_server
+from payproc.errors import CannotFinish
+from tests.support.command import Payproc
+from tests.support.events import event_line
+from tests.support.old_schemas import BROUGHT_UP, NewOldDatabase, catalog, load_version, one_error
+from tests.support.postgres import Sql, SqlOn, as_database
+from tests.support.servers import Pristine, new_folder
+
+READING = (["show", "pay_sold"], ["review"], ["verify"], ["runs"], ["export"], ["ingest", "--dry-run", "-"])
+WRITING = (["ingest", "-"], ["resolve", "evt_10", "--dismiss", "--note", "n", "--yes"])
+NEW_EVENT = event_line("new_1", "pay_new", "fail")
+
+
+def test_server_is_brought_up_by_init_alone(old: NewOldDatabase) -> None:
+    """All other commands refuse a version that is not theirs."""
+    database = old()
+    before = database.state()
+    for command in (*READING, *WRITING):
+        error = one_error(database.payproc, *command, stdin=NEW_EVENT)
+        assert error.startswith("the schema payproc of the database "), command
+        assert error.endswith(" has version 1, this payproc needs 2; run payproc init"), command
+    assert database.state() == before
+
+
+def test_newer_schema_is_refused(old: NewOldDatabase) -> None:
+    """An older payproc never touches the schema of a newer one."""
+    database = old()
+    database.sql.rows("COMMENT ON TABLE payproc.runs IS 'payproc schema version 3, procedure 00000000'")
+    before = database.state()
+    for command in (["verify"], *WRITING, ["init"], ["init", "--sql"]):
+        error = one_error(database.payproc, *command, stdin=NEW_EVENT)
+        assert error.startswith("the schema payproc of the database "), command
+        assert "this payproc is older than the schema" in error, command
+    assert database.state() == before
+
+
+@pytest.mark.parametrize("for_citus", [False, True], ids=["one server", "Citus"])
+@pytest.mark.parametrize("version", [1, 2])
+def test_lost_mark_is_restored_by_the_message(old: NewOldDatabase, for_citus: bool, version: int) -> None:
+    """`pg_restore --no-comments` loses the mark.
+
+    The error holds the statement that sets it again.
+    """
+    database = old(for_citus=for_citus)
+    if version == 2:
+        database.bring_up()
+    mark = database.mark().partition(",")[0]
+    database.sql.rows("COMMENT ON TABLE payproc.runs IS NULL")
+    for use in (schema.require_schema, schema.bring_up):
+        with pytest.raises(CannotFinish, match=r"^the schema payproc of the database ") as raised:
+            use(database.database)
+        (statement,) = re.findall(r"COMMENT ON TABLE payproc\.runs IS '[^']*'", str(raised.value))
+        assert statement == f"COMMENT ON TABLE payproc.runs IS '{mark}'"
+    database.sql.rows(statement)
+    database.bring_up()
+    assert database.payproc("verify").code == 0
+    assert database.bring_up() == []
+
+
+def test_foreign_schema_is_left_alone(bare_url: URL, sql_on: SqlOn) -> None:
+    """A schema of the same name may belong to something else."""
+    sql = sql_on(bare_url)
+    sql.rows("CREATE SCHEMA payproc CREATE TABLE runs (run_id bigint)")
+    before = catalog(sql)
+    with pytest.raises(CannotFinish, match="is not payproc's"):
+        schema.bring_up(as_database(bare_url, "a database"))
+    assert catalog(sql) == before
+
+
+def test_lost_table_is_named(database: Database, sql: Sql) -> None:
+    """Only a backup has its rows."""
+    sql.rows("DROP TABLE payproc.corrections")
+    for use in (schema.bring_up, schema.require_schema):
+        with pytest.raises(CannotFinish, match=r"lacks its table corrections; restore it from a backup$"):
+            use(database)
+
+
+@pytest.fixture
+def embedded_old(pristine: Pristine) -> Iterator[tuple[Sql, Path]]:
+    """A running embedded server whose database has version 1, as SQL and its home."""
+    folder = new_folder()
+    try:
+        home = folder / "home"
+        subprocess.run(["cp", "-a", pristine.home, home], check=True)
+        folder.chmod(0o755)
+        with running_server(home) as server:
+            query = {"host": str(server.socket_folder)}
+            url = URL.create("postgresql", SUPERUSER, database="postgres", query=query)
+            with closing(Sql(url)) as sql:
+                sql.rows("DROP SCHEMA payproc CASCADE")
+                load_version(sql, 1)
+                yield sql, home
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_embedded_is_brought_up_by_the_first_write(embedded_old: tuple[Sql, Path], tmp_path: Path) -> None:
+    """Nobody else uses the embedded database, so writing commands bring it up.
+
+    Reading commands refuse.
+    """
+    sql, home = embedded_old
+    payproc = Payproc(tmp_path, None)
+    payproc.environment["PAYPROC_HOME"] = str(home)
+    for command in READING:
+        error = one_error(payproc, *command, stdin=NEW_EVENT)
+        assert error.endswith(" has version 1, this payproc needs 2; run payproc init"), command
+    for command in WRITING:
+        finished = payproc(*command, "--quiet", stdin=NEW_EVENT)
+        assert (finished.code, finished.stderr) == (0, f"payproc: {BROUGHT_UP}\n"), command
+        assert payproc("verify").code == 0
+        sql.rows("DROP SCHEMA payproc CASCADE")
+        load_version(sql, 1)

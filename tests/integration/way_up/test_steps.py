@@ -1,0 +1,155 @@
+"""The steps of the way up: an earlier version becomes this one, and keeps its rows."""
+
+import hashlib
+import json
+from importlib import resources
+from itertools import groupby
+from operator import itemgetter
+
+import pytest
+
+from payproc import models
+from payproc.db.connection import Database
+from payproc.db import schema
+from payproc.db.mark import VERSION
+from tests.support.events import event_line
+from tests.support.old_schemas import (
+    BROUGHT_UP,
+    REPLACED,
+    Catalog,
+    NewCatalog,
+    NewOldDatabase,
+    catalog,
+    dump_of,
+    records,
+)
+from tests.support.postgres import Sql
+
+variants = pytest.mark.parametrize("for_citus", [False, True], ids=["one server", "Citus"])
+commands_variants = pytest.mark.parametrize(
+    "for_citus", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one server", "Citus"]
+)
+
+
+def since(before: Catalog) -> dict[str, str]:
+    """Return when each payment last changed its state, from the rows of version 1."""
+    entries = [(row[1], int(row[2]), *row[6:8], row[11]) for row in before["events"]]
+    entries += [(row[1], int(row[2]), *row[4:6], row[8]) for row in before["resolutions"]]
+    times = {payment_id: created_at for payment_id, _, _, created_at, _ in before["payments"]}
+    for payment_id, history in groupby(sorted(entries), key=itemgetter(0)):
+        for _, _, state_before, state_after, at in history:
+            if state_before != state_after:
+                times[payment_id] = at
+    return times
+
+
+@variants
+def test_catalog_equals_a_new_one(old: NewOldDatabase, new_catalog: NewCatalog, for_citus: bool) -> None:
+    """Nothing in the catalog shows which way led to the schema."""
+    database = old(for_citus=for_citus)
+    assert database.bring_up() == [BROUGHT_UP]
+    expected = new_catalog(for_citus=for_citus)
+    found = catalog(database.sql)
+    for kind, facts in expected.items():
+        assert found[kind] == facts, kind
+    assert database.bring_up() == []
+    assert catalog(database.sql) == found
+
+
+@variants
+def test_records_stay_and_state_since_is_computed(old: NewOldDatabase, for_citus: bool) -> None:
+    """A payment's state dates from the last entry that moved it, not from the last entry."""
+    database = old(for_citus=for_citus)
+    before = records(database.sql)
+    database.bring_up()
+    after = records(database.sql)
+    assert after.pop("corrections") == []
+    times = {row[0]: row[4] for row in after["payments"]}
+    assert [row[:4] for row in after.pop("payments")] == [row[:4] for row in before["payments"]]
+    assert [row[-1] for row in after["runs"]] == [None] * len(before["runs"])
+    assert [row[:-1] for row in after.pop("runs")] == before["runs"]
+    assert after == {table: before[table] for table in ("events", "event_conflicts", "resolutions")}
+    assert times == since(before)
+    updated_at = {row[0]: row[4] for row in before["payments"]}
+    assert times != updated_at, "the dump needs a payment whose last entry moved nothing"
+
+
+@variants
+def test_corrections_are_distributed_with_payments(old: NewOldDatabase, for_citus: bool) -> None:
+    """The new table is distributed as its payments are; on one server nothing is."""
+    database = old(for_citus=for_citus)
+    database.bring_up()
+    if for_citus:
+        query = "SELECT relname, distribution_column, colocate_with FROM distributed, pg_class WHERE oid = relation"
+        assert database.sql.rows(query) == [("corrections", "payment_id", "payproc.payments")]
+    else:
+        assert database.sql.value("SELECT to_regclass('public.distributed')") is None
+
+
+@commands_variants
+def test_commands_work_afterwards(old: NewOldDatabase, for_citus: bool) -> None:
+    """Events, resolutions and questions go on where version 1 left them."""
+    database = old(for_citus=for_citus)
+    payproc = database.payproc
+    assert payproc("init")[:2] == (0, f"{BROUGHT_UP}\n")
+    assert payproc("verify").code == 0
+    fresh = [
+        event_line("new_1", "pay_sold", "refund"),
+        event_line("new_2", "pay_created", "flag"),
+        event_line("evt_1", "x", "fail"),
+    ]
+    summary = payproc.summary("-", stdin=b"\n".join(fresh))
+    assert summary["reasons"] == {"transition": 1, "flagged": 1, "event_id_conflict": 1}
+    shown = json.loads(payproc("show", "pay_sold", "--format", "json").stdout)
+    assert (shown["state"], [entry["event_id"] for entry in shown["history"]]) == (
+        "refunded",
+        ["evt_41", "evt_42", "new_1"],
+    )
+    runs = [json.loads(each)["run_id"] for each in payproc("runs", "--format", "json").stdout.splitlines()]
+    assert runs == [5, 3, 2, 1], "a run number was reused"
+    pending = [json.loads(each)["event_id"] for each in payproc("review", "--format", "json").stdout.splitlines()]
+    assert pending[-1] == "new_2"
+    for event_id, decision in (("evt_10", "--apply"), ("new_2", "--dismiss")):
+        assert payproc("resolve", event_id, decision, "--note", "n", "--yes").code == 0
+    assert payproc("export").stdout.count("\n") == database.sql.value(
+        "SELECT (SELECT count(*) FROM payproc.events) + (SELECT count(*) FROM payproc.event_conflicts)"
+    )
+    assert payproc("verify").code == 0
+
+
+def test_lost_procedure_is_installed_again(database: Database, sql: Sql) -> None:
+    """The tables and the mark are current, and the procedure is gone."""
+    sql.rows("DROP PROCEDURE payproc.record_decisions")
+    assert schema.bring_up(database) == [REPLACED]
+    assert schema.bring_up(database) == []
+
+
+# ---- A version for every change -------------------------------------------------------------------
+
+TABLES = {2: "2798f4fd6a5b72f4"}
+"""Digest by version of the statements that create the tables, in both variants."""
+
+
+def test_other_tables_need_another_version() -> None:
+    """If this fails, the tables differ from those of this version.
+
+    If a payproc of this version has been released: raise VERSION in mark.py, add the step to it
+    to versions/, add a dump of the version before in both variants, and a line to TABLES. Otherwise
+    change the version's own step, and the line in TABLES.
+    """
+    statements = sorted(
+        " ".join(statement.split())
+        for for_citus in (False, True)
+        for statement in models.create_tables(for_citus=for_citus)
+    )
+    digest = hashlib.sha256("\n".join(statements).encode()).hexdigest()[:16]
+    assert TABLES.get(VERSION) == digest, test_other_tables_need_another_version.__doc__
+
+
+def test_earlier_versions_have_dumps_and_steps() -> None:
+    """Each earlier version has a dump in both variants, and a step to the next version."""
+    steps = {path.name[:4] for path in resources.files("payproc.db").joinpath("versions").iterdir()}
+    for version in range(1, VERSION):
+        for for_citus in (False, True):
+            assert dump_of(version, for_citus=for_citus).stat().st_size > 0
+        assert f"{version + 1:04}" in steps
