@@ -1,52 +1,89 @@
-"""Text from outside, fit to be shown.
+"""Text from outside, made safe to show.
 
-What belongs here: how ids, notes, names and payloads look on a terminal and in JSON, whatever is in them. They are
-data: nothing in them may move a cursor, change a colour, turn the reading order round or stay invisible, and what is
-shown of an id says exactly which id it is. The standard library alone, so that every module may use it.
+Belongs here: the form of ids, notes, names and payloads on a terminal and in JSON. They are data:
+nothing in them may move a cursor, change a colour, reverse the reading order or stay invisible. A
+shown id identifies exactly one id, and no message shows a password. This module imports the
+standard library alone, so every other module may import it.
 """
 
 import re
 import unicodedata
 
 SPACE = "\u2423"
-"""Stands for a space where a line may be broken at one, which would make `a b` look like `ab`."""
+"""A visible space, for cells that wrap at spaces; a wrapped `a b` would look like `ab`."""
+
+HIDDEN = "***"
+"""The mask over a password."""
 
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
-"""What str.isprintable takes for visible and a terminal does not: fillers, joiners, variation selectors, a blank."""
+"""Characters that str.isprintable accepts but a terminal hides.
 
-_MOST_MARKS = 3
-"""Marks on one letter that are shown. No script has more in ordinary words; dozens would reach over other rows."""
+They are fillers, joiners, variation selectors, and a blank.
+"""
+
+_MAX_MARKS = 3
+"""Marks shown on one letter. Words of every script have no more; dozens would cover other rows."""
+
+_END = r"""(?= ["')]* [:;,.]* (?:\s|$) )"""
+"""End of a URL or a value in a message, before the punctuation around it."""
+
+_PASSWORD = re.compile(
+    rf"""
+    (?P<mark> ://)
+    (?! USER:PASSWORD@HOST:PORT/ )                              # the form that messages ask for
+    (?: [^\s\[]*? (?: : (?! \d[\d,]*[/:] | [\d,]*{_END} ) | %3A )   # a colon before anything but a port,
+      | [^\s:]* : \S* (?: @ | %40 )                             # a colon before an @,
+      | \S*? \? (?! service= )                                  # or parameters
+    )
+    (?: (?: (?!://). )* (?: @ | %40 ) )? \S*? {_END}            # up to the last @, because a password may hold spaces
+    |
+    (?<=password) \s* (?P<equals> = | %3D ) \s* (?: '(?:[^'\\]|\\.)*' | \S+? ) {_END}
+    """,
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+)
+"""A URL that may hold a password, from its `://` on, or the value of libpq's `password=`."""
+
+
+def redact(text: str) -> str:
+    """Return a message without passwords.
+
+    It masks a URL with a password, with parameters, or with a port that is not a number, because
+    an unescaped password may be cut anywhere. It keeps the names of databases that messages show,
+    such as `postgresql://alice@db:5432/payments`.
+    """
+    return _PASSWORD.sub(rf"\g<mark>\g<equals>{HIDDEN}", text)
 
 
 def printable(text: str) -> str:
-    """Text, or a whole message, that a terminal shows as it stands: what is not visible becomes an escape."""
-    return text if text.isascii() and text.isprintable() else _escaped(text, "")
+    """Return a text, or a whole message, with an escape for each character that is not visible."""
+    return text if text.isascii() and text.isprintable() else _escape(text, "")
 
 
 def unambiguous(text: str) -> str:
-    """The same so that no two texts look the same; therefore a backslash of its own is written twice."""
-    return text if text.isascii() and text.isprintable() and "\\" not in text else _escaped(text, "\\" + SPACE)
+    """Return a printable text that differs for different texts, so a backslash is doubled."""
+    return text if text.isascii() and text.isprintable() and "\\" not in text else _escape(text, "\\" + SPACE)
 
 
-def unbroken(text: str) -> str:
-    """The same with visible spaces, for a cell of a table, where lines are broken."""
+def cell_text(text: str) -> str:
+    """Return an unambiguous text with visible spaces, for a table cell that wraps."""
     return unambiguous(text).replace(" ", SPACE)
 
 
-def _escaped(text: str, too: str) -> str:
-    # A letter with an accent of its own looks like the letter that has one built in; only the latter is composed.
+def _escape(text: str, also: str) -> str:
+    """Return a text with escapes for its invisible or ambiguous characters and those in `also`."""
+    # A letter followed by an accent looks like the composed letter; only the composed one is shown.
     is_composed = unicodedata.is_normalized("NFC", text)
-    marks = _MOST_MARKS  # at the beginning a mark would stand on whatever comes before
+    marks = _MAX_MARKS  # a mark at the beginning would sit on the character before the text
     shown = []
     for character in text:
         is_mark = unicodedata.category(character).startswith("M")
         marks = marks + 1 if is_mark else 0
         if (
             _is_visible(character)
-            and character not in too
-            and marks <= _MOST_MARKS
+            and character not in also
+            and marks <= _MAX_MARKS
             and (is_composed or not (is_mark or _composes(character)))
         ):
             shown.append(character)
@@ -60,25 +97,26 @@ def _is_visible(character: str) -> bool:
 
 
 def _composes(character: str) -> bool:
-    """Whether it is another way to write a character, or becomes one together with the one before."""
+    """Return whether NFC changes the character, by itself or together with the one before."""
     return "\u1160" <= character <= "\u11ff" or not unicodedata.is_normalized("NFC", character)
 
 
 def printable_json(text: str) -> str:
-    """A JSON document of the same content that a terminal shows as it stands; line feeds between values are kept.
+    """Return a JSON document of the same content in visible characters.
 
-    Other white space is a space. Whatever else is not visible can only be inside a string, where an escape means it.
+    Line feeds between values stay; other white space becomes a space. Every other invisible
+    character is inside a string, where JSON has escapes.
     """
     if text.replace("\n", "").isprintable() and not _INVISIBLE.search(text):
         return text
-    return "".join(map(_in_json, text))
+    return "".join(map(_escape_in_json, text))
 
 
-def _in_json(character: str) -> str:
+def _escape_in_json(character: str) -> str:
     if character in "\t\r":
         return " "
     if character == "\n" or _is_visible(character):
         return character
-    import json  # rarely needed, and this module is imported even for --help
+    import json  # 2 ms of CPU, rarely needed, and --help imports this module too
 
     return "\\u007f" if character == "\x7f" else json.dumps(character)[1:-1]

@@ -1,73 +1,143 @@
-"""The screen that results are printed on: how wide it is, and which styles it shows.
+"""The screen for results; messages, problems and the progress bar on stderr.
 
-What belongs here: everything about a terminal, and about a stream that is none. The rules are those of Rich, which
-draws the progress bar; importing it takes longer than most commands, so results do without it.
+Belongs here: everything about a terminal, and about a stream that is none. The width and the
+styles follow Rich's rules, because Rich draws the progress bar. Results do without Rich, because
+importing it takes longer than most commands.
 """
 
+import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from payproc.cli.table import Column, Row, Styled, layout
+import typer
 
-NARROWEST = 40
-"""Columns that a table takes at least. In fewer it would be letters under each other, and in none it would be gone."""
+from payproc.cli.table import Column, Row, Styled, lay_out
+from payproc.escape import printable, redact
+
+if TYPE_CHECKING:
+    from payproc.notes import Note
+
+MAX_PROBLEMS_SHOWN = 20
+"""Malformed lines, or omitted records, that are listed on stderr; the rest are counted."""
+
+MIN_TABLE_WIDTH = 40
+"""Minimum table width. Below it Rich wraps every letter."""
 
 _DEFAULT_WIDTH = 80
 
-_LINES_AT_ONCE = 200
-"""Lines written at once: one call of the system for each line is felt on a terminal."""
+_LINES_PER_WRITE = 200
+"""Lines written at once, because a system call per line is slow on a terminal."""
 
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
-"""The parameters of SGR, the control sequence for styles."""
+"""Parameters of SGR, the control sequence for styles."""
 
 
 class Screen:
-    """A stream that a person may look at."""
+    """A stream for results, possibly a terminal."""
 
     def __init__(self, stream: TextIO) -> None:
-        """Find out what the stream can show, by itself and by COLUMNS, TERM, FORCE_COLOR and NO_COLOR."""
+        """Detect width and styles; COLUMNS, TERM, FORCE_COLOR and NO_COLOR override them."""
         self._stream = stream
-        self.width = max(_width(), NARROWEST)
+        self.width = max(_detect_width(), MIN_TABLE_WIDTH)
         self._styles: dict[str, str] = {}
         if _shows_styles(stream):
-            is_plain = bool(os.environ.get("NO_COLOR"))  # which leaves bold and dim as they are
+            is_plain = bool(os.environ.get("NO_COLOR"))  # which keeps bold and dim
             self._styles = {name: code for name, code in _STYLES.items() if not (is_plain and code.startswith("3"))}
         self._rule = "─" if (stream.encoding or "").lower().startswith("utf") else "-"
 
     def print(self, lines: Iterable[str]) -> None:
         """Print lines, however long they are."""
         iterator = iter(lines)
-        while some := list(islice(iterator, _LINES_AT_ONCE)):
+        while some := list(islice(iterator, _LINES_PER_WRITE)):
             self._stream.write("\n".join(some) + "\n")
 
     def print_table(
         self, columns: Sequence[Column], rows: Iterable[Row], *, measured: Iterable[Row] | None = None
     ) -> None:
-        """Print a table; `measured` are the rows that decide its widths, unless those are the first."""
-        self.print(layout(columns, rows, self.width, self.paint, measured=measured, rule=self._rule))
+        """Print a table. The rows `measured`, by default the first ones, decide the widths."""
+        self.print(lay_out(columns, rows, self.width, self.paint, measured=measured, rule=self._rule))
 
     def paint(self, styled: Styled) -> str:
-        """Return a text in a style, as this screen takes it."""
+        """Return a text in its style, as this screen takes it."""
         code = self._styles.get(styled.style)
         return f"\x1b[{code}m{styled.text}\x1b[0m" if code else styled.text
 
 
-def _width() -> int:
-    """Return the width of the terminal, though results may go into a pipe: `payproc review | less` is read there."""
+def open_screen(*, stderr: bool = False) -> Screen:
+    """Return the screen of stdout, or of stderr."""
+    return Screen(sys.stderr if stderr else sys.stdout)
+
+
+def print_message(text: str) -> None:
+    """Print one line on stderr, without passwords and without control characters."""
+    typer.echo(f"payproc: {printable(redact(text))}", err=True)
+
+
+def make_notifier(quiet: bool) -> "Note":
+    """Return a function that prints notes; if `quiet`, only those that are marked `always`."""
+
+    def note(line: str, *, always: bool = False) -> None:
+        if always or not quiet:
+            print_message(line)
+
+    return note
+
+
+class ProblemLog:
+    """The problems of the input. It prints the first ones to stderr and counts the rest."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, problem: str) -> None:
+        """Count a problem, and print it unless MAX_PROBLEMS_SHOWN are printed."""
+        self.count += 1
+        if self.count <= MAX_PROBLEMS_SHOWN:
+            print(printable(problem), file=sys.stderr)  # not typer.echo, which bypasses the progress bar
+
+    def close(self, kind: str, advice: str = "") -> None:
+        """Print the number of problems that were only counted."""
+        more = self.count - MAX_PROBLEMS_SHOWN
+        if more > 0:
+            typer.echo(f"… and {more:,} more {kind}{'s' if more > 1 else ''}{advice}", err=True)
+
+
+@contextlib.contextmanager
+def progress_bar(total: int | None, unit: str, is_shown: bool) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on stderr; yield the function that takes the amount done so far."""
+    if not is_shown:
+        yield lambda _: None
+        return
+    from rich import progress as bars  # 30 ms of CPU, which a pipe need not pay
+    from rich.console import Console
+
+    # Everything printed meanwhile passes through this console, which must leave it unchanged.
+    width = open_screen(stderr=True).width
+    console = Console(stderr=True, width=width, highlight=False, markup=False, emoji=False)
+    amount = bars.DownloadColumn() if unit == "bytes" else bars.MofNCompleteColumn()
+    columns = (bars.BarColumn(), bars.TaskProgressColumn(), amount, bars.TimeRemainingColumn())
+    with bars.Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda completed: progress.update(task, completed=completed)
+
+
+def _detect_width() -> int:
+    """Return the terminal's width even if stdout is a pipe, as in `payproc review | less`."""
     if (given := os.environ.get("COLUMNS", "")).isdigit():
         return int(given)
     if _is_dumb():
         return _DEFAULT_WIDTH
-    return next(_terminal_widths(), 0) or _DEFAULT_WIDTH
+    return next(_read_terminal_widths(), 0) or _DEFAULT_WIDTH
 
 
-def _terminal_widths() -> Iterator[int]:
+def _read_terminal_widths() -> Iterator[int]:
     for descriptor in (0, 1, 2):
         try:
             yield os.get_terminal_size(descriptor).columns
-        except OSError:  # it is no terminal
+        except OSError:  # not a terminal
             continue
 
 

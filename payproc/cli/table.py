@@ -1,11 +1,11 @@
 """Tables as plain lines: columns and rows in, lines out.
 
-What belongs here: how wide columns are, where text is broken, and how rows and columns are put together. Pure: where
-the lines go, and how a style looks there, is screen.py's. Rich drew the same tables at fifty times the cost.
+Belongs here: the widths of columns, the wrapping of text, and the layout of rows. The module is
+pure: console.py knows the stream and its styles. Rich drew the same tables at fifty times the cost.
 
-Widths follow the content of a sample of the rows, unless a column has a width of its own. A cell that is wider is
-broken inside its column and never cut: an id that cannot be read whole cannot be looked up. A number is never broken.
-Memory is flat: of the rows, only the sample is held.
+Widths follow the content of a sample of the rows, unless a column has a fixed width. A wider cell
+wraps inside its column and is never truncated, because a user looks an id up by its whole text. A
+number never wraps. Memory is flat: only the sample of the rows is held.
 """
 
 import re
@@ -19,11 +19,11 @@ SAMPLE_ROWS = 1_000
 GAP = "  "
 """Between two columns."""
 
-_NARROWEST = 2
-"""A column that is not made narrower, with its part of the gap."""
+_MIN_COLUMN_WIDTH = 2
+"""Width, including its part of the gap, below which no column shrinks."""
 
 _ONE_CELL = frozenset(map(chr, range(0x20, 0x7F))) | frozenset("→␣…–·─")
-"""Characters known to take one cell each. For others, Rich's tables of widths are imported."""
+"""Characters known to take one cell each. Others need Rich's tables of widths."""
 
 _WORD = re.compile(r"\s*\S+\s*")
 
@@ -38,25 +38,25 @@ class Styled(NamedTuple):
 Line = str | Styled
 
 Cell = Line | list[Line]
-"""One line, or several below each other."""
+"""One line, or a list of lines."""
 
 Row = Sequence[Cell]
 
 Paint = Callable[[Styled], str]
-"""Gives a text in its style as a terminal takes it, or as it is where styles are not shown."""
+"""Function that adds the control sequences of a style, where a screen shows styles."""
 
 
 class Column(NamedTuple):
-    """A column: its header, of one line or several, its width, and whether it holds numbers."""
+    """A column. Its header has one line or several."""
 
     header: str
     width: int = 0
-    """Cells that it takes; 0: as many as its content."""
+    """Fixed width in cells; 0 follows the content."""
     is_number: bool = False
-    """Numbers stand at the right, and are not broken."""
+    """Numbers align right and never wrap."""
 
 
-def layout(
+def lay_out(
     columns: Sequence[Column],
     rows: Iterable[Row],
     width: int,
@@ -65,45 +65,49 @@ def layout(
     measured: Iterable[Row] | None = None,
     rule: str = "─",
 ) -> Iterator[str]:
-    """Lay a table out in `width` cells: the header, a line below it, and the rows. A row without cells is a blank line.
+    """Yield the lines of a table in `width` cells: the header, a rule, and the rows.
 
-    `measured` are the rows whose content decides the widths; without them, the first SAMPLE_ROWS do.
+    A row without cells is a blank line. The widths follow the rows `measured`, by default the first
+    SAMPLE_ROWS.
     """
     if measured is None:
         rows = iter(rows)
         measured = list(islice(rows, SAMPLE_ROWS))
         rows = chain(measured, rows)
-    widths = column_widths(columns, measured, width)
-    yield from _header(columns, widths, paint)
+    widths = compute_widths(columns, measured, width)
+    yield from _lay_out_header(columns, widths, paint)
     yield rule * (sum(widths) + len(GAP) * (len(widths) - 1))
     for row in rows:
-        yield from _row(columns, widths, row or [""] * len(columns), paint)
+        yield from _lay_out_row(columns, widths, row or [""] * len(columns), paint)
 
 
-def column_widths(columns: Sequence[Column], rows: Iterable[Row], width: int) -> list[int]:
-    """Return what each column takes: its content, and less of the widest where that is more than there is."""
-    widths = [column.width or max(map(cell_width, column.header.split("\n"))) for column in columns]
+def compute_widths(columns: Sequence[Column], rows: Iterable[Row], width: int) -> list[int]:
+    """Return the width of each column: that of its content, reduced until the table fits."""
+    widths = [column.width or max(map(measure_text, column.header.split("\n"))) for column in columns]
     flexible = [number for number, column in enumerate(columns) if not column.width]
     for row in rows if flexible else ():
         for number in flexible if row else ():
             cell = row[number]
             for line in cell if isinstance(cell, list) else (cell,):
-                taken = cell_width(line.text if isinstance(line, Styled) else line)
+                taken = measure_text(line.text if isinstance(line, Styled) else line)
                 widths[number] = max(widths[number], taken)
     _shrink(widths, [number for number, column in enumerate(columns) if not column.is_number], width)
     return widths
 
 
 def _shrink(widths: list[int], shrinking: Sequence[int], width: int) -> None:
-    """Take from the widest of the columns `shrinking`, as evenly as Rich does, until all columns fit into `width`."""
+    """Reduce the widest of the columns `shrinking` until all columns fit into `width`.
+
+    Columns of the same width share a reduction as evenly as in Rich.
+    """
     last = len(widths) - 1
     excess = sum(widths) + len(GAP) * last - width
     while excess > 0:
         taken = {number: widths[number] + (number < last) for number in shrinking}  # with a part of the gap
-        widest = max(taken.values(), default=_NARROWEST)
-        if widest == _NARROWEST:
+        widest = max(taken.values(), default=_MIN_COLUMN_WIDTH)
+        if widest == _MIN_COLUMN_WIDTH:
             return
-        step = widest - max([_NARROWEST, *(each for each in taken.values() if each != widest)])
+        step = widest - max([_MIN_COLUMN_WIDTH, *(each for each in taken.values() if each != widest)])
         most = min(excess, step)
         tied = [number for number in shrinking if taken[number] == widest]
         for left, number in zip(range(len(tied), 0, -1), tied, strict=True):
@@ -112,14 +116,14 @@ def _shrink(widths: list[int], shrinking: Sequence[int], width: int) -> None:
             excess -= cut
 
 
-def _header(columns: Sequence[Column], widths: Sequence[int], paint: Paint) -> Iterator[str]:
-    """The headers stand on the line below them."""
+def _lay_out_header(columns: Sequence[Column], widths: Sequence[int], paint: Paint) -> Iterator[str]:
+    """Yield the lines of the headers, aligned at the bottom."""
     cells = [
-        [line for part in column.header.split("\n") for line in folded(part, width)]
+        [line for part in column.header.split("\n") for line in wrap(part, width)]
         for column, width in zip(columns, widths, strict=True)
     ]
     height = max(map(len, cells))
-    yield from _row(
+    yield from _lay_out_row(
         columns,
         widths,
         [[*[""] * (height - len(cell)), *(Styled(line, "bold") for line in cell)] for cell in cells],
@@ -127,10 +131,11 @@ def _header(columns: Sequence[Column], widths: Sequence[int], paint: Paint) -> I
     )
 
 
-def _row(columns: Sequence[Column], widths: Sequence[int], row: Row, paint: Paint) -> Iterator[str]:
-    """A row takes as many lines as its highest cell."""
+def _lay_out_row(columns: Sequence[Column], widths: Sequence[int], row: Row, paint: Paint) -> Iterator[str]:
+    """Yield the lines of a row, as many as its highest cell has."""
     cells = [
-        _cell(cell, width, column.is_number, paint) for cell, width, column in zip(row, widths, columns, strict=True)
+        _lay_out_cell(cell, width, column.is_number, paint)
+        for cell, width, column in zip(row, widths, columns, strict=True)
     ]
     if all(len(cell) == 1 for cell in cells):
         yield GAP.join([cell[0] for cell in cells])
@@ -140,40 +145,43 @@ def _row(columns: Sequence[Column], widths: Sequence[int], row: Row, paint: Pain
         yield GAP.join([blank if line is None else line for line, blank in zip(lines, blanks, strict=True)])
 
 
-def _cell(cell: Cell, width: int, is_number: bool, paint: Paint) -> list[str]:
+def _lay_out_cell(cell: Cell, width: int, is_number: bool, paint: Paint) -> list[str]:
     """Return the lines of a cell, each as wide as its column."""
     if isinstance(cell, list):
-        return [shown for line in cell for shown in _cell(line, width, is_number, paint)]
+        return [shown for line in cell for shown in _lay_out_cell(line, width, is_number, paint)]
     text, style = cell if isinstance(cell, Styled) else (cell, "")
-    if not style and len(text) <= width and text.isascii():  # as most are, and it takes half the time
+    if not style and len(text) <= width and text.isascii():  # most cells; this path takes half the time
         return [text.rjust(width) if is_number else text.ljust(width)]
     lines = []
-    for part in [text] if is_number else folded(text, width):
-        blank = " " * (width - cell_width(part))
+    for part in [text] if is_number else wrap(text, width):
+        blank = " " * (width - measure_text(part))
         shown = paint(Styled(part, style)) if style else part
         lines.append(blank + shown if is_number else shown + blank)
     return lines
 
 
-def folded(text: str, width: int) -> list[str]:
-    """Break a text into lines of at most `width` cells: between words, and inside a word that is longer than a line."""
-    if cell_width(text) <= width:
+def wrap(text: str, width: int) -> list[str]:
+    """Wrap a text into lines of at most `width` cells.
+
+    Lines break between words, and inside a word that is longer than a line.
+    """
+    if measure_text(text) <= width:
         return [text]
     lines = []
     line = ""
     for word in _WORD.findall(text):
-        if cell_width(line + word.rstrip()) <= width:
+        if measure_text(line + word.rstrip()) <= width:
             line += word
             continue
         if line:
             lines.append(line.rstrip())
-        *full, line = _chopped(word, width)
+        *full, line = _chop(word, width)
         lines += full
     return [*lines, line.rstrip()]
 
 
-def _chopped(word: str, width: int) -> list[str]:
-    """Break a word where a line is full. A character of no width stays with the one before it."""
+def _chop(word: str, width: int) -> list[str]:
+    """Break a word into full lines. A character of no width stays with the one before it."""
     if _ONE_CELL.issuperset(word):
         bare = word.rstrip()
         *full, last = [bare[start : start + width] for start in range(0, len(bare), width)] or [""]
@@ -181,7 +189,7 @@ def _chopped(word: str, width: int) -> list[str]:
     lines = [""]
     taken = 0
     for character in word:
-        size = cell_width(character)
+        size = measure_text(character)
         if taken + size > width and not character.isspace():
             lines.append("")
             taken = 0
@@ -190,10 +198,10 @@ def _chopped(word: str, width: int) -> list[str]:
     return lines
 
 
-def cell_width(text: str) -> int:
-    """Return how many cells of a terminal a text takes."""
+def measure_text(text: str) -> int:
+    """Return the width of a text in cells of a terminal."""
     if text.isascii() or _ONE_CELL.issuperset(text):
         return len(text)
-    from rich.cells import cell_len  # Unicode's widths, of which an ordinary table needs none
+    from rich.cells import cell_len  # 2 ms of CPU for widths that ordinary tables do not need
 
     return cell_len(text)

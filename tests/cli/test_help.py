@@ -60,4 +60,4 @@ def test_module_is_the_command(tmp_path: Path) -> None:
     payproc = Payproc(tmp_path, None)
     assert payproc("-m", "payproc", "rules", command=sys.executable) == payproc("rules")
     refused = payproc("-m", "payproc", "shw", command=sys.executable)
-    assert refused.stderr.startswith('payproc: "shw": no such command')
+    assert refused.stderr.startswith("payproc: no such command 'shw'")

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL
 
-from payproc.embedded import server as embedded
+from payproc.embedded.initdb import SUPERUSER
+from payproc.embedded.server import running_server
 from tests.support.command import Payproc
 from tests.support.events import event_line
 from tests.support.model import Line
@@ -110,9 +111,9 @@ def test_disk_full_under_the_embedded_server(
         for error in (first, second):
             assert "No space left on device" in error
         disk.free()
-        with embedded.running_server(home) as server:
+        with running_server(home) as server:
             query = {"host": str(server.socket_folder)}
-            url = URL.create("postgresql", embedded.SUPERUSER, database="postgres", query=query)
+            url = URL.create("postgresql", SUPERUSER, database="postgres", query=query)
             with closing(Sql(url)) as sql:
                 decisions = read_decisions(payproc.folder / DECISIONS)
                 assert decisions, "nothing was reported before the disk was full"

@@ -13,7 +13,7 @@ import psycopg2
 import pytest
 from sqlalchemy import URL
 
-from payproc.embedded import server as embedded
+from payproc.embedded.initdb import SUPERUSER
 from tests.support.command import Payproc
 from tests.support.concurrency import assert_each_recorded_once
 from tests.support.postgres import SqlOn, contents, wait_for
@@ -53,7 +53,7 @@ def pool(server: OwnServer, connections: int) -> Iterator[URL]:
     settings.write_text(
         f"""
         [databases]
-        * = host={server.home} port=5432 user={embedded.SUPERUSER}
+        * = host={server.home} port=5432 user={SUPERUSER}
         [pgbouncer]
         pool_mode = transaction
         default_pool_size = {connections}

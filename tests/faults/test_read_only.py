@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from payproc.embedded import server as embedded
+from payproc.embedded.initdb import SUPERUSER
 from tests.support.command import Payproc
 from tests.support.postgres import SqlOn, contents, wait_for
 from tests.support.reports import error_of
@@ -31,7 +31,7 @@ def standby_of(primary: OwnServer) -> Iterator[OwnServer]:
             owner = primary.home.stat()
             os.chown(home, owner.st_uid, owner.st_gid)
         standby = OwnServer(home, primary.programs)
-        source = ("-h", primary.home, "-U", embedded.SUPERUSER)
+        source = ("-h", primary.home, "-U", SUPERUSER)
         primary.run("pg_basebackup", *source, "-D", standby.data, "-R", "-X", "stream", "-c", "fast", "--no-sync")
         standby.configure(f"unix_socket_directories = '{home}'")
         standby.start()

@@ -19,7 +19,7 @@ from sqlalchemy import URL
 from payproc.batch import EventResult, Result
 from payproc.db import schema
 from payproc.db.connection import Database
-from payproc.embedded import server as embedded
+from payproc.embedded.server import EmbeddedServer, running_server
 from payproc.errors import CannotFinish
 from payproc.handlers import DryRun, Recorder
 from payproc.schemas import Malformed
@@ -358,13 +358,13 @@ def home(pristine: Pristine) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def pull_the_plug(running: embedded.EmbeddedServer) -> None:
+def pull_the_plug(running: EmbeddedServer) -> None:
     """Stop the server at once, so that all memory is lost."""
     pid = int((running.home / "data" / "postmaster.pid").read_text().split()[0])
     os.kill(pid, signal.SIGQUIT)
 
 
-def open_server(running: embedded.EmbeddedServer) -> Database:
+def open_server(running: EmbeddedServer) -> Database:
     """Return its database as the program sees it."""
     return Database(running.connect_args, "the test server")
 
@@ -373,7 +373,7 @@ def open_server(running: embedded.EmbeddedServer) -> Database:
 def test_reported_event_survives_a_power_cut(home: Path, is_duplicate: bool) -> None:
     """A duplicate repeats an event that may not be durable yet."""
     batch = input_events(("e1", "p1", "authorize"))
-    with embedded.running_server(home) as running:
+    with running_server(home) as running:
         database = open_server(running)
         with closing(database.connect()) as connection, connection.cursor() as cursor:
             cursor.execute("INSERT INTO payproc.runs (sources) VALUES ('{a}'), ('{b}')")
@@ -391,7 +391,7 @@ def test_reported_event_survives_a_power_cut(home: Path, is_duplicate: bool) -> 
             assert reasons(recorder.handle(batch)) == ["duplicate_event" if is_duplicate else "transition"]
             pull_the_plug(running)
         wait_for(lambda: not (home / "data" / "postmaster.pid").exists())
-    with embedded.running_server(home) as running, open_server(running).transaction() as after:
+    with running_server(home) as running, open_server(running).transaction() as after:
         after.execute("SELECT event_id, version FROM payproc.events JOIN payproc.payments USING (payment_id)")
         assert after.fetchall() == [("e1", 1)]
 
@@ -399,7 +399,7 @@ def test_reported_event_survives_a_power_cut(home: Path, is_duplicate: bool) -> 
 def test_restart_in_mid_batch_loses_nothing_reported(home: Path, background: ThreadPoolExecutor) -> None:
     """An event that was committed in memory only is recorded again."""
     handling: Future[list[Result]]
-    with embedded.running_server(home) as running:
+    with running_server(home) as running:
         database = open_server(running)
         with closing(database.connect()) as connection, connection.cursor() as cursor:
             cursor.execute("INSERT INTO payproc.runs (sources) VALUES ('{a}')")
@@ -423,7 +423,7 @@ def test_restart_in_mid_batch_loses_nothing_reported(home: Path, background: Thr
                 assert cursor.fetchall() == [(2,)]  # e1 is committed, in memory only
             pull_the_plug(running)
         wait_for(lambda: not (home / "data" / "postmaster.pid").exists())
-    with embedded.running_server(home):
+    with running_server(home):
         assert reasons(handling.result()) == ["transition", "transition", "transition"]
         recorder.close()
         with database.transaction() as after:

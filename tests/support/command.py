@@ -13,11 +13,16 @@ COMMAND = Path(sys.executable).with_name("payproc")
 
 
 class Finished(NamedTuple):
-    """What a finished process left."""
+    """Exit code and output of a finished command."""
 
     code: int
     stdout: str
     stderr: str
+
+    @property
+    def output(self) -> str:
+        """Both streams."""
+        return self.stdout + self.stderr
 
 
 class RunningCommand(subprocess.Popen[bytes]):
@@ -64,8 +69,24 @@ class Payproc:
         return Finished(process.returncode, (stdout or b"").decode(), (stderr or b"").decode())
 
     def summary(self, *arguments: str | bytes | Path, code: int = 0, **options: Any) -> dict[str, Any]:
-        """Ingest, and give the summary as a script gets it."""
-        finished = self("ingest", "--format", "json", *arguments, **options)
-        assert finished.code == code, finished
-        summary: dict[str, Any] = json.loads(finished.stdout)
-        return summary
+        """Ingest, and return the summary in JSON."""
+        return parse_summary(self("ingest", "--format", "json", *arguments, **options), code)
+
+
+def parse_summary(finished: Finished, code: int = 0) -> dict[str, Any]:
+    """Return the summary that an ingest printed; it must have ended with this code."""
+    assert finished.code == code, finished
+    summary: dict[str, Any] = json.loads(finished.stdout)
+    return summary
+
+
+def messages(finished: Finished) -> list[str]:
+    """Return the lines on stderr, without the one that names the database."""
+    return [row for row in finished.stderr.splitlines() if not row.startswith("payproc: database ")]
+
+
+def error_line(finished: Finished, code: int) -> str:
+    """Return the one line on stderr that a failed command ends with."""
+    assert finished.code == code, finished
+    (line,) = messages(finished)
+    return line

@@ -124,7 +124,8 @@ def fill_queue(sql: Sql, first: int, last: int, size: int = 0) -> None:
         " INSERT INTO payproc.events (event_id, payment_id, position, type, outcome, reason, state_before,"
         " state_after, source, run_id, line, payload) SELECT 'e' || payment_id, payment_id, 1, 'capture',"
         " 'MANUAL_REVIEW', 'predecessor_missing', 'created', 'created', 0, 1, 1,"
-        " ('{\"x\": \"' || repeat('x', %s) || '\"}')::json FROM new",
+        " json_build_object('event_id', 'e' || payment_id, 'payment_id', payment_id, 'type', 'capture',"
+        " 'x', repeat('x', %s)) FROM new",
         first,
         last,
         size,

@@ -1,11 +1,12 @@
-"""Functions, operators and aggregates in `public` that shadow the catalog's, each raising an error that names it.
+"""Shadows: functions, operators and aggregates in `public` that take the place of the catalog's.
 
-PostgreSQL searches pg_catalog first, but an exact match further down the search path wins over a polymorphic function
-or over one that needs a cast. Anybody who may create in `public` can place such a match, and it runs as the caller.
+PostgreSQL searches pg_catalog first. But an exact match further down the search path wins over a
+polymorphic function, or over one that needs a cast. Anybody who may create in `public` can place
+such a match, and it runs as the caller.
 
-What belongs here: making them from the catalog. A shadow stands for every signature that the
-catalog's own would take by a cast or as a polymorphic one, with the types that payproc's statements use. The same
-signature as the catalog's is left out: there the catalog comes first.
+The shadows are made from the catalog, and each raises an error with its name. There is one for
+every signature that a function of the catalog takes by a cast or as a polymorphic one, with the
+types of payproc's statements. The catalog's own signatures need none, because the catalog wins.
 """
 
 import re
@@ -25,7 +26,7 @@ _TYPES = (
     *("timestamp with time zone", "interval", "text[]", "integer[]", "bigint[]", "timestamp with time zone[]"),
     *("name[]", "oid[]", "boolean[]", "numeric[]", '"char"[]', "int2vector"),
 )
-"""The types of payproc's columns, parameters and variables, and of what its statements read from the catalog."""
+"""The types of payproc's columns, parameters and variables, and of the catalog's columns."""
 
 _ARRAYS = ("anyarray", "anycompatiblearray")
 _ELEMENTS = ("anyelement", "anynonarray", "anyenum", "anycompatible", "anycompatiblenonarray")
@@ -72,7 +73,7 @@ class _Catalog:
 
 
 def plant_shadows(sql: Sql) -> None:
-    """Shadow all that payproc's statements could call. This connection's own statements no longer see `public` then."""
+    """Shadow all that payproc's statements could call. Hides `public` from this connection."""
     sql.rows("SET search_path = ''")
     catalog = _Catalog(sql)
     shadows = [*_operators(sql, catalog), *_functions(sql, catalog, _names_in_source())]
@@ -80,7 +81,7 @@ def plant_shadows(sql: Sql) -> None:
 
 
 def _names_in_source() -> list[str]:
-    """Return every word before a parenthesis in payproc's modules and scripts: some are functions of PostgreSQL."""
+    """Return each word before a parenthesis in payproc's source: some are functions of SQL."""
     folder = Path(payproc.__file__).parent
     files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".py", ".sql")]
     return sorted({word for path in files for word in re.findall(r"\b([a-z]\w*)\(", path.read_text("utf-8"))})
@@ -132,7 +133,7 @@ def _functions(sql: Sql, catalog: _Catalog, names: Sequence[str]) -> Iterator[st
 
 
 def _spread(arguments: tuple[str, ...], is_variadic: bool) -> Iterator[tuple[str, ...]]:
-    """Give the arguments as declared, and where the last is VARIADIC, those that a call may have in its place."""
+    """Yield the arguments as declared; for a VARIADIC one, also the arguments of a call."""
     yield arguments
     if is_variadic:
         *first, last = arguments

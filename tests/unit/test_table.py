@@ -1,4 +1,4 @@
-"""Tables: widths, where text is broken, and that nothing of it is lost."""
+"""Tables: widths of columns, wrapping, and styles."""
 
 from collections.abc import Iterator
 
@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from payproc.cli.table import GAP, SAMPLE_ROWS, Column, Row, Styled, cell_width, column_widths, folded, layout
+from payproc.cli.table import GAP, SAMPLE_ROWS, Column, Row, Styled, compute_widths, lay_out, measure_text, wrap
 
 TEXTS = st.text(st.one_of(st.characters(categories=["L", "N", "P", "S"]), st.sampled_from("ab  →é支😀\u0301")))
 
 
-def drawn(columns: list[Column], rows: list[Row], width: int = 80) -> list[str]:
+def draw(columns: list[Column], rows: list[Row], width: int = 80) -> list[str]:
     """Lay a table out without styles."""
-    return list(layout(columns, rows, width, lambda styled: styled.text))
+    return list(lay_out(columns, rows, width, lambda styled: styled.text))
 
 
-def test_columns_are_as_wide_as_their_content() -> None:
+def test_columns_follow_their_content() -> None:
     columns = [Column("Outcome"), Column("Events", is_number=True), Column("Reasons")]
-    assert drawn(columns, [(Styled("APPLY", "green"), "1,234,567", ["transition 3", "x"]), ("IGNORE", "0", [])]) == [
+    assert draw(columns, [(Styled("APPLY", "green"), "1,234,567", ["transition 3", "x"]), ("IGNORE", "0", [])]) == [
         "Outcome     Events  Reasons     ",
         "────────────────────────────────",
         "APPLY    1,234,567  transition 3",
@@ -27,8 +27,8 @@ def test_columns_are_as_wide_as_their_content() -> None:
     ]
 
 
-def test_headers_stand_on_the_rule_and_an_empty_row_is_a_blank_line() -> None:
-    assert drawn([Column("#", is_number=True), Column("Event\nType")], [("1", ["e1", "fail"]), (), ("2", "e2")]) == [
+def test_headers_align_at_the_bottom() -> None:
+    assert draw([Column("#", is_number=True), Column("Event\nType")], [("1", ["e1", "fail"]), (), ("2", "e2")]) == [
         "   Event",
         "#  Type ",
         "────────",
@@ -39,24 +39,24 @@ def test_headers_stand_on_the_rule_and_an_empty_row_is_a_blank_line() -> None:
     ]
 
 
-def test_a_table_without_rows_is_its_header() -> None:
-    assert drawn([Column("Run"), Column("Source")], []) == ["Run  Source", "───────────"]
+def test_table_without_rows_is_its_header() -> None:
+    assert draw([Column("Run"), Column("Source")], []) == ["Run  Source", "───────────"]
 
 
-def test_the_widest_column_gives_way_and_numbers_never_do() -> None:
+def test_widest_column_shrinks_and_numbers_do_not() -> None:
     columns = [Column("Id"), Column("Count", is_number=True), Column("Source")]
     rows: list[Row] = [("i" * 30, "1,000,000,000,000", "s" * 20)]
-    assert column_widths(columns, rows, 1000) == [30, 17, 20]
-    assert column_widths(columns, rows, 61) == [20, 17, 20]
-    assert column_widths(columns, rows, 40) == [9, 17, 10]
-    assert column_widths(columns, rows, 1) == [1, 17, 2]
-    assert sum("1,000,000,000,000" in line for line in drawn(columns, rows, 1)) == 1
+    assert compute_widths(columns, rows, 1000) == [30, 17, 20]
+    assert compute_widths(columns, rows, 61) == [20, 17, 20]
+    assert compute_widths(columns, rows, 40) == [9, 17, 10]
+    assert compute_widths(columns, rows, 1) == [1, 17, 2]
+    assert sum("1,000,000,000,000" in line for line in draw(columns, rows, 1)) == 1
 
 
-def test_a_fixed_column_gives_way_too_rather_than_leave_the_screen() -> None:
-    assert column_widths([Column("Id", 8), Column("Why", 22)], [], 40) == [8, 22]
-    assert column_widths([Column("Id", 8), Column("Why", 22)], [], 20) == [8, 10]
-    assert column_widths([Column("Id", 8), Column("N", 1)], [], 1) == [1, 1]
+def test_fixed_columns_shrink_to_fit_the_screen() -> None:
+    assert compute_widths([Column("Id", 8), Column("Why", 22)], [], 40) == [8, 22]
+    assert compute_widths([Column("Id", 8), Column("Why", 22)], [], 20) == [8, 10]
+    assert compute_widths([Column("Id", 8), Column("N", 1)], [], 1) == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -72,18 +72,18 @@ def test_a_fixed_column_gives_way_too_rather_than_leave_the_screen() -> None:
         ("           ", [""]),
     ],
 )
-def test_text_is_broken_between_words_or_where_the_line_is_full(text: str, lines: list[str]) -> None:
-    assert folded(text, 10) == lines
+def test_wrap_breaks_between_words_or_in_long_ones(text: str, lines: list[str]) -> None:
+    assert wrap(text, 10) == lines
 
 
 @given(TEXTS, st.integers(2, 20))
-def test_nothing_of_a_text_is_lost_and_no_line_is_too_wide(text: str, width: int) -> None:
-    lines = folded(text, width)
+def test_wrap_keeps_text_and_width(text: str, width: int) -> None:
+    lines = wrap(text, width)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
-    assert all(cell_width(line) <= width for line in lines)
+    assert all(measure_text(line) <= width for line in lines)
 
 
-def test_later_rows_fold_into_the_widths_of_the_first_and_are_not_held() -> None:
+def test_later_rows_wrap_and_are_not_held() -> None:
     taken = 0
 
     def rows() -> Iterator[Row]:
@@ -92,7 +92,7 @@ def test_later_rows_fold_into_the_widths_of_the_first_and_are_not_held() -> None
             yield str(taken), "x" * 5
         yield "last", "y" * 8
 
-    table = layout([Column("N", is_number=True), Column("Id")], rows(), 80, lambda styled: styled.text)
+    table = lay_out([Column("N", is_number=True), Column("Id")], rows(), 80, lambda styled: styled.text)
     lines = [next(table) for _ in range(3)]
     assert lines == [f"   N{GAP}Id   ", "─" * 11, f"   1{GAP}xxxxx"]
     assert taken == SAMPLE_ROWS
@@ -100,8 +100,8 @@ def test_later_rows_fold_into_the_widths_of_the_first_and_are_not_held() -> None
     assert (last, rest) == (f"last{GAP}yyyyy", f"    {GAP}yyy  ")
 
 
-def test_styles_are_painted_line_by_line_and_blanks_are_not() -> None:
+def test_styles_are_painted_line_by_line() -> None:
     columns = [Column("Id", 6)]
     rows = [(Styled("abcdefgh", "red"),)]
-    lines = list(layout(columns, rows, 80, lambda styled: f"<{styled.style}:{styled.text}>"))
+    lines = list(lay_out(columns, rows, 80, lambda styled: f"<{styled.style}:{styled.text}>"))
     assert lines == ["<bold:Id>    ", "──────", "<red:abcdef>", "<red:gh>    "]

@@ -12,7 +12,8 @@ from sqlalchemy import URL
 
 from payproc.db import schema
 from payproc.db.connection import Database
-from payproc.embedded import server as embedded
+from payproc.embedded.initdb import SUPERUSER
+from payproc.embedded.server import running_server
 from payproc.errors import CannotFinish
 from tests.support.command import Payproc
 from tests.support.events import event_line
@@ -97,9 +98,9 @@ def embedded_old(pristine: Pristine) -> Iterator[tuple[Sql, Path]]:
         home = folder / "home"
         subprocess.run(["cp", "-a", pristine.home, home], check=True)
         folder.chmod(0o755)
-        with embedded.running_server(home) as server:
+        with running_server(home) as server:
             query = {"host": str(server.socket_folder)}
-            url = URL.create("postgresql", embedded.SUPERUSER, database="postgres", query=query)
+            url = URL.create("postgresql", SUPERUSER, database="postgres", query=query)
             with closing(Sql(url)) as sql:
                 sql.rows("DROP SCHEMA payproc CASCADE")
                 load_version(sql, 1)

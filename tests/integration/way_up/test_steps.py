@@ -11,6 +11,7 @@ import pytest
 from payproc import models
 from payproc.db import schema
 from payproc.db.connection import Database
+from payproc.db.mark import VERSION
 from tests.support.events import event_line
 from tests.support.old_schemas import (
     BROUGHT_UP,
@@ -132,7 +133,7 @@ TABLES = {2: "2798f4fd6a5b72f4"}
 def test_other_tables_need_another_version() -> None:
     """If this fails, the tables differ from those of this version.
 
-    If a payproc of this version has been released: raise VERSION in schema.py, add the step to it
+    If a payproc of this version has been released: raise VERSION in mark.py, add the step to it
     to versions/, add a dump of the version before in both variants, and a line to TABLES. Otherwise
     change the version's own step, and the line in TABLES.
     """
@@ -142,13 +143,13 @@ def test_other_tables_need_another_version() -> None:
         for statement in models.create_tables(for_citus=for_citus)
     )
     digest = hashlib.sha256("\n".join(statements).encode()).hexdigest()[:16]
-    assert TABLES.get(schema.VERSION) == digest, test_other_tables_need_another_version.__doc__
+    assert TABLES.get(VERSION) == digest, test_other_tables_need_another_version.__doc__
 
 
 def test_earlier_versions_have_dumps_and_steps() -> None:
     """Each earlier version has a dump in both variants, and a step to the next version."""
     steps = {path.name[:4] for path in resources.files("payproc.db").joinpath("versions").iterdir()}
-    for version in range(1, schema.VERSION):
+    for version in range(1, VERSION):
         for for_citus in (False, True):
             assert dump_of(version, for_citus=for_citus).stat().st_size > 0
         assert f"{version + 1:04}" in steps

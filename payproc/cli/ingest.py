@@ -1,0 +1,254 @@
+"""`payproc ingest`: read events, record them, and report the outcomes."""
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from payproc.cli.console import ProblemLog, make_notifier, open_screen, print_message, progress_bar
+from payproc.cli.exits import DONE_WITH_FINDINGS, exit_on_errors
+from payproc.cli.files import OutputFiles, open_outputs
+from payproc.cli.options import DatabaseUrl, Format, FormatOption, Quiet, format_examples, refuse_option
+from payproc.cli.render import format_count, style_outcome, to_json
+from payproc.cli.table import Column, Line, Row
+from payproc.errors import CannotFinish, PayprocError, WrongUsage
+from payproc.logic import OUTCOME_OF, Outcome, Reason
+from payproc.signals import interrupt
+
+if TYPE_CHECKING:  # as in `ingest`
+    from payproc.db.connection import Database
+    from payproc.ingest.run import Summary
+
+EXAMPLES = format_examples(
+    "payproc ingest day.jsonl",
+    "zcat dump.jsonl.gz | payproc ingest --malformed to_mend.jsonl -",
+    "payproc ingest day.jsonl --dry-run --fail-on REJECT",
+)
+
+MAX_WORKERS = 64
+"""Largest --workers. More connections than the server has cores hurt; far more are a typo."""
+
+NOT_JSON_LINES = (
+    'no line is an object, expected lines such as {"event_id": "evt_1", "payment_id": "pay_1", "type": "capture"}; '
+    "jq -c writes JSON one object a line"
+)
+"""Printed once if no line is a JSON object: probably CSV, a JSON array, or pretty-printed JSON."""
+
+
+def ingest(
+    context: typer.Context,
+    files: Annotated[
+        list[str] | None, typer.Argument(metavar="FILE", help="JSON Lines, in this order; - or a pipe for stdin.")
+    ] = None,
+    output_format: FormatOption = Format.TABLE,
+    decisions: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Write one JSON object a line on what became of it; - for stdout."),
+    ] = None,
+    malformed: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write malformed lines as they came, to mend and ingest again.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Give the same report and write nothing.")] = False,
+    fail_on: Annotated[
+        list[Outcome] | None,
+        typer.Option(
+            metavar="OUTCOME",
+            case_sensitive=False,
+            help="Exit with 3 if APPLY, IGNORE, REJECT or MANUAL_REVIEW occurs; may be repeated.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=1, max=MAX_WORKERS, help="Connections to work with; payments are split among them."
+        ),
+    ] = 2,
+    quiet: Quiet = False,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Process payment events and record what became of them.
+
+    Each event has its own transaction. Running the same input again is always safe: what is
+    recorded is a duplicate.
+    """
+    with exit_on_errors():
+        from payproc.db import location  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
+
+        names = _choose_inputs(files)
+        for option, name in (("--decisions", decisions), ("--malformed", malformed)):
+            refuse_option(context, option, name)
+        report = Report(output_format, dry_run, quiet, "-" in (decisions, malformed), malformed is not None)
+        with (
+            open_outputs(names, decisions, malformed) as outputs,
+            location.open_database(database_url, make_notifier(quiet), interruptible=False) as database,
+        ):
+            is_progress_shown = not quiet and sys.stderr.isatty() and decisions != "-"
+            summary = _run(database, names, workers, outputs, report, is_progress_shown)
+        code = _choose_exit_code(summary, interrupt.take(), fail_on or [])
+    raise typer.Exit(code)
+
+
+def _choose_inputs(files: list[str] | None) -> list[str]:
+    from payproc.ingest.sources import check_sources  # as in `ingest`
+
+    if not files and sys.stdin.isatty():
+        raise WrongUsage("nothing to ingest: name a file, or pipe events in (- reads what you type)")
+    names = files or ["-"]
+    check_sources(names)
+    return names
+
+
+class Report(NamedTuple):
+    """The options that decide which parts of the result are printed, and where."""
+
+    output_format: Format
+    dry_run: bool
+    quiet: bool
+    is_stdout_taken: bool
+    """--decisions or --malformed go to stdout, so the summary goes to stderr."""
+    keeps_malformed: bool
+    """--malformed keeps the lines that are only counted here."""
+
+    def print(self, summary: "Summary", problems: "LineProblems", database: "Database", *, is_whole: bool) -> None:
+        """Print everything that follows the last line of the input."""
+        problems.close("malformed line", "" if self.keeps_malformed else "; --malformed FILE keeps them all")
+        if is_whole and problems.are_all_no_objects and not (summary.events or self.quiet):
+            print_message(NOT_JSON_LINES)
+        summary.database = database.where
+        if self.output_format is Format.JSON:
+            typer.echo(to_json(summary), err=self.is_stdout_taken)
+        elif not self.quiet:
+            _print_summary(summary, is_whole=is_whole, stderr=self.is_stdout_taken)
+        if not (self.dry_run or self.quiet):
+            with contextlib.suppress(CannotFinish):  # best effort: the summary is already printed
+                self._print_open_reviews(database)
+
+    def _print_open_reviews(self, database: "Database") -> None:
+        from payproc.review import count_open  # as in `ingest`
+
+        if count := count_open(database):
+            verb = "waits" if count == 1 else "wait"
+            line = f"{format_count(count, 'event')} {verb} for a person: payproc review"
+            typer.echo(line, err=self.is_stdout_taken or self.output_format is Format.JSON)
+
+
+class LineProblems(ProblemLog):
+    """The malformed lines, and how many of them are no JSON object."""
+
+    def __init__(self) -> None:
+        from payproc.schemas import EXPECTED_LINE  # as in `ingest`
+
+        super().__init__()
+        self._not_objects = 0
+        self._not_an_object = f"expected {EXPECTED_LINE}"
+
+    def add(self, problem: str) -> None:
+        """Count a problem; print it if it is among the first."""
+        self._not_objects += problem.endswith(self._not_an_object)
+        super().add(problem)
+
+    @property
+    def are_all_no_objects(self) -> bool:
+        """Tell whether there are problems, and every one is a line that is no JSON object."""
+        return 0 < self.count == self._not_objects
+
+
+def _run(
+    database: "Database",
+    names: Sequence[str],
+    workers: int,
+    outputs: OutputFiles,
+    report: Report,
+    is_progress_shown: bool,
+) -> "Summary":
+    """Ingest the inputs, print the report even after an error or a signal; return the summary."""
+    from payproc.db import schema  # as in `ingest`
+    from payproc.ingest.run import Ingest, Options
+
+    if not report.dry_run:
+        schema.prepare_schema(database, print_message, create=True)
+    # The first connection prints a note, so it comes before the progress bar.
+    has_schema = not report.dry_run or schema.has_schema(database)
+    problems = LineProblems()
+    with interrupt.noted() as stop, contextlib.ExitStack() as bar:
+        ingesting = Ingest(
+            database if has_schema else None,
+            names,
+            Options(workers, report.dry_run, *outputs),
+            on_malformed=problems.add,
+            on_progress=bar.enter_context(progress_bar(_count_bytes(names), "bytes", is_progress_shown)),
+        )
+        try:
+            stop.check()
+            outputs.empty()
+            ingesting.run(stop)
+        except PayprocError as error:
+            bar.close()
+            if ingesting.summary.lines:  # the counted events are recorded, even if the rest could not be
+                report.print(ingesting.summary, problems, database, is_whole=False)
+            if stop.signal is None:
+                raise
+            print_message(str(error))  # a signal to a whole process group may have ended the server as well
+        else:
+            bar.close()
+            report.print(ingesting.summary, problems, database, is_whole=stop.signal is None)
+    return ingesting.summary
+
+
+def _count_bytes(names: Sequence[str]) -> int | None:
+    """Return the size of the inputs, or None if one of them is a pipe."""
+    if any(name == "-" or not Path(name).is_file() for name in names):
+        return None
+    return sum(Path(name).stat().st_size for name in names)
+
+
+def _print_summary(summary: "Summary", *, is_whole: bool, stderr: bool) -> None:
+    """Print the four outcomes with their reasons, and a line of totals."""
+    columns = (Column("Outcome"), Column("Events", is_number=True), Column("Share", is_number=True), Column("Reasons"))
+    rows: list[Row] = []
+    for outcome, count in summary.outcomes.items():
+        share = f"{count / summary.events:.1%}" if summary.events else "–"
+        reasons: list[Line] = [
+            f"{reason.value} {reason_count:,}" + _describe_known_conflicts(summary, reason)
+            for reason, reason_count in summary.reasons.items()
+            if OUTCOME_OF[reason] is outcome
+        ]
+        rows.append((style_outcome(outcome), f"{count:,}", share, reasons))
+    screen = open_screen(stderr=stderr)
+    screen.print_table(columns, rows)
+    screen.print([_describe_totals(summary, is_whole)])
+
+
+def _describe_known_conflicts(summary: "Summary", reason: Reason) -> str:
+    is_shown = reason is Reason.EVENT_ID_CONFLICT and summary.known_conflicts
+    return f" ({summary.known_conflicts:,} known)" if is_shown else ""
+
+
+def _describe_totals(summary: "Summary", is_whole: bool) -> str:
+    parts = [format_count(summary.events, "event")]
+    if summary.malformed:
+        parts.append(format_count(summary.malformed, "malformed line"))
+    seconds = summary.elapsed_seconds
+    rate = f" ({summary.events / seconds:,.0f} events/s)" if seconds and summary.events else ""
+    parts.append(f"{seconds:.2f} s{rate}")
+    parts.append("dry run: nothing was written" if summary.dry_run else f"run {summary.run_id}")
+    if not is_whole:
+        parts.append("not finished")
+    return " · ".join(parts)
+
+
+def _choose_exit_code(summary: "Summary", stopped_by: int | None, fail_on: Sequence[Outcome]) -> int:
+    """Return the exit code, and print the reason for one that is not 0."""
+    if stopped_by is not None:
+        print_message("interrupted; what was reported is recorded, and running the same command again is safe")
+        return 128 + stopped_by
+    counts = {outcome: summary.outcomes[outcome] for outcome in dict.fromkeys(fail_on)}
+    if Outcome.REJECT in counts:
+        counts[Outcome.REJECT] -= summary.known_conflicts  # a replay of a clean day stays clean
+    found = [outcome for outcome, count in counts.items() if count]
+    for outcome in found:
+        print_message(f"--fail-on {outcome.value}: {counts[outcome]:,} came out so")
+    return DONE_WITH_FINDINGS if found or summary.malformed else 0

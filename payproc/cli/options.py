@@ -1,0 +1,61 @@
+"""Options that several commands share: their types, their limits, and checks of their values.
+
+Belongs here: an option or a check that two or more commands use. Every other option is in the file
+of its command.
+"""
+
+from enum import Enum
+from typing import Annotated, Any
+
+import typer
+
+from payproc.errors import WrongUsage
+
+MAX_LIMIT = 1_000_000_000
+"""Largest --limit: beyond any queue, and within the range of PostgreSQL's LIMIT."""
+
+
+class Format(str, Enum):
+    """Format of results."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--database-url",
+        metavar="URL",
+        help="PostgreSQL to use; else DATABASE_URL, else .env, else the embedded one.",
+        show_default=False,
+    ),
+]
+FormatOption = Annotated[Format, typer.Option("--format", case_sensitive=False, help="For a person or for a script.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors, and what was asked for explicitly.")]
+
+
+def format_examples(*commands: str) -> str:
+    """Return the examples that end a command's help. The leading \b prevents rewrapping."""
+    return "\n".join(["\b", "Examples:" if commands[1:] else "Example:", *(f"  {command}" for command in commands)])
+
+
+def list_option_names(command: Any) -> list[str]:
+    """Return all options of a command, also the short ones."""
+    options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
+    return [*(name for option in options for name in option.opts), "--help", "-h"]
+
+
+def refuse_option(context: typer.Context, name: str, value: str | None) -> None:
+    """Raise WrongUsage for `--note --yes`, which Typer takes for the note `--yes`."""
+    option, _, _ = (value or "").partition("=")
+    if option in list_option_names(context.command):
+        raise WrongUsage(f"{name}: needs a value, but the option {option} follows it")
+
+
+def refuse_undecodable(name: str, value: str) -> None:
+    """Raise WrongUsage for a value that is not UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise WrongUsage(f"{name}: is not UTF-8, expected UTF-8 text") from None

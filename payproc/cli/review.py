@@ -1,0 +1,107 @@
+"""`payproc review`: the queue of events that need a person's decision."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta, timezone
+from itertools import chain
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from payproc.cli.console import Screen, make_notifier, open_screen
+from payproc.cli.exits import exit_on_errors
+from payproc.cli.options import MAX_LIMIT, DatabaseUrl, Format, FormatOption, Quiet, format_examples
+from payproc.cli.render import MIN_WIDE_COLUMNS, format_origin, to_json_line
+from payproc.cli.rules import MEANING
+from payproc.cli.table import GAP, Column, Row, Styled
+from payproc.escape import cell_text
+from payproc.logic import OUTCOME_OF, Outcome, Reason
+
+if TYPE_CHECKING:  # as in `review`
+    from payproc.review import Review
+
+EXAMPLES = format_examples("payproc review", "payproc review --reason repeated_refund --limit 10")
+
+_REVIEW_REASONS = [reason.value for reason in Reason if OUTCOME_OF[reason] is Outcome.MANUAL_REVIEW]
+
+
+def _parse_reason(text: str) -> str:
+    """Return a reason for review, given in any case. Raise BadParameter for another text."""
+    if text.lower() not in _REVIEW_REASONS:
+        raise typer.BadParameter(f"'{text}' is not one of {', '.join(map(repr, _REVIEW_REASONS))}")
+    return text.lower()
+
+
+def review(
+    output_format: FormatOption = Format.TABLE,
+    reason: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REASON",
+            parser=_parse_reason,
+            autocompletion=lambda: _REVIEW_REASONS,
+            help="Only events with this reason, as predecessor_missing.",
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, max=MAX_LIMIT, help="Only the N oldest.")] = None,
+    quiet: Quiet = False,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """List the events that wait for a person, the oldest first.
+
+    As JSON, one object a line.
+    """
+    with exit_on_errors():
+        from payproc.db import location, schema  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
+        from payproc.review import open_reviews
+
+        with location.open_database(database_url, make_notifier(quiet)) as database:
+            schema.require_schema(database)
+            reviews = open_reviews(database, Reason(reason) if reason else None, limit)
+            if output_format is Format.JSON:
+                for each in reviews:
+                    typer.echo(to_json_line(each))
+            elif not _print_queue(open_screen(), reviews, datetime.now(timezone.utc)):
+                typer.echo("nothing waits for a person" + (f" with the reason {reason}" if reason else ""))
+
+
+def _print_queue(screen: Screen, reviews: "Iterable[Review]", now: datetime) -> bool:
+    """Print the queue; return whether it has any review."""
+    iterator = iter(reviews)
+    if (first := next(iterator, None)) is None:
+        return False
+    is_wide = screen.width >= MIN_WIDE_COLUMNS
+    rows = (_make_row(each, now, is_wide=is_wide) for each in chain((first,), iterator))
+    screen.print_table(_make_columns(screen.width, is_wide=is_wide), rows)
+    return True
+
+
+def _make_columns(width: int, *, is_wide: bool) -> list[Column]:
+    """Return columns of fixed widths, so a long queue needs no measuring.
+
+    Events and payments share the rest of the width.
+    """
+    if is_wide:
+        widths = {"Event": 0, "Payment": 0, "Now": 10, "Type": 9, "Why a person must look": 38, "Age": 6, "From": 24}
+    else:
+        widths = {"Event\nPayment": 0, "Type\nNow": 10, "Why a person must look": 22, "Age\nFrom": 19}
+    left = width - sum(widths.values()) - len(GAP) * (len(widths) - 1)
+    shared = max(left // sum(not fixed for fixed in widths.values()), 8)
+    return [Column(header, fixed or shared) for header, fixed in widths.items()]
+
+
+def _make_row(review: "Review", now: datetime, *, is_wide: bool) -> Row:
+    event, payment = cell_text(review.event_id), cell_text(review.payment_id)
+    kind, state = review.type.value, Styled(review.state.value, "bold")
+    why, age, origin = MEANING[review.reason], _format_age(now - review.recorded_at), format_origin(review)
+    if is_wide:
+        return event, payment, state, kind, why, age, origin
+    return [event, payment], [kind, state], why, [age, origin]
+
+
+def _format_age(age: timedelta) -> str:
+    """Return an age in its largest unit: 12 s, 5 min, 3 h, 9 d."""
+    seconds = max(int(age.total_seconds()), 0)
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"

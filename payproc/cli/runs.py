@@ -1,0 +1,65 @@
+"""`payproc runs`: the past ingests."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from payproc.cli.console import make_notifier, open_screen
+from payproc.cli.exits import exit_on_errors
+from payproc.cli.options import MAX_LIMIT, DatabaseUrl, Format, FormatOption, Quiet, format_examples
+from payproc.cli.render import format_time, to_json_line
+from payproc.cli.table import Cell, Column, Line, Row
+from payproc.escape import unambiguous
+
+if TYPE_CHECKING:  # as in `runs`
+    from payproc.runs import Run
+
+EXAMPLES = format_examples("payproc runs --limit 5")
+
+MAX_SOURCES_SHOWN = 4
+"""Sources of a run that the table names, because some runs take a folder of thousands of files."""
+
+_COLUMNS = (
+    Column("Run", is_number=True),
+    Column("Started (UTC)\nLasted"),
+    Column("Events\nMalformed", is_number=True),
+    Column("Outcomes"),
+    Column("Source"),
+)
+
+
+def runs(
+    output_format: FormatOption = Format.TABLE,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=MAX_LIMIT, help="Only the N newest.")] = 20,
+    quiet: Quiet = False,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """List past ingests, the newest first.
+
+    One that is not finished was interrupted, crashed, or is still running. As JSON, one object a
+    line.
+    """
+    with exit_on_errors():
+        from payproc.db import location, schema  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
+        from payproc.runs import list_runs
+
+        with location.open_database(database_url, make_notifier(quiet)) as database:
+            schema.require_schema(database)
+            found = list_runs(database, limit)
+            if output_format is Format.JSON:
+                for run in found:
+                    typer.echo(to_json_line(run))
+            else:
+                open_screen().print_table(_COLUMNS, map(_make_row, found))
+
+
+def _make_row(run: "Run") -> Row:
+    ended = run.finished_at or run.active_at
+    lasted = f"{(ended - run.started_at).total_seconds():.2f} s"
+    state = "finished" if run.finished_at else "not finished"
+    outcomes: list[Line] = [f"{outcome.value} {count:,}" for outcome, count in run.outcomes.items() if count]
+    sources: list[Line] = [unambiguous(source) for source in run.source[:MAX_SOURCES_SHOWN]]
+    if more := len(run.source) - len(sources):
+        sources.append(f"… and {more:,} more")
+    times: Cell = [format_time(run.started_at), f"{lasted}, {state}"]
+    return str(run.run_id), times, [f"{run.events:,}", f"{run.malformed:,}"], outcomes or "none", sources

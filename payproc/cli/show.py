@@ -1,0 +1,131 @@
+"""`payproc show`: one payment with its state, its history and its conflicts."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from payproc.cli.console import Screen, make_notifier, open_screen
+from payproc.cli.exits import exit_on_errors
+from payproc.cli.options import DatabaseUrl, Format, FormatOption, Quiet, format_examples, refuse_undecodable
+from payproc.cli.render import (
+    DONE,
+    MIN_WIDE_COLUMNS,
+    format_count,
+    format_origin,
+    format_time,
+    style_outcome,
+    to_json,
+)
+from payproc.cli.table import SAMPLE_ROWS, Column, Line, Row, Styled
+from payproc.errors import CannotFinish
+from payproc.escape import cell_text, unambiguous
+
+if TYPE_CHECKING:  # as in `show`
+    from payproc.payments import Conflict, HistoryEntry, Payment
+
+EXAMPLES = format_examples("payproc show pay_coat")
+
+
+def show(
+    payment_id: Annotated[str, typer.Argument(metavar="PAYMENT_ID", help="As the events have it.", show_default=False)],
+    output_format: FormatOption = Format.TABLE,
+    quiet: Quiet = False,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Show one payment: its state, its whole history, and conflicts."""
+    with exit_on_errors():
+        from payproc import payments  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
+        from payproc.db import location, schema
+
+        refuse_undecodable("PAYMENT_ID", payment_id)
+        with location.open_database(database_url, make_notifier(quiet)) as database:
+            schema.require_schema(database)
+            with database.snapshot() as connection, connection.cursor() as cursor:
+                payment = payments.load_payment(cursor, payment_id)
+                its_event = None if payment else payments.payment_of(cursor, payment_id)
+            if payment is None:
+                hint = f'; it is an event_id of payment "{unambiguous(its_event)}"' if its_event else ""
+                raise CannotFinish(
+                    f'payment "{unambiguous(payment_id)}": nothing is on record about it in the database '
+                    f"{database.where}{hint}"
+                )
+        if output_format is Format.JSON:
+            typer.echo(to_json(payment))
+        else:
+            _print_payment(open_screen(), payment)
+
+
+def _print_payment(screen: Screen, payment: "Payment") -> None:
+    name, state = (
+        screen.paint(Styled(text, "bold")) for text in (unambiguous(payment.payment_id), payment.state.value)
+    )
+    screen.print([f"payment {name} is {state} · {format_count(len(payment.history), 'entry', 'entries')}"])
+    if payment.history:
+        _print_history(screen, payment.history)
+    if payment.open_reviews:
+        waiting = ", ".join(unambiguous(entry.event_id) for entry in payment.open_reviews)
+        screen.print([screen.paint(Styled(f"waiting for a person: {waiting}", "yellow"))])
+    if payment.conflicts:
+        screen.print(["", "conflicts: what came under an event_id that was already taken", ""])
+        _print_conflicts(screen, payment.conflicts)
+
+
+def _print_history(screen: Screen, history: "Sequence[HistoryEntry]") -> None:
+    """Print a row for each entry; on a narrow terminal, a row has two lines."""
+    is_wide = screen.width >= MIN_WIDE_COLUMNS
+    if is_wide:
+        headers = ["Event", "Type", "Outcome", "Reason", "Transition", "Recorded (UTC)", "From"]
+    else:
+        headers = ["Event\nType", "Outcome\nReason", "Transition", "Recorded (UTC)\nFrom"]
+    columns = (Column("#", is_number=True), *map(Column, headers))
+    row = _make_wide_row if is_wide else _make_narrow_row
+    # Positions and line numbers grow towards the end.
+    measured = [*history[:SAMPLE_ROWS], *history[SAMPLE_ROWS:][-SAMPLE_ROWS:]]
+    screen.print_table(columns, map(row, history), measured=map(row, measured))
+
+
+def _make_wide_row(entry: "HistoryEntry") -> Row:
+    event, kind, outcome, reason, origin = _make_cells(entry)
+    transition = " ".join(_describe_transition(entry))
+    return str(entry.position), event, kind, outcome, reason, transition, format_time(entry.recorded_at), origin
+
+
+def _make_narrow_row(entry: "HistoryEntry") -> Row:
+    event, kind, outcome, reason, origin = _make_cells(entry)
+    transition: list[Line] = [*_describe_transition(entry)]
+    return str(entry.position), [event, kind], [outcome, reason], transition, [format_time(entry.recorded_at), origin]
+
+
+def _make_cells(entry: "HistoryEntry") -> tuple[Line, Line, Line, Line, Line]:
+    """Return event, type, outcome, reason and origin.
+
+    A resolution has its decision, author and note in the last three.
+    """
+    from payproc.payments import ResolutionEntry  # as in `show`
+
+    event = cell_text(entry.event_id)
+    if isinstance(entry, ResolutionEntry):
+        decided = Styled(DONE[entry.resolution], "bold")
+        return event, "resolution", decided, f"by {unambiguous(entry.resolved_by)}", unambiguous(entry.note)
+    return event, entry.type.value, style_outcome(entry.outcome), entry.reason.value, format_origin(entry)
+
+
+def _describe_transition(entry: "HistoryEntry") -> tuple[str, ...]:
+    if entry.state_before is entry.state_after:
+        return (entry.state_after.value,)
+    return f"{entry.state_before.value} →", entry.state_after.value
+
+
+def _print_conflicts(screen: Screen, conflicts: "Iterable[Conflict]") -> None:
+    rows = (
+        (
+            cell_text(conflict.event_id),
+            f"{conflict.type.value} of {cell_text(conflict.payment_id)}",
+            f"{conflict.recorded.type.value} of {cell_text(conflict.recorded.payment_id)}",
+            format_time(conflict.recorded_at),
+            format_origin(conflict),
+        )
+        for conflict in conflicts
+    )
+    screen.print_table([*map(Column, ("Event", "Came as", "On record as", "Recorded (UTC)", "From"))], rows)

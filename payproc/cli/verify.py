@@ -1,0 +1,80 @@
+"""`payproc verify`: check every history against the stored states."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import typer
+
+from payproc.cli.console import make_notifier, progress_bar
+from payproc.cli.exits import DONE_WITH_FINDINGS, exit_on_errors
+from payproc.cli.options import DatabaseUrl, Format, FormatOption, Quiet, format_examples
+from payproc.cli.render import format_count, to_json_line
+from payproc.escape import unambiguous
+
+if TYPE_CHECKING:  # as in `verify`
+    from payproc.verify import Finding, VerifySummary
+
+EXAMPLES = format_examples("payproc verify")
+
+
+def verify(output_format: FormatOption = Format.TABLE, quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
+    """Check every payment's history against what is stored.
+
+    Exits with 3 if anything does not add up, or if a decision would come out differently by
+    today's rules.
+    """
+    with exit_on_errors():
+        from payproc import verify as ledger  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
+        from payproc.db import location, schema
+
+        summary = ledger.VerifySummary()
+        with location.open_database(database_url, make_notifier(quiet)) as database:
+            schema.require_schema(database)
+            is_progress_shown = not quiet and sys.stderr.isatty()
+            total = ledger.count_entries(database) if is_progress_shown else None
+            with progress_bar(total, "entries", is_progress_shown) as on_progress:
+                findings = ledger.verify(database, summary, on_progress)
+                if output_format is Format.JSON:
+                    for part in _stream_json(findings, summary):
+                        typer.echo(part, nl=False)
+                else:
+                    for finding in findings:
+                        typer.echo(_describe_finding(finding))
+        if output_format is Format.TABLE:
+            for line in _describe_summary(summary):
+                typer.echo(line)
+    raise typer.Exit(DONE_WITH_FINDINGS if any(summary.problems.values()) else 0)
+
+
+def _describe_finding(finding: "Finding") -> str:
+    entry = "" if finding.position is None else f" entry {finding.position}:"
+    return (
+        f"payment {unambiguous(finding.payment_id)}:{entry} {finding.problem.value}: "
+        f"found {finding.found}, expected {finding.expected}"
+    )
+
+
+def _describe_summary(summary: "VerifySummary") -> list[str]:
+    changed = sum(summary.problems.values()) - summary.wrong
+    books = "the books are right" if not summary.wrong else f"{format_count(summary.wrong, 'fault')} in the books"
+    entries = format_count(summary.entries, "entry", "entries")
+    lines = [f"{format_count(summary.payments, 'payment')}, {entries}: {books}"]
+    if changed:
+        lines.append(
+            f"{format_count(changed, 'recorded decision')} would come out differently by today's rules; "
+            "the books are consistent with the rules of their time"
+        )
+    return lines
+
+
+def _stream_json(findings: "Iterable[Finding]", summary: "VerifySummary") -> Iterator[str]:
+    """Yield one JSON object, a finding at a time to keep memory flat. The summary comes last."""
+    yield '{"findings": ['
+    separator = "\n  "
+    for finding in findings:
+        yield separator + to_json_line(finding)
+        separator = ",\n  "
+    counts = {problem: count for problem, count in summary.problems.items() if count}
+    rest = {"payments": summary.payments, "entries": summary.entries, "problems": counts, "wrong": summary.wrong}
+    yield "],\n " + to_json_line(rest)[1:] + "\n"

@@ -1,0 +1,260 @@
+"""Errors: each is one line on stderr and the right exit code, and nothing is lost or half done."""
+
+import bz2
+import gzip
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL
+
+from tests.support.command import Payproc, error_line, messages
+from tests.support.events import event_line, write_lines
+from tests.support.in_process import InProcess
+from tests.support.postgres import Server, Sql, SqlOn, assert_books_right, contents
+
+needs_permissions = pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
+
+NOWHERE = "postgresql://nobody@127.0.0.1:1/nowhere"
+HUGE_BYTES = 5 << 20
+
+
+# ---- Input ----------------------------------------------------------------------------------------
+
+
+def unsuitable(kind: str, advice: str) -> str:
+    return f"is {kind}, expected JSON Lines in UTF-8; use: {advice} | payproc ingest -"
+
+
+UNREADABLE: list[tuple[str, bytes | None, str]] = [
+    ("missing", None, "cannot be read: No such file or directory"),
+    ("good.jsonl/b", None, "cannot be read: Not a directory"),
+    ("day.bz2", bz2.compress(b"{}"), unsuitable("compressed with bzip2", "bzcat day.bz2")),
+    ("be", '\ufeff{"event_id":"e1"}'.encode("utf-16-be"), unsuitable("UTF-16", "iconv -f UTF-16 -t UTF-8 be")),
+]
+"""Names, contents and messages. tests/cli/test_usage.py has more kinds."""
+
+
+@pytest.mark.parametrize(("name", "content", "message"), UNREADABLE, ids=[name for name, _, _ in UNREADABLE])
+def test_unreadable_input_is_refused(shared: InProcess, name: str, content: bytes | None, message: str) -> None:
+    """The good file before it is not ingested, either."""
+    write_lines(shared.folder / "good.jsonl", [event_line("e1", "p1", "authorize")])
+    if content is not None:
+        (shared.folder / name).write_bytes(content)
+    assert error_line(shared("ingest", "good.jsonl", name), 2) == f"payproc: {name}: {message}"
+    assert shared("export").stdout == ""
+
+
+@needs_permissions
+def test_input_without_permission_is_refused(shared: InProcess) -> None:
+    (shared.folder / "closed").touch(mode=0)
+    line = error_line(shared("ingest", "closed"), 2)
+    assert line == "payproc: closed: cannot be read: Permission denied"
+
+
+def test_compressed_standard_input_is_refused(shared: InProcess) -> None:
+    line = error_line(shared("ingest", "-", stdin=gzip.compress(b"{}")), 2)
+    assert line == f"payproc: <stdin>: {unsuitable('compressed with gzip', 'zcat FILE')}"
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n\r\n", b"\xef\xbb\xbf"], ids=["empty", "blank", "a BOM"])
+def test_empty_file_is_a_run_of_no_lines(shared: InProcess, content: bytes) -> None:
+    summary = shared.summary("-", stdin=content)
+    assert (summary["lines"], summary["events"], summary["reasons"]) == (0, 0, {})
+
+
+def test_binary_file_is_malformed_lines(shared: InProcess) -> None:
+    summary = shared.summary("-", stdin=bytes(range(256)) * 1000 + b"\n" + b"\0" * 5000, code=3)
+    assert summary["lines"] == summary["malformed"] > 2
+    assert shared("export").stdout == ""
+
+
+def test_good_lines_around_bad_ones_are_recorded(run_in_process: InProcess) -> None:
+    huge = b'{"event_id":"e9","payment_id":"p1","type":"refund","x":"' + b"y" * HUGE_BYTES + b'"}'
+    lines = [event_line("e1", "p1", "authorize"), b"\xff", huge, event_line("e2", "p1", "capture")]
+    write_lines(run_in_process.folder / "x", lines)
+    finished = run_in_process("ingest", "x")
+    assert messages(finished) == [
+        "x:2: not UTF-8: byte 0xff at offset 0, expected UTF-8 text",
+        "x:3: line too long: over 1,048,576 bytes, expected one JSON object a line of at most 1 MiB",
+    ]
+    assert "2 events · 2 malformed lines" in finished.stdout
+
+
+# ---- Which database -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("mysql://u:s3cret@h/d", "found a URL of mysql"),
+        ("postgresql://h:54x/d", "a port that is not a number; in a user or password write @ : / ? # as %40 %3A"),
+        ("postgresql://u:p@s3cret@h/d", "in a user or password write @ : / ? # as %40 %3A %2F %3F %23"),
+    ],
+)
+def test_bad_url_is_wrong_usage(tmp_path: Path, good: Path, url: str, found: str) -> None:
+    """tests/unit/test_location.py has all kinds of bad URLs."""
+    line = error_line(Payproc(tmp_path, None)("ingest", "good.jsonl", "--database-url", url), 2)
+    assert line.startswith("payproc: --database-url: expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+    assert found in line
+    assert "s3cret" not in line
+
+
+@pytest.mark.parametrize("command", ["ingest good.jsonl", "ingest --dry-run good.jsonl", "show p1", "init"])
+def test_unreachable_server_exits_with_1(tmp_path: Path, good: Path, command: str) -> None:
+    run = InProcess(tmp_path, None)
+    line = error_line(run(*command.split(), "--database-url", "postgres://u:s3cret@127.0.0.1:1/d"), 1)
+    assert line == "payproc: cannot reach the database postgresql://u@127.0.0.1:1/d: Connection refused"
+
+
+def test_missing_database_exits_with_1(tmp_path: Path, url: URL, good: Path) -> None:
+    line = error_line(InProcess(tmp_path, url.set(database="nowhere"))("ingest", "good.jsonl"), 1)
+    assert line.startswith("payproc: cannot reach the database postgresql://")
+    assert line.endswith('database "nowhere" does not exist')
+
+
+def test_option_precedes_variable_precedes_dotenv(tmp_path: Path, url: URL, good: Path) -> None:
+    there = url.set(drivername="postgres").render_as_string(hide_password=False)
+    run = InProcess(tmp_path, None)
+    dotenv = tmp_path / ".env"
+    dotenv.write_text(f"OTHER=1\nDATABASE_URL={there}\n")
+    assert "(from .env)" in run("ingest", "good.jsonl").stderr
+    assert run("ingest", "good.jsonl", env={"DATABASE_URL": NOWHERE}).code == 1
+    dotenv.write_text(f"DATABASE_URL={NOWHERE}\n")
+    assert run("ingest", "good.jsonl").code == 1
+    assert "(from DATABASE_URL)" in run("ingest", "good.jsonl", env={"DATABASE_URL": there}).stderr
+    finished = run("ingest", "good.jsonl", "--database-url", there, env={"DATABASE_URL": NOWHERE})
+    assert finished.code == 0
+    assert "(from --database-url)" in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"DATABASE_URL=\xff\xfe\n", ".env: is not UTF-8, expected UTF-8 text"),
+        (b"A=1\nDATABASE_URL: postgresql://h/d\n", ".env:2: cannot be parsed, expected DATABASE_URL=URL"),
+        (b'export DATABASE_URL="postgresql://h/d\n', ".env:1: cannot be parsed, expected DATABASE_URL=URL"),
+        (b"\n\n  DATABASE_URL\n", ".env:3: cannot be parsed, expected DATABASE_URL=URL"),
+    ],
+)
+def test_unreadable_dotenv_is_refused(tmp_path: Path, good: Path, content: bytes, message: str) -> None:
+    """If it were ignored, the command would use another database than the user wrote down."""
+    (tmp_path / ".env").write_bytes(content)
+    line = error_line(InProcess(tmp_path, None)("ingest", "good.jsonl"), 2)
+    assert line == f"payproc: {message}; mend it, or name the database with --database-url"
+
+
+def test_dotenv_lines_about_other_things_are_ignored(tmp_path: Path, url: URL, good: Path) -> None:
+    there = url.set(drivername="postgres").render_as_string(hide_password=False)
+    others = "what: this\nDATABASE_URL_OF_OTHERS: x\n# DATABASE_URL\n"
+    (tmp_path / ".env").write_text(f"{others}DATABASE_URL={there}\n")
+    assert InProcess(tmp_path, None)("ingest", "good.jsonl", "--quiet") == (0, "", "")
+
+
+# ---- Rights ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def role(server: Server, bare_url: URL, sql_on: SqlOn) -> Iterator[str]:
+    """A role that may connect and no more."""
+    name = f"r_{bare_url.database}"
+    server.execute(f"CREATE ROLE \"{name}\" LOGIN PASSWORD 's3cret'")
+    yield name
+    sql_on(bare_url).rows(f'DROP OWNED BY "{name}"')
+    server.execute(f'DROP ROLE "{name}"')
+
+
+def test_role_without_rights_gets_advice(tmp_path: Path, bare_url: URL, role: str, good: Path) -> None:
+    line = error_line(InProcess(tmp_path, bare_url.set(username=role))("ingest", "good.jsonl"), 1)
+    assert f"refused: permission denied for database {bare_url.database}; payproc needs its schema once" in line
+    assert "an owner runs `payproc init`" in line
+
+
+def test_role_with_the_advised_rights_can_ingest(
+    tmp_path: Path, bare_url: URL, role: str, good: Path, sql_on: SqlOn
+) -> None:
+    owner = InProcess(tmp_path, bare_url)
+    assert owner("init").stdout == "created the schema payproc\n"
+    assert owner("init").stdout == "the schema payproc is up to date\n"
+    limited = InProcess(tmp_path, bare_url.set(username=role))
+    assert "refused: permission denied for schema payproc; " in error_line(limited("ingest", "good.jsonl"), 1)
+    sql_on(bare_url).rows(
+        f'GRANT USAGE ON SCHEMA payproc TO "{role}";'
+        f'GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA payproc TO "{role}"'
+    )
+    assert limited.summary("good.jsonl")["outcomes"]["APPLY"] == 1
+    assert "p1" in limited("show", "p1").stdout
+
+
+def test_read_only_database_names_the_primary(run_in_process: InProcess, sql: Sql, good: Path) -> None:
+    """A dry run still works."""
+    sql.rows(f'ALTER DATABASE "{sql.url.database}" SET default_transaction_read_only = on')
+    line = error_line(run_in_process("ingest", "good.jsonl"), 1)
+    assert "in a read-only transaction; connect to the primary, with a role that may write" in line
+    assert run_in_process.summary("good.jsonl", "--dry-run")["outcomes"]["APPLY"] == 1
+    assert not any(contents(sql).values())
+
+
+# ---- The schema -----------------------------------------------------------------------------------
+
+
+def test_foreign_schema_is_left_alone(tmp_path: Path, bare_url: URL, sql_on: SqlOn, good: Path) -> None:
+    sql_on(bare_url).rows("CREATE SCHEMA payproc CREATE TABLE events (x text)")
+    for command in ("ingest good.jsonl", "show p1", "init", "ingest --dry-run good.jsonl"):
+        line = error_line(InProcess(tmp_path, bare_url)(*command.split()), 1)
+        assert "is not payproc's: it holds 1 tables and indexes of something else" in line
+
+
+def test_newer_schema_is_left_alone(run_in_process: InProcess, sql: Sql, good: Path) -> None:
+    sql.rows("COMMENT ON TABLE payproc.runs IS 'payproc schema version 99, procedure 0123456789abcdef'")
+    for command in ("ingest good.jsonl", "ingest --dry-run good.jsonl", "show p1", "init"):
+        line = error_line(run_in_process(*command.split()), 1)
+        assert "has version 99, and this payproc is older than the schema: it knows version 2; install a newer" in line
+
+
+def test_missing_schema_exits_with_1(tmp_path: Path, bare_url: URL) -> None:
+    """A database that has lost its records never looks healthy."""
+    resolve = "resolve e1 --apply --note x --yes"
+    reads = ["show p1", "review", "review --format json", "verify", "verify --format json", "runs", "export"]
+    for command in (resolve, *reads):
+        finished = InProcess(tmp_path, bare_url)(*command.split())
+        line = error_line(finished, 1)
+        assert "nothing is recorded: no schema payproc in the database postgresql://" in line
+        assert finished.stdout == ""
+
+
+# ---- Limits ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("files", [5, 7])
+def test_too_few_open_files_exits_with_1(payproc: Payproc, files: int) -> None:
+    finished = payproc("verify", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files)))
+    assert (finished.code, finished.stdout) == (1, "")
+
+
+def test_statement_timeout_names_the_setting(run_in_process: InProcess, sql: Sql, good: Path) -> None:
+    """A rerun with more time completes the job."""
+    run_in_process("ingest", "good.jsonl")
+    lines = [event_line("e2", "p2", "authorize"), event_line("e3", "p1", "capture")]
+    write_lines(run_in_process.folder / "more.jsonl", lines)
+    sql.rows(f"ALTER DATABASE \"{sql.url.database}\" SET statement_timeout = '300ms'")
+    with sql.locked_payment("p1"):
+        finished = run_in_process("ingest", "more.jsonl", "--workers", "1")
+    assert error_line(finished, 1).endswith(
+        "canceling statement due to statement timeout; if it was a timeout, raise statement_timeout for this role"
+    )
+    assert run_in_process.summary("more.jsonl")["events"] == 2
+    assert_books_right(sql)
+
+
+def test_restored_sequence_is_repaired_by_the_advice(run_in_process: InProcess, sql: Sql, good: Path) -> None:
+    """After a restore without sequences, a new run would get the number of an old one."""
+    for _ in range(3):
+        run_in_process("ingest", "good.jsonl")
+    sql.rows("ALTER SEQUENCE payproc.runs_run_id_seq RESTART")
+    line = error_line(run_in_process("ingest", "good.jsonl"), 1)
+    assert "new runs would get the numbers of existing ones, as after a restore; run: SELECT setval(" in line
+    assert sql.value(line.partition("; run: ")[2]) == 3
+    assert run_in_process.summary("good.jsonl")["run_id"] == 4

@@ -1,0 +1,306 @@
+"""`payproc export`: through pipes, into files, onto terminals; and its messages about omissions."""
+
+import fcntl
+import itertools
+import json
+import re
+import signal
+import struct
+import subprocess
+import termios
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import URL
+
+from tests.support.command import Payproc, RunningCommand, messages
+from tests.support.events import event_line, messy_lines
+from tests.support.hostile import IDS, TEXTS, harmful
+from tests.support.in_process import InProcess
+from tests.support.postgres import NewDatabase, Sql, SqlOn, assert_books_right, contents, fill_queue, wait_for
+from tests.support.servers import Pristine
+from tests.support.shell import Shell
+from tests.support.terminal import open_terminal
+
+
+@pytest.fixture
+def copy_url(new_database: NewDatabase) -> URL:
+    """An empty database, even without a schema."""
+    return new_database("template0")
+
+
+# ---- From one database into another ---------------------------------------------------------------
+
+
+HISTORIES = """
+    SELECT payment_id, event_id, type::text, outcome::text, reason::text, state_before::text, state_after::text,
+           payload::text
+    FROM payproc.events ORDER BY payment_id, position
+"""
+
+
+def histories(sql: Sql) -> dict[str, list[tuple[Any, ...]]]:
+    found: dict[str, list[tuple[Any, ...]]] = {}
+    for payment_id, *entry in sql.rows(HISTORIES):
+        found.setdefault(payment_id, []).append(tuple(entry))
+    return found
+
+
+def conflicts(sql: Sql) -> set[tuple[Any, ...]]:
+    return set(sql.rows("SELECT event_id, payment_id, type::text, payload::text FROM payproc.event_conflicts"))
+
+
+@pytest.mark.slow
+def test_copy_of_a_busy_database_is_a_snapshot(
+    payproc: Payproc, run_in_process: InProcess, sql: Sql, copy_url: URL, sql_on: SqlOn
+) -> None:
+    """The copy is made while another process ingests. It has a prefix of each history."""
+    assert run_in_process("ingest", "-", "--quiet", stdin=b"\n".join(messy_lines(1, 1500))).code == 3
+    before, conflicts_before = histories(sql), conflicts(sql)
+    meanwhile = itertools.cycle(messy_lines(2, 20_000))
+    with payproc.start("ingest", "-", "--quiet", stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as writer:
+        copying = Shell(payproc, copy_url).start('"$0" export | "$0" ingest --format json --database-url "$1" -')
+        while copying.poll() is None:  # at most a pipe's content is ahead of the record
+            writer.stdin.write(b"".join(next(meanwhile) + b"\n" for _ in range(50)))
+            writer.stdin.flush()
+        stdout, stderr = copying.communicate()
+    assert copying.returncode == 0, stderr
+    summary = json.loads(stdout)
+    copy = sql_on(copy_url)
+    assert_books_right(copy)
+    now, copied = histories(sql), histories(copy)
+    assert sum(map(len, before.values())) <= sum(map(len, copied.values())) < sum(map(len, now.values()))
+    for payment_id, history in now.items():
+        of_copy = copied.pop(payment_id, [])
+        assert of_copy == history[: len(of_copy)]
+        assert len(of_copy) >= len(before.get(payment_id, []))
+    assert not copied, "the copy knows payments that the source does not"
+    assert conflicts_before <= conflicts(copy) <= conflicts(sql)
+    assert (summary["malformed"], summary["reasons"].get("duplicate_event", 0)) == (0, 0)
+    assert f"exported {summary['events'] - len(conflicts(copy)):,} events and {len(conflicts(copy))} con" in stderr
+
+
+def test_export_is_deterministic(
+    payproc: Payproc, run_in_process: InProcess, copy_url: URL, sql: Sql, tmp_path: Path
+) -> None:
+    """An export, another, and that of a copy are the same bytes.
+
+    Ingested into the database that it comes from, they are duplicates.
+
+    A line that ends in two carriage returns owns one of them, and blanks around JSON are kept.
+    """
+    odd = [
+        b'{"event_id":"odd","payment_id":"odd","type":"fail"}\r\r',
+        b' \t{"type" : "capture", "event_id":"odd2","payment_id":"odd", "\xe2\x82\xac": 1e999} \r\t\r\r',
+    ]
+    assert run_in_process("ingest", "-", "--quiet", stdin=b"\n".join([*messy_lines(5, 200), *odd])).code == 3
+    script = '"$0" export > first; "$0" export -q > second; "$0" ingest -q --database-url "$1" first'
+    assert Shell(payproc, copy_url)(script).code == 0
+    assert Shell(Payproc(tmp_path, copy_url))('"$0" export > third').code == 0
+    first, second, third = ((payproc.folder / name).read_bytes() for name in ("first", "second", "third"))
+    assert first == second == third
+    assert odd[0] + b"\n" in first
+    assert odd[1] + b"\n" in first
+    before = contents(sql)
+    assert run_in_process.summary("first")["reasons"] == {
+        "event_id_conflict": len(before["conflicts"]),
+        "duplicate_event": len(before["events"]),
+    }
+    assert contents(sql) == before
+
+
+@pytest.mark.slow
+def test_pg_dump_moves_resolutions(
+    payproc: Payproc, copy_url: URL, url: URL, pristine: Pristine, sql_on: SqlOn, tmp_path: Path
+) -> None:
+    """The README's way to copy everything, resolutions included."""
+    payproc("ingest", "-", "--quiet", stdin=b"\n".join(messy_lines(8, 300)))
+    pending = payproc("review", "--format", "json").stdout.splitlines()
+    for decision, row in zip(("--apply", "--dismiss"), pending, strict=False):
+        payproc("resolve", json.loads(row)["event_id"], decision, "--note", "n", "--by", "a", "--yes")
+    source = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    dump, load = pristine.programs / "pg_dump", pristine.programs / "psql"
+    script = f"{dump} -n payproc '{source}' | {load} -q -v ON_ERROR_STOP=1 \"$1\" >/dev/null"
+    assert Shell(payproc, copy_url)(script) == (0, "", "")
+    copy = Payproc(tmp_path, copy_url)
+    assert copy("verify").stdout == payproc("verify").stdout
+    for command in (["review", "--format", "json"], ["runs", "--format", "json"], ["export", "-q"]):
+        assert copy(*command)[:2] == payproc(*command)[:2]
+    assert "left out 2 resolutions" in copy("export").stderr
+    assert sql_on(copy_url).value("SELECT count(*) FROM payproc.resolutions") == 2
+
+
+# ---- Its messages ---------------------------------------------------------------------------------
+
+
+def test_export_of_an_empty_database(run_in_process: InProcess) -> None:
+    exported = run_in_process("export")
+    assert exported[:2] == (0, "")
+    assert messages(exported) == ["payproc: exported 0 events and 0 conflicts"]
+
+
+def test_resolutions_are_omitted_and_counted(run_in_process: InProcess) -> None:
+    """The counts are printed with --quiet, too, because a copy lacks these records."""
+    run = run_in_process
+
+    def decide(event_id: str, decision: str) -> None:
+        assert run("resolve", event_id, decision, "--note", "n", "--by", "a", "--yes").code == 0
+
+    day = event_line("e1", "p1", "capture") + b"\n" + event_line("e2", "p2", "refund") + b"\n"
+    run("ingest", "-", stdin=day)
+    exported = run("export")
+    assert exported[:2] == (0, day.decode())
+    assert messages(exported) == ["payproc: exported 2 events and 0 conflicts"]
+    assert run("export", "--quiet") == (0, day.decode(), "")
+
+    decide("e2", "--dismiss")
+    exported = run("export")
+    assert exported[:2] == (0, day.decode())
+    assert messages(exported) == ["payproc: exported 2 events and 0 conflicts", omitted(applied=0, dismissed=1)]
+
+    decide("e1", "--apply")
+    run("ingest", "-", stdin=event_line("e3", "p1", "authorize") + b"\n" + event_line("e3", "p9", "fail"))
+    exported = run("export")
+    assert exported.code == 0
+    assert messages(exported) == [
+        "payproc: exported 3 events and 1 conflict",
+        omitted(applied=1, dismissed=1),
+        "payproc: in a copy 1 event comes out differently, and 1 payment ends in another state",
+    ]
+    quiet = run("export", "--quiet")
+    assert quiet[:2] == (0, exported.stdout)
+    assert quiet.stderr.splitlines() == messages(exported)[1:]
+
+
+def omitted(*, applied: int, dismissed: int) -> str:
+    count = applied + dismissed
+    return (
+        f"payproc: left out {count} resolution{'s' * (count > 1)} ({applied} applied, {dismissed} dismissed): "
+        "what people decided is not replayed; in a copy 2 events wait for a person"
+    )
+
+
+FIRST_OMITTED = 'event "e00" of payment "p00\\u202e": left out: its line has the type authorize, the record fail'
+OMITTED_RECORDS = [
+    "… and 2 more records",
+    "payproc: left out 22 records: ingested again, they would not be what is on record; somebody has changed the "
+    "tables by hand, or the database has another encoding than UTF8",
+    "payproc: in a copy 0 events come out differently, and 22 payments end in another state",
+]
+
+
+@pytest.mark.parametrize("options", [[], ["--quiet"]], ids=["loud", "quiet"])
+def test_records_unlike_their_lines_are_omitted(run_in_process: InProcess, sql: Sql, options: list[str]) -> None:
+    """Twenty are named, the rest is counted, and the exit code is 3."""
+    lines = [event_line(f"e{n:02}", f"p{n:02}\u202e", "authorize") for n in range(23)]
+    run_in_process("ingest", "-", stdin=b"\n".join(lines))
+    sql.rows("UPDATE payproc.events SET type = 'fail' WHERE event_id <> 'e07'")
+    exported = run_in_process("export", *options)
+    assert exported.code == 3
+    assert [json.loads(row)["event_id"] for row in exported.stdout.splitlines()] == ["e07"]
+    listed = [row for row in messages(exported) if not row.startswith("payproc: exported")]
+    assert listed[0] == FIRST_OMITTED
+    assert all(re.match(r'event "e\d\d" of ', row) for row in listed[:20])
+    assert listed[20:] == OMITTED_RECORDS
+
+
+# ---- Signals --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stalled(payproc: Payproc, sql: Sql) -> Iterator[RunningCommand]:
+    """An export in the middle of a line, because nobody reads from its pipe."""
+    fill_queue(sql, 1, 30, 100_000)
+    with payproc.start("export") as process:
+        wait_for(lambda: unread_bytes(process) >= 60_000)
+        yield process
+
+
+def unread_bytes(process: RunningCommand) -> int:
+    (unread,) = struct.unpack("i", fcntl.ioctl(process.stdout, termios.FIONREAD, b"\0" * 4))
+    return int(unread)
+
+
+def wait_until_taken(process: RunningCommand) -> None:
+    """Wait until the process has no pending signals."""
+    wait_for(lambda: f"ShdPnd:\t{0:016x}\n" in Path(f"/proc/{process.pid}/status").read_text())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_export_ends_with_a_whole_line(
+    payproc: Payproc, stalled: RunningCommand, number: signal.Signals, code: int
+) -> None:
+    stalled.send_signal(number)
+    wait_until_taken(stalled)  # once somebody reads, the write may end before the signal arrives
+    stdout, stderr = stalled.communicate(timeout=30)
+    assert stalled.returncode == code
+    assert stderr.decode().splitlines()[-1] == "payproc: interrupted"
+    assert stdout.endswith(b'"}\n')
+    whole = payproc("export").stdout.encode()
+    assert whole.startswith(stdout)
+    assert len(stdout) < len(whole)
+
+
+@pytest.mark.parametrize(("first", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_second_interrupt_kills_a_stalled_export(stalled: RunningCommand, first: signal.Signals, code: int) -> None:
+    """Interrupts of the first one's burst are ignored, so the test sends more until one works."""
+    stalled.send_signal(first)
+    wait_until_taken(stalled)
+
+    def is_gone() -> bool:
+        stalled.send_signal(signal.SIGINT)
+        return stalled.poll() is not None
+
+    wait_for(is_gone)
+    assert stalled.stderr.read().splitlines()[-1] == b"payproc: interrupted without cleaning up"
+    assert stalled.returncode == code
+
+
+# ---- Hostile text ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hostile(run_in_process: InProcess) -> list[bytes]:
+    """Recorded lines with hostile text in ids and elsewhere, in the order of an export."""
+    text = " ".join(TEXTS).translate(dict.fromkeys(range(0x20), " ")).replace("\\", "").replace('"', "")
+    facts = [{"event_id": each, "payment_id": each, "type": "fail"} for each in sorted(IDS)]
+    starts = [json.dumps(fact, ensure_ascii=False).removesuffix("}") for fact in facts]
+    lines = [f'{start},\t"x":"{text}",\r"y":1}}'.encode() for start in starts]
+    assert run_in_process("ingest", "-", "--quiet", stdin=b"\n".join(lines)).code == 0
+    return lines
+
+
+def test_pipe_gets_hostile_text_byte_for_byte(payproc: Payproc, hostile: list[bytes]) -> None:
+    with payproc.start("export") as process:
+        stdout, _ = process.communicate()
+    assert stdout == b"".join(each + b"\n" for each in hostile)
+    assert harmful(stdout.decode())
+
+
+def test_terminal_gets_hostile_text_escaped(payproc: Payproc, hostile: list[bytes]) -> None:
+    """The lines are the same JSON."""
+    with (
+        open_terminal() as terminal,
+        payproc.start("export", "--quiet", stdout=terminal.stream, env={"TERM": "xterm"}) as process,
+    ):
+        shown = terminal.read_all()
+    assert process.returncode == 0
+    assert not harmful(shown.decode())
+    assert [json.loads(each) for each in shown.splitlines()] == [json.loads(each) for each in hostile]
+
+
+@pytest.mark.parametrize("into", ["> file", "| cat > file"])
+def test_bar_is_drawn_unless_stdout_is_a_pipe(payproc: Payproc, run_in_process: InProcess, into: str) -> None:
+    """The reader of a pipe may draw one on the same terminal."""
+    run_in_process("ingest", "-", stdin=event_line("e1", "p1", "authorize"))
+    script = f'"$0" export {into}'
+    with (
+        open_terminal() as terminal,
+        Shell(payproc).start(script, stderr=terminal.stream, env={"TERM": "xterm"}),
+    ):
+        drawn = terminal.read_all()
+    assert (payproc.folder / "file").read_bytes() == event_line("e1", "p1", "authorize") + b"\n"
+    assert (b"1/1" in drawn) == (into == "> file")
+    assert b"exported 1 event and 0 conflicts" in drawn

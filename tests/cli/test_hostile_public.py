@@ -1,0 +1,176 @@
+"""Commands on a database whose `public` shadows the functions and operators of the catalog.
+
+Each command runs as the owner of payproc's schema and calls no shadow. If a test fails with "a
+shadow was called", write the catalog's own with its schema: `pg_catalog.array_to_string(…)`,
+`OPERATOR(pg_catalog.=)` where an index must match, `array_append(…)` in place of `||`; or cast an
+enum to text before it is compared.
+"""
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from sqlalchemy import URL
+
+from payproc import review
+from payproc.cli.main import app
+from payproc.db.connection import Database
+from payproc.export import count_lines
+from payproc.verify import count_entries
+from tests.support.in_process import InProcess
+from tests.support.old_schemas import load_version
+from tests.support.postgres import NewDatabase, Server, Sql, SqlOn
+from tests.support.shadows import SHADOW_CALLED, plant_shadows
+
+SAMPLES = Path(__file__).parents[2] / "sample_events"
+DAY = [SAMPLES / f"{name}.jsonl" for name in ("reused_ids", "contradictions", "refund_race", "redeliveries")]
+"""Lines with every outcome, duplicates and conflicts."""
+
+HISTORY = """
+    INSERT INTO payproc.runs (sources, lines, finished_at) VALUES ('{day.jsonl}', 6, now());
+    INSERT INTO payproc.payments (payment_id, state, version) VALUES
+        ('p1', 'authorized', 1), ('p2', 'created', 1), ('p3', 'created', 1), ('p4', 'created', 2);
+    INSERT INTO payproc.events (event_id, payment_id, position, type, outcome, reason, state_before, state_after,
+                                source, run_id, line, payload)
+    SELECT event_id, payment_id, 1, type, outcome, reason, before, after, 0, 1, place,
+           pg_catalog.json_build_object('event_id', event_id, 'payment_id', payment_id, 'type', type)
+    FROM (VALUES
+        ('e1', 'p1', 'authorize'::payproc.event_type, 'APPLY'::payproc.outcome, 'transition'::payproc.reason,
+         'created'::payproc.state, 'authorized'::payproc.state, 1),
+        ('e2', 'p2', 'capture', 'MANUAL_REVIEW', 'predecessor_missing', 'created', 'created', 2),
+        ('e3', 'p3', 'refund', 'MANUAL_REVIEW', 'predecessor_missing', 'created', 'created', 3),
+        ('e4', 'p4', 'capture', 'MANUAL_REVIEW', 'predecessor_missing', 'created', 'created', 4)
+    ) AS event (event_id, payment_id, type, outcome, reason, before, after, place);
+    INSERT INTO payproc.resolutions (event_id, payment_id, position, resolution, state_before, state_after, note,
+                                     resolved_by)
+    VALUES ('e4', 'p4', 2, 'dismiss', 'created', 'created', 'a note', 'alice');
+    INSERT INTO payproc.event_conflicts (event_id, payment_id, type, source, run_id, line, payload)
+    VALUES ('e1', 'p2', 'fail', 0, 1, 5, '{"event_id": "e1", "payment_id": "p2", "type": "fail"}');
+"""
+"""Three events that need review, one of them resolved, and a conflict."""
+
+
+@pytest.fixture(scope="module")
+def template(server: Server, template: str) -> Iterator[str]:
+    """The module's template: payproc's schema, some history, and the shadows."""
+    name = f"payproc_hostile_{uuid.uuid4().hex[:8]}"
+    server.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    with closing(Sql(server.url.set(database=name))) as sql:
+        sql.rows(HISTORY)
+        plant_shadows(sql)
+    yield name
+    server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+DECIDE = ("--note", "a note", "--by", "bob", "--yes")
+
+READS: list[tuple[tuple[str | Path, ...], int]] = [
+    (("ingest", "--dry-run", *DAY), 0),
+    (("show", "p1"), 0),
+    (("show", "p4"), 0),
+    (("show", "e1"), 1),
+    (("review",), 0),
+    (("review", "--reason", "predecessor_missing", "--limit", "1"), 0),
+    (("resolve", "e1", "--dismiss", *DECIDE), 1),
+    (("resolve", "e4", "--dismiss", *DECIDE), 1),
+    (("resolve", "p1", "--dismiss", *DECIDE), 1),
+    (("verify",), 0),
+    (("runs",), 0),
+    (("export",), 0),
+    (("init",), 0),
+    (("init", "--sql"), 0),
+]
+"""Commands that change nothing here, in each way to other statements, and the exit code."""
+
+WRITES: list[tuple[str | Path, ...]] = [
+    ("ingest", *DAY),
+    ("resolve", "e2", "--apply", *DECIDE, "--expect", "created"),
+    ("resolve", "e3", "--dismiss", *DECIDE),
+]
+"""Commands that record something."""
+
+WITHOUT_DATABASE = {"rules"}
+
+
+def check(run: InProcess, *command: str | Path, code: int = 0) -> None:
+    """Run a command; it must end with this code and call no shadow."""
+    finished = run(*command)
+    assert SHADOW_CALLED not in finished.stderr, finished.stderr
+    assert " refused: " not in finished.stderr, finished.stderr
+    assert finished.code == code, finished
+
+
+def name_of(command: tuple[str | Path, ...]) -> str:
+    return " ".join(each for each in command[:3] if isinstance(each, str))
+
+
+@pytest.mark.parametrize(("command", "code"), READS, ids=[name_of(command) for command, _ in READS])
+def test_read_calls_no_shadow(shared: InProcess, command: tuple[str | Path, ...], code: int) -> None:
+    check(shared, *command, code=code)
+
+
+@pytest.mark.parametrize("command", WRITES, ids=name_of)
+def test_write_calls_no_shadow(run_in_process: InProcess, command: tuple[str | Path, ...]) -> None:
+    """An ingest runs twice, because a replay looks up events that are on record."""
+    check(run_in_process, *command)
+    if command[0] == "ingest":
+        check(run_in_process, *command, "--workers", "1")
+
+
+def test_every_command_is_tried() -> None:
+    """If this fails, add the command to READS or WRITES, in each way to other statements."""
+    commands: dict[str, Any] = getattr(typer.main.get_command(app), "commands")  # noqa: B009 - of Click's groups only
+    assert commands.keys() - WITHOUT_DATABASE == {command[0] for command in [*WRITES, *(each for each, _ in READS)]}
+
+
+@pytest.mark.parametrize("count", [review.count_open, count_entries, count_lines])
+def test_count_calls_no_shadow(database: Database, count: Callable[[Database], int]) -> None:
+    """These are for a progress bar, or for the line that an ingest ends with."""
+    assert count(database) > 0
+
+
+def test_contested_decision_calls_no_shadow(database: Database) -> None:
+    """No command makes one here, because it takes another process that records first."""
+    stale = ("0", "9", "e9", "p1", "1", "capture", "7", "APPLY", "transition", "authorized", "captured", "{}")
+    with closing(database.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute(f"CALL payproc.record_decisions(1, {', '.join(['%s'] * len(stale))}, NULL)", stale)
+        assert cursor.fetchall() == [("1",)]
+
+
+def test_schema_creation_calls_no_shadow(bare_url: URL, sql_on: SqlOn, tmp_path: Path) -> None:
+    plant_shadows(sql_on(bare_url))
+    run = InProcess(tmp_path, bare_url)
+    check(run, "init")
+    check(run, "ingest", *DAY)
+
+
+@pytest.mark.parametrize("for_citus", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one server", "Citus"])
+def test_schema_upgrade_calls_no_shadow(
+    new_database: NewDatabase, sql_on: SqlOn, tmp_path: Path, for_citus: bool
+) -> None:
+    url = new_database("template0", "UTF8")
+    sql, run = sql_on(url), InProcess(tmp_path, url)
+    load_version(sql, 1, for_citus=for_citus)
+    plant_shadows(sql)
+    check(run, "init")
+    check(run, "ingest", *DAY)
+    check(run, "verify")
+
+
+def test_unqualified_name_calls_a_shadow(database: Database) -> None:
+    """If this fails, nothing here could fail."""
+    with closing(database.connect()) as connection, connection.cursor() as cursor:
+        for called in (
+            "obj_description('payproc.runs'::regclass, 'pg_class')",
+            "array_to_string('{}'::text[], ',')",
+            "'{}'::text[] || 'a'::text",
+            "'APPLY'::payproc.outcome = 'APPLY'",
+            "1::oid = 'payproc'::regnamespace",
+            "count('a'::text)",
+        ):
+            with pytest.raises(Exception, match=SHADOW_CALLED):
+                cursor.execute(f"SELECT {called}")

@@ -1,0 +1,50 @@
+"""Peak memory of the commands that list records: it is flat, however many there are."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import Payproc, RunningCommand
+from tests.support.postgres import Sql, fill_queue
+
+pytestmark = pytest.mark.slow
+
+FEW = 3_000
+TOLERANCE_KIB = 15_000
+
+
+def peak_kib(process: RunningCommand) -> int:
+    """Return the most memory that a running process has had."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
+
+
+@pytest.mark.parametrize(
+    ("command", "many"), [("review", 60_000), ("review --format json", 300_000), ("export", 300_000)]
+)
+def test_memory_is_flat_for_many_events(payproc: Payproc, sql: Sql, command: str, many: int) -> None:
+    peaks = []
+    for first, last in ((1, FEW), (FEW + 1, many)):
+        fill_queue(sql, first, last)
+        process = payproc.start(*command.split(), "--quiet")
+        listed = peak = 0
+        for row in process.stdout:
+            listed += b"capture" in row
+            if listed == last and not peak:
+                peak = peak_kib(process)
+        process.communicate()
+        assert listed == last
+        peaks.append(peak)
+    assert peaks[1] < peaks[0] + TOLERANCE_KIB, f"peaks in KiB: {peaks}"
+
+
+def test_review_memory_is_a_page_of_long_lines(payproc: Payproc, sql: Sql) -> None:
+    """600 pending reviews have lines of nearly 1 MiB each. They never are in memory together."""
+    size, count = 1_000_000, 600
+    fill_queue(sql, 1, count, size)
+    process = payproc.start("review", "--quiet", "--format", "json")
+    for _ in range(count):
+        assert len(process.stdout.readline()) > size
+    peak = peak_kib(process) * 1024
+    process.communicate()
+    assert peak < count * size * 0.7, f"it took {peak:,} bytes"
