@@ -1,11 +1,13 @@
-"""Peak memory of the commands that list records: it is flat, however many there are."""
+"""Peak memory of the commands: it is flat, however many lines or records there are."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.support.command import Payproc, RunningCommand
-from tests.support.postgres import Sql, fill_queue
+from tests.support.events import event_line
+from tests.support.postgres import Sql, fill_queue, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -48,3 +50,18 @@ def test_review_memory_is_a_page_of_long_lines(payproc: Payproc, sql: Sql) -> No
     peak = peak_kib(process) * 1024
     process.communicate()
     assert peak < count * size * 0.7, f"it took {peak:,} bytes"
+
+
+def test_ingest_memory_is_flat_for_many_lines(payproc: Payproc, sql: Sql) -> None:
+    """Ten times the lines take at most the tolerance more."""
+    peaks = []
+    for run, count in enumerate((30_000, 300_000)):
+        process = payproc.start("ingest", "-", "--format", "json", stdin=subprocess.PIPE)
+        for number in range(count):
+            event = event_line(f"e{run}_{number}", f"p{run}_{number}", "authorize", note="x" * 200)
+            process.stdin.write(event + b"\n")
+        process.stdin.flush()
+        wait_for(lambda: sql.value("SELECT sum(lines) FROM payproc.runs") > count * 0.9)  # noqa: B023
+        peaks.append(peak_kib(process))
+        process.communicate()
+    assert peaks[1] < peaks[0] + TOLERANCE_KIB, f"peaks in KiB: {peaks}"

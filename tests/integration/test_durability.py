@@ -87,7 +87,7 @@ def test_stronger_synchronous_commit_is_kept(url: URL, sql: Sql) -> None:
     assert [setting for (setting,) in sql.rows("SELECT setting FROM seen")] == kept
 
 
-@pytest.mark.parametrize("reports", ["ingest", "resolve"])
+@pytest.mark.parametrize("reports", ["ingest", pytest.param("resolve", marks=pytest.mark.slow)])
 def test_canceled_wait_for_a_standby_is_an_error(own_server: OwnServers, sql_on: SqlOn, reports: str) -> None:
     """The server only warns about it, here among many other messages."""
     server = own_server("max_wal_senders = 2", "wal_level = replica")

@@ -35,7 +35,8 @@ def run(
 
 
 @pytest.mark.parametrize(
-    ("round_lines", "seed"), [(ingest.ROUND_LINES, 1), pytest.param(50, 2, marks=pytest.mark.slow), (7, 3)]
+    ("round_lines", "seed"),
+    [*(pytest.param(*each, marks=pytest.mark.slow) for each in ((ingest.ROUND_LINES, 1), (50, 2))), (7, 3)],
 )
 def test_workers_and_round_size_change_no_result(
     new_database: NewDatabase,

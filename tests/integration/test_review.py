@@ -152,7 +152,9 @@ def test_queue_with_resolved_pages_is_whole(
     assert [review.event_id for review in open_reviews(database)] == ["e1", "e2", "e6", "e8"]
 
 
-@pytest.mark.parametrize("known", [0, 3_000], ids=["nothing", "the first of them"])
+@pytest.mark.parametrize(
+    "known", [pytest.param(0, marks=pytest.mark.slow), 3_000], ids=["nothing", "the first of them"]
+)
 def test_long_queue_is_read_once(database: Database, sql: Sql, known: int) -> None:
     """After a big ingest statistics are stale.
 
