@@ -80,7 +80,7 @@ class ExportSummary(msgspec.Struct):
     waiting: int = 0
     """Events that need review in a copy."""
     changed_events: int = 0
-    """Events that come out differently in a copy."""
+    """Events that have another outcome in a copy."""
     changed_payments: int = 0
     """Payments that have another state in a copy."""
 
@@ -222,7 +222,7 @@ def _reason_to_omit_conflict(conflict: _Conflict) -> str | None:
     """Return the reason why a line would not be this conflict again; None if it would."""
     original = conflict.original()
     if original is None:
-        return "no event is on record under its event_id, so it would become one"
+        return "no event is recorded under its event_id, so it would become one"
     if _reason_to_omit(original):
         return "the event under its event_id is left out, so it would take its place"
     if (conflict.payment_id, conflict.type) == (original.payment_id, original.type):
@@ -233,7 +233,7 @@ def _reason_to_omit_conflict(conflict: _Conflict) -> str | None:
 def _reason_to_omit(record: _Record) -> str | None:
     """Return the reason why a line would not be this event again; None if it would."""
     if "\n" in record.line:
-        return "its line has a line feed in it, so it would be two"
+        return "its line holds a line feed, so it would become two"
     parsed = parse_line(record.line.encode())
     if isinstance(parsed, Malformed):
         return f"its line is malformed: {parsed.error}"

@@ -68,7 +68,7 @@ class Recorder:
         their order.
         """
         if not self._may_go_on:
-            raise CannotFinish("an earlier batch was not recorded")
+            raise CannotFinish("an earlier batch failed")
         self._may_go_on = False
         results = self._handle(batch)
         self._may_go_on = True
@@ -191,7 +191,7 @@ class RetryBudget:
             payment_id = json.dumps(first[0].event.payment_id)
             raise CannotFinish(
                 f"payment {payment_id}: its stored version, {first[1]}, does not fit its stored history, so nothing "
-                "can be recorded for it; somebody has changed the tables by hand"
+                "can be recorded for it; the tables were edited manually"
             )
 
     def fail(self, error: psycopg2.Error | CannotFinish, connection: psycopg2.extensions.connection) -> None:

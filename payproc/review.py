@@ -205,8 +205,8 @@ def _find(cursor: psycopg2.extensions.cursor, event_id: str) -> Review:
     row = next(read_rows(cursor), None)
     if row is None:
         cursor.execute("SELECT FROM payproc.payments WHERE payment_id = %s", (event_id,))
-        hint = "; it is a payment_id, and payproc review lists the events that wait" if cursor.rowcount else ""
-        raise CannotFinish(f'event "{unambiguous(event_id)}": is not on record{hint}')
+        hint = "; it is a payment_id; payproc review lists event_ids" if cursor.rowcount else ""
+        raise CannotFinish(f'event "{unambiguous(event_id)}": not found{hint}')
     # In this order, the second query sees a decision that is taken between the two. In the other
     # order, the payment would be read in the state after that decision, and a second decision would
     # seem to fit.
@@ -215,13 +215,13 @@ def _find(cursor: psycopg2.extensions.cursor, event_id: str) -> Review:
         resolution, by, at, note = resolved
         done = "applied" if resolution == Resolution.APPLY else "dismissed"
         raise CannotFinish(
-            f'event "{unambiguous(event_id)}": was {done} by {unambiguous(by)} on '
+            f'event "{unambiguous(event_id)}": already resolved: {done} by {unambiguous(by)} on '
             f'{at:%Y-%m-%d at %H:%M:%S} UTC, with the note "{unambiguous(note)}"; nothing was changed'
         )
     review = make_struct(Review, row)
     if (outcome := Outcome(row["outcome"])) is not Outcome.MANUAL_REVIEW:
         raise CannotFinish(
-            f'event "{unambiguous(event_id)}": came out {outcome.value} ({review.reason.value}), '
-            "so there is nothing to decide"
+            f'event "{unambiguous(event_id)}": has the outcome {outcome.value} ({review.reason.value}), '
+            "expected MANUAL_REVIEW; nothing was changed"
         )
     return review

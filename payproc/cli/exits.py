@@ -113,7 +113,7 @@ def _exit_unexpectedly(error: Exception) -> NoReturn:
         raise typer.Exit(1) from None
     if os.environ.get("PAYPROC_DEBUG"):
         raise error
-    print_message(f"this is a fault in payproc: {type(error).__name__}: {error} (PAYPROC_DEBUG=1 shows where)")
+    print_message(f"internal error: {type(error).__name__}: {error} (PAYPROC_DEBUG=1 shows where)")
     raise typer.Exit(1) from None
 
 

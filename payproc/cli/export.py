@@ -27,11 +27,9 @@ def export(quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
     """Write every recorded event to stdout, one a line, as it was received.
 
     An empty database that ingests the lines has the same payments and histories, and the same
-    conflicts. What people decided is left out: stderr says how much that is, and what a copy will
-    lack.
+    conflicts. Decisions of people are left out: stderr says how many, and how a copy will differ.
 
-    Exits with 3 if a recorded line no longer says what is on record; such a line is left out and
-    named.
+    Exits with 3 if a recorded line no longer describes its event; such a line is left out and named.
     """
     with exit_on_errors():
         from payproc import export as events  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
@@ -80,20 +78,21 @@ def _describe_summary(summary: "ExportSummary", *, quiet: bool) -> list[str]:
         )
     if summary.left_out:
         lines.append(
-            f"left out {format_count(summary.left_out, 'record')}: ingested again, they would not be what is on "
-            "record; somebody has changed the tables by hand, or the database has another encoding than UTF8"
+            f"left out {format_count(summary.left_out, 'record')}: ingested again, they would differ from the "
+            "record; the tables were edited manually, or the encoding of the database is not UTF8"
         )
     if resolutions := sum(summary.resolutions.values()):
         counts = ", ".join(f"{count:,} {DONE[resolution]}" for resolution, count in summary.resolutions.items())
-        waiting = "1 event waits" if summary.waiting == 1 else f"{summary.waiting:,} events wait"
+        waiting = "1 event needs" if summary.waiting == 1 else f"{summary.waiting:,} events need"
         lines.append(
-            f"left out {format_count(resolutions, 'resolution')} ({counts}): what people decided is not replayed; "
-            f"in a copy {waiting} for a person"
+            f"left out {format_count(resolutions, 'resolution')} ({counts}): decisions of people are not replayed; "
+            f"in a copy {waiting} review"
         )
     if summary.changed_events or summary.changed_payments:
-        come, end = ("s" * (count == 1) for count in (summary.changed_events, summary.changed_payments))
+        have = "has" if summary.changed_events == 1 else "have"
+        end = "s" * (summary.changed_payments == 1)
         lines.append(
-            f"in a copy {format_count(summary.changed_events, 'event')} come{come} out differently, "
+            f"in a copy {format_count(summary.changed_events, 'event')} {have} another outcome, "
             f"and {format_count(summary.changed_payments, 'payment')} end{end} in another state"
         )
     return lines

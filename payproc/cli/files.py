@@ -44,7 +44,7 @@ def open_outputs(inputs: Sequence[str], decisions: str | None, malformed: str | 
             file = _open_output(stack, option, name)
             identity = identify_file(file.fileno()) or name
             if identity in read:
-                raise WrongUsage(f"{option}: {name} is also an input, and would be overwritten; name another file")
+                raise WrongUsage(f"{option}: {name} is also an input; name another file")
             if identity in option_of:
                 raise WrongUsage(f"{option_of[identity]} and {option} both name {name}; name two files")
             option_of[identity] = option
@@ -56,7 +56,7 @@ def _open_output(stack: contextlib.ExitStack, option: str, name: str) -> IO[byte
     if name == "-":
         return sys.stdout.buffer
     if not name:
-        raise WrongUsage(f"{option}: is empty, expected the name of a file, or - for stdout")
+        raise WrongUsage(f"{option}: empty name, expected a file name, or - for stdout")
     try:
         descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         return stack.enter_context(_closed_at_end(open(descriptor, "wb")))  # noqa: PTH123 - a descriptor, not a path

@@ -38,6 +38,14 @@ NOT_JSON_LINES = (
 """Printed once if no line is a JSON object: probably CSV, a JSON array, or pretty-printed JSON."""
 
 
+_OUTCOME_VERBS = {
+    Outcome.APPLY: "applied",
+    Outcome.IGNORE: "ignored",
+    Outcome.REJECT: "rejected",
+    Outcome.MANUAL_REVIEW: "sent to review",
+}
+
+
 def ingest(
     context: typer.Context,
     files: Annotated[
@@ -46,12 +54,12 @@ def ingest(
     output_format: FormatOption = Format.TABLE,
     decisions: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Write one JSON object a line on what became of it; - for stdout."),
+        typer.Option(metavar="FILE", help="Write the result of each line as a JSON object; - for stdout."),
     ] = None,
     malformed: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write malformed lines as they came, to mend and ingest again.")
+        str | None, typer.Option(metavar="FILE", help="Write malformed lines unchanged, to fix and ingest again.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Give the same report and write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the same report and write nothing.")] = False,
     fail_on: Annotated[
         list[Outcome] | None,
         typer.Option(
@@ -62,14 +70,12 @@ def ingest(
     ] = None,
     workers: Annotated[
         int,
-        typer.Option(
-            metavar="N", min=1, max=MAX_WORKERS, help="Connections to work with; payments are split among them."
-        ),
+        typer.Option(metavar="N", min=1, max=MAX_WORKERS, help="Database connections; payments are split among them."),
     ] = 2,
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Process payment events and record what became of them.
+    """Process payment events and record the decisions.
 
     Each event has its own transaction. Running the same input again is always safe: what is
     recorded is a duplicate.
@@ -95,7 +101,7 @@ def _choose_inputs(files: list[str] | None) -> list[str]:
     from payproc.ingest.sources import check_sources  # as in `ingest`
 
     if not files and sys.stdin.isatty():
-        raise WrongUsage("nothing to ingest: name a file, or pipe events in (- reads what you type)")
+        raise WrongUsage("nothing to ingest: name a file, or pipe events in (- reads the terminal)")
     names = files or ["-"]
     check_sources(names)
     return names
@@ -130,8 +136,8 @@ class Report(NamedTuple):
         from payproc.review import count_open  # as in `ingest`
 
         if count := count_open(database):
-            verb = "waits" if count == 1 else "wait"
-            line = f"{format_count(count, 'event')} {verb} for a person: payproc review"
+            verb = "needs" if count == 1 else "need"
+            line = f"{format_count(count, 'event')} {verb} review; run payproc review"
             typer.echo(line, err=self.is_stdout_taken or self.output_format is Format.JSON)
 
 
@@ -243,12 +249,15 @@ def _describe_totals(summary: "Summary", is_whole: bool) -> str:
 def _choose_exit_code(summary: "Summary", stopped_by: int | None, fail_on: Sequence[Outcome]) -> int:
     """Return the exit code, and print the reason for one that is not 0."""
     if stopped_by is not None:
-        print_message("interrupted; what was reported is recorded, and running the same command again is safe")
+        print_message("interrupted; reported events are recorded, and a rerun is safe")
         return 128 + stopped_by
     counts = {outcome: summary.outcomes[outcome] for outcome in dict.fromkeys(fail_on)}
     if Outcome.REJECT in counts:
         counts[Outcome.REJECT] -= summary.known_conflicts  # a replay of a clean day stays clean
     found = [outcome for outcome, count in counts.items() if count]
     for outcome in found:
-        print_message(f"--fail-on {outcome.value}: {counts[outcome]:,} came out so")
+        verb = "was" if counts[outcome] == 1 else "were"
+        print_message(
+            f"--fail-on {outcome.value}: {format_count(counts[outcome], 'event')} {verb} {_OUTCOME_VERBS[outcome]}"
+        )
     return DONE_WITH_FINDINGS if found or summary.malformed else 0

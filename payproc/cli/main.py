@@ -31,7 +31,7 @@ atexit.register(gc.freeze)
 
 app = typer.Typer(
     name="payproc",
-    help="Process payment events from JSON Lines: decide what is safe, refuse what is not, leave the rest to a person.",
+    help="Process payment events from JSON Lines: apply the safe, refuse the impossible, leave the rest to a person.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -31,8 +31,10 @@ DatabaseUrl = Annotated[
         show_default=False,
     ),
 ]
-FormatOption = Annotated[Format, typer.Option("--format", case_sensitive=False, help="For a person or for a script.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors, and what was asked for explicitly.")]
+FormatOption = Annotated[
+    Format, typer.Option("--format", case_sensitive=False, help="Output for a person or for a script.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors and requested output.")]
 
 
 def format_examples(*commands: str) -> str:

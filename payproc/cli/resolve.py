@@ -26,31 +26,31 @@ EXAMPLES = format_examples(
 
 def resolve(
     context: typer.Context,
-    event_id: Annotated[str, typer.Argument(metavar="EVENT_ID", help="As review lists it.", show_default=False)],
+    event_id: Annotated[str, typer.Argument(metavar="EVENT_ID", help="As listed by review.", show_default=False)],
     note: Annotated[str, typer.Option(metavar="TEXT", help="Why; kept with the decision.", show_default=False)],
     apply: Annotated[bool, typer.Option("--apply", help="Move the payment to the state that the event names.")] = False,
     dismiss: Annotated[bool, typer.Option("--dismiss", help="Leave the payment as it is.")] = False,
     by: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Who decides; your login name unless told.", show_default=False)
+        str | None, typer.Option(metavar="NAME", help="Who decides; default: your login name.", show_default=False)
     ] = None,
     expect: Annotated[
         State | None,
         typer.Option(metavar="STATE", case_sensitive=False, help="Refuse unless this is the payment's state."),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; needed where there is no terminal.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; required without a terminal.")] = False,
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Record a person's decision about an event that waits for one.
+    """Record a person's decision about an event that needs review.
 
-    On a terminal it shows the payment's state now and what the decision does, and asks.
+    On a terminal it shows the payment's state and the effect of the decision, and asks.
     """
     with exit_on_errors():
         from payproc import review  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
         from payproc.db import location, schema
 
         if apply == dismiss:
-            raise WrongUsage("say what you decide: either --apply or --dismiss")
+            raise WrongUsage("no decision, expected --apply or --dismiss")
         decision = review.ReviewDecision(
             Resolution.APPLY if apply else Resolution.DISMISS,
             _check_text(context, "--note", note),
@@ -59,7 +59,7 @@ def resolve(
         )
         refuse_undecodable("EVENT_ID", event_id)
         if not yes and not (sys.stdin.isatty() and sys.stderr.isatty()):
-            raise WrongUsage("there is no terminal to ask on: add --yes, and --expect STATE to be on the safe side")
+            raise WrongUsage("no terminal to ask on; add --yes, and --expect STATE to be safe")
 
         def confirm(found: "Review", _: State) -> bool:
             return yes or _ask(found, decision)
@@ -81,7 +81,7 @@ def _check_text(context: typer.Context, name: str, value: str) -> str:
     """
     refuse_option(context, name, value)
     if not value.strip():
-        raise WrongUsage(f"{name}: is empty, expected some text")
+        raise WrongUsage(f"{name}: empty, expected some text")
     refuse_undecodable(name, value)
     return value.strip()
 
@@ -107,7 +107,7 @@ def _describe_review(review: "Review") -> str:
     return "\n".join(
         (
             f"{review.type.value} of payment {unambiguous(review.payment_id)}, event {unambiguous(review.event_id)}",
-            f"waits because {MEANING[review.reason]} ({review.reason.value})",
+            f"needs review because {MEANING[review.reason]} ({review.reason.value})",
             f"the payment is {review.state.value} now{moved}",
             f"received: {printable_json(bytes(review.payload).decode())}",
         )
@@ -122,5 +122,5 @@ def _describe_effect(review: "Review", decision: "ReviewDecision", *, is_done: b
     if state_after is review.state:
         effect = f"{payment} stays {state_after.value}"
     else:
-        effect = f"{payment} {'went' if is_done else 'goes'} from {review.state.value} to {state_after.value}"
+        effect = f"{payment} {'moved' if is_done else 'moves'} from {review.state.value} to {state_after.value}"
     return f"{verb} {unambiguous(review.event_id)}: {effect}"

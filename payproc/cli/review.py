@@ -46,7 +46,7 @@ def review(
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """List the events that wait for a person, the oldest first.
+    """List the events that need review, the oldest first.
 
     As JSON, one object a line.
     """
@@ -61,7 +61,7 @@ def review(
                 for each in reviews:
                     typer.echo(to_json_line(each))
             elif not _print_queue(open_screen(), reviews, datetime.now(timezone.utc)):
-                typer.echo("nothing waits for a person" + (f" with the reason {reason}" if reason else ""))
+                typer.echo("no events need review" + (f" with the reason {reason}" if reason else ""))
 
 
 def _print_queue(screen: Screen, reviews: "Iterable[Review]", now: datetime) -> bool:
@@ -81,9 +81,9 @@ def _make_columns(width: int, *, is_wide: bool) -> list[Column]:
     Events and payments share the rest of the width.
     """
     if is_wide:
-        widths = {"Event": 0, "Payment": 0, "Now": 10, "Type": 9, "Why a person must look": 38, "Age": 6, "From": 24}
+        widths = {"Event": 0, "Payment": 0, "Now": 10, "Type": 9, "Why it needs review": 38, "Age": 6, "From": 24}
     else:
-        widths = {"Event\nPayment": 0, "Type\nNow": 10, "Why a person must look": 22, "Age\nFrom": 19}
+        widths = {"Event\nPayment": 0, "Type\nNow": 10, "Why it needs review": 22, "Age\nFrom": 19}
     left = width - sum(widths.values()) - len(GAP) * (len(widths) - 1)
     shared = max(left // sum(not fixed for fixed in widths.values()), 8)
     return [Column(header, fixed or shared) for header, fixed in widths.items()]

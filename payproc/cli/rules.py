@@ -15,18 +15,18 @@ from payproc.logic import OUTCOME_OF, TABLE, Decision, EventType, Outcome, Reaso
 EXAMPLES = format_examples("payproc rules", "payproc rules --format mermaid")
 
 MEANING = {
-    Reason.EVENT_ID_CONFLICT: "its event_id is on record for something else",
-    Reason.DUPLICATE_EVENT: "this very event is on record",
+    Reason.EVENT_ID_CONFLICT: "its event_id is already used by another event",
+    Reason.DUPLICATE_EVENT: "this event is already recorded",
     Reason.TRANSITION: "a legal step",
-    Reason.ALREADY_IN_STATE: "another event reported the same before",
-    Reason.SUPERSEDED: "it comes late, the payment is past it",
+    Reason.ALREADY_IN_STATE: "an earlier event reported the same state",
+    Reason.SUPERSEDED: "it is late: the payment has moved past this state",
     Reason.PAYMENT_FAILED: "the payment has failed",
-    Reason.PREDECESSOR_MISSING: "the step before it has not been seen",
+    Reason.PREDECESSOR_MISSING: "the step before it is missing",
     Reason.FAILURE_AFTER_CAPTURE: "it reports a failure after money moved",
     Reason.CAPTURE_AFTER_REFUND: "it captures again after the refund",
     Reason.REPEATED_REFUND: "it refunds again: money out twice",
     Reason.AUTHORIZE_AFTER_FAILURE: "it authorizes after the failure",
-    Reason.FLAGGED: "it reports something that only a person can judge",
+    Reason.FLAGGED: "it is a report that only a person can judge",
 }
 """Every reason in words for people. logic.py stays free of prose."""
 
@@ -45,10 +45,10 @@ class RulesFormat(str, Enum):
 
 def rules(
     output_format: Annotated[
-        RulesFormat, typer.Option("--format", case_sensitive=False, help="For a person, a script or a page.")
+        RulesFormat, typer.Option("--format", case_sensitive=False, help="Output for a person, a script or a page.")
     ] = RulesFormat.TABLE,
 ) -> None:
-    """Print the decision table, as the code has it."""
+    """Print the decision table from the code."""
     with exit_on_errors():
         if output_format is RulesFormat.TABLE:
             _print_table(open_screen())
@@ -69,7 +69,7 @@ def _print_table(screen: Screen) -> None:
             outcome = style_outcome(decision.outcome)
             rows.append((state.value, event_type.value, outcome, decision.reason.value, decision.state_after.value))
     screen.print_table([*map(Column, ("State", "Event", "Outcome", "Reason", "Next state"))], rows)
-    screen.print(["", "Before the state is looked at, in this order:"])
+    screen.print(["", "Checked before the state, in this order:"])
     screen.print(f"{OUTCOME_OF[reason].value} {reason.value}: {MEANING[reason]}" for reason in _BY_IDENTITY)
 
 

@@ -28,7 +28,7 @@ EXAMPLES = format_examples("payproc show pay_coat")
 
 
 def show(
-    payment_id: Annotated[str, typer.Argument(metavar="PAYMENT_ID", help="As the events have it.", show_default=False)],
+    payment_id: Annotated[str, typer.Argument(metavar="PAYMENT_ID", help="As in the events.", show_default=False)],
     output_format: FormatOption = Format.TABLE,
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,
@@ -47,8 +47,7 @@ def show(
             if payment is None:
                 hint = f'; it is an event_id of payment "{unambiguous(its_event)}"' if its_event else ""
                 raise CannotFinish(
-                    f'payment "{unambiguous(payment_id)}": nothing is on record about it in the database '
-                    f"{database.where}{hint}"
+                    f'payment "{unambiguous(payment_id)}": not found in the database {database.where}{hint}'
                 )
         if output_format is Format.JSON:
             typer.echo(to_json(payment))
@@ -65,9 +64,9 @@ def _print_payment(screen: Screen, payment: "Payment") -> None:
         _print_history(screen, payment.history)
     if payment.open_reviews:
         waiting = ", ".join(unambiguous(entry.event_id) for entry in payment.open_reviews)
-        screen.print([screen.paint(Styled(f"waiting for a person: {waiting}", "yellow"))])
+        screen.print([screen.paint(Styled(f"open reviews: {waiting}", "yellow"))])
     if payment.conflicts:
-        screen.print(["", "conflicts: what came under an event_id that was already taken", ""])
+        screen.print(["", "conflicts: other events under an event_id that was already used", ""])
         _print_conflicts(screen, payment.conflicts)
 
 
@@ -128,4 +127,4 @@ def _print_conflicts(screen: Screen, conflicts: "Iterable[Conflict]") -> None:
         )
         for conflict in conflicts
     )
-    screen.print_table([*map(Column, ("Event", "Came as", "On record as", "Recorded (UTC)", "From"))], rows)
+    screen.print_table([*map(Column, ("Event", "Came as", "Recorded as", "Recorded (UTC)", "From"))], rows)

@@ -19,10 +19,9 @@ EXAMPLES = format_examples("payproc verify")
 
 
 def verify(output_format: FormatOption = Format.TABLE, quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
-    """Check every payment's history against what is stored.
+    """Check every payment's history against its stored state.
 
-    Exits with 3 if anything does not add up, or if a decision would come out differently by
-    today's rules.
+    Exits with 3 if they disagree, or if a recorded decision differs from today's rules.
     """
     with exit_on_errors():
         from payproc import verify as ledger  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
@@ -57,13 +56,13 @@ def _describe_finding(finding: "Finding") -> str:
 
 def _describe_summary(summary: "VerifySummary") -> list[str]:
     changed = sum(summary.problems.values()) - summary.wrong
-    books = "the books are right" if not summary.wrong else f"{format_count(summary.wrong, 'fault')} in the books"
+    books = "no problems found" if not summary.wrong else f"{format_count(summary.wrong, 'problem')} found"
     entries = format_count(summary.entries, "entry", "entries")
     lines = [f"{format_count(summary.payments, 'payment')}, {entries}: {books}"]
     if changed:
         lines.append(
-            f"{format_count(changed, 'recorded decision')} would come out differently by today's rules; "
-            "the books are consistent with the rules of their time"
+            f"{format_count(changed, 'recorded decision')} would have another outcome by today's rules; "
+            "the histories follow the rules of their time"
         )
     return lines
 

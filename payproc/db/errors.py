@@ -38,8 +38,7 @@ _ADVICE = {
     ),
     psycopg2.errorcodes.READ_ONLY_SQL_TRANSACTION: "connect to the primary, with a role that may write",
     psycopg2.errorcodes.UNIQUE_VIOLATION: (
-        "what is stored contradicts itself: somebody has changed the tables by hand, or restored a part of them; "
-        "see `payproc verify`"
+        "the stored data is inconsistent: the tables were edited manually or restored in part; see `payproc verify`"
     ),
     psycopg2.errorcodes.QUERY_CANCELED: "if it was a timeout, raise statement_timeout for this role",
     psycopg2.errorcodes.DISK_FULL: "free some space and run it again",

@@ -114,7 +114,7 @@ def _dotenv_url(path: Path) -> str | None:
     Raises WrongUsage if the file or the entry cannot be read, because the command would work on
     another database than the user wrote down.
     """
-    advice = "mend it, or name the database with --database-url"
+    advice = "fix it, or name the database with --database-url"
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return None

@@ -39,7 +39,7 @@ def find_error(log: Path, start: int) -> str:
     """Return the first error after this offset, else the last line."""
     lines = log.read_bytes()[start:].decode(errors="replace").splitlines()
     errors = [line for line in lines if "FATAL" in line or "ERROR" in line] or lines[-1:] or ["it said nothing"]
-    return f"{errors[0].strip()} (all of it in {log})"
+    return f"{errors[0].strip()} (see {log})"
 
 
 def describe_end(log: Path, owner: pwd.struct_passwd | None) -> str:
@@ -50,7 +50,7 @@ def describe_end(log: Path, owner: pwd.struct_passwd | None) -> str:
         lines = []
     starts = [number for number, line in enumerate(lines) if "LOG:  starting PostgreSQL" in line]
     last_words = [line for line in lines[starts[-1] if starts else 0 :] if _LAST_WORDS.search(line)]
-    return f"its server has ended{f': {last_words[-1].strip()}' if last_words else ''} (all of it in {log})"
+    return f"its server has ended{f': {last_words[-1].strip()}' if last_words else ''} (see {log})"
 
 
 def _read_end(log: Path, owner: pwd.struct_passwd | None) -> bytes:

@@ -38,7 +38,7 @@ def check_sources(names: Sequence[str]) -> None:
         if name == "-":
             continue
         if not name:
-            raise WrongUsage("FILE: is empty, expected the name of a file, or - for standard input")
+            raise WrongUsage("FILE: empty name, expected a file name, or - for standard input")
         try:
             _check_file(name)
         except OSError as error:

@@ -143,7 +143,7 @@ def test_unreadable_dotenv_is_refused(tmp_path: Path, good: Path, content: bytes
     """If it were ignored, the command would use another database than the user wrote down."""
     (tmp_path / ".env").write_bytes(content)
     line = error_line(InProcess(tmp_path, None)("ingest", "good.jsonl"), 2)
-    assert line == f"payproc: {message}; mend it, or name the database with --database-url"
+    assert line == f"payproc: {message}; fix it, or name the database with --database-url"
 
 
 def test_dotenv_lines_about_other_things_are_ignored(tmp_path: Path, url: URL, good: Path) -> None:

@@ -167,7 +167,7 @@ def test_resolutions_are_omitted_and_counted(run_in_process: InProcess) -> None:
     assert messages(exported) == [
         "payproc: exported 3 events and 1 conflict",
         omitted(applied=1, dismissed=1),
-        "payproc: in a copy 1 event comes out differently, and 1 payment ends in another state",
+        "payproc: in a copy 1 event has another outcome, and 1 payment ends in another state",
     ]
     quiet = run("export", "--quiet")
     assert quiet[:2] == (0, exported.stdout)
@@ -178,7 +178,7 @@ def omitted(*, applied: int, dismissed: int) -> str:
     count = applied + dismissed
     return (
         f"payproc: left out {count} resolution{'s' * (count > 1)} ({applied} applied, {dismissed} dismissed): "
-        "what people decided is not replayed; in a copy 2 events wait for a person"
+        "decisions of people are not replayed; in a copy 2 events wait for a person"
     )
 
 
@@ -187,7 +187,7 @@ OMITTED_RECORDS = [
     "… and 2 more records",
     "payproc: left out 22 records: ingested again, they would not be what is on record; somebody has changed the "
     "tables by hand, or the database has another encoding than UTF8",
-    "payproc: in a copy 0 events come out differently, and 22 payments end in another state",
+    "payproc: in a copy 0 events have another outcome, and 22 payments end in another state",
 ]
 
 

@@ -63,7 +63,7 @@ def test_summary_table(run_in_process: InProcess, five: Path) -> None:
     finished = run_in_process("ingest", "five.jsonl")
     assert finished.code == 3
     *table, footer, pending = finished.stdout.splitlines()
-    assert pending == "1 event waits for a person: payproc review"
+    assert pending == "1 event needs review; run payproc review"
     assert [row.split() for row in table] == [
         ["Outcome", "Events", "Share", "Reasons"],
         [table[1]],
@@ -228,7 +228,7 @@ def test_fifo_is_read_once(payproc: Payproc) -> None:
 def test_ingest_on_a_terminal_needs_a_file(payproc: Payproc) -> None:
     with open_terminal() as terminal, payproc.start("ingest", stdin=terminal.stream) as process:
         _, stderr = process.communicate(timeout=30)
-    line = "payproc: nothing to ingest: name a file, or pipe events in (- reads what you type)\n"
+    line = "payproc: nothing to ingest: name a file, or pipe events in (- reads the terminal)\n"
     assert (process.returncode, stderr.decode()) == (2, line)
 
 

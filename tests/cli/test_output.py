@@ -39,7 +39,7 @@ def write_input(folder: Path) -> Path:
     return path
 
 
-OVERWRITTEN = "is also an input, and would be overwritten; name another file"
+OVERWRITTEN = "is also an input; name another file"
 
 
 @pytest.mark.parametrize(

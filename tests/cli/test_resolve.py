@@ -23,7 +23,7 @@ DAY = [
 
 QUESTION = b"""\
 capture of payment p1, event e1
-waits because the step before it has not been seen (predecessor_missing)
+waits because the step before it is missing (predecessor_missing)
 the payment is authorized now, created when it came
 received: {"event_id": "e1", "payment_id": "p1", "type": "capture"}
 apply e1: p1 goes from authorized to captured? [y/N]: """
@@ -39,7 +39,7 @@ def flagged(run_in_process: InProcess) -> InProcess:
 
 def test_resolve_without_a_terminal_needs_yes(flagged: InProcess, sql: Sql) -> None:
     line = error_line(flagged("resolve", "e1", "--apply", "--note", "paid"), 2)
-    assert line == "payproc: there is no terminal to ask on: add --yes, and --expect STATE to be on the safe side"
+    assert line == "payproc: no terminal to ask on; add --yes, and --expect STATE to be safe"
     assert sql.value("SELECT count(*) FROM payproc.resolutions") == 0
 
 
@@ -51,7 +51,7 @@ def test_resolve_prints_the_effect(flagged: InProcess, sql: Sql) -> None:
     login = sql.value("SELECT resolved_by FROM payproc.resolutions WHERE event_id = 'e6'")
     assert login
     assert dismissed[:2] == (0, f"dismissed e6: p2 stays refunded (entry 5, by {login})\n")
-    assert flagged("review").stdout == "nothing waits for a person\n"
+    assert flagged("review").stdout == "no events need review\n"
     assert flagged("verify").code == 0
 
 

@@ -17,8 +17,8 @@ REPEATED_REFUND = [
 ]
 LONG_EVENT, LONG_PAYMENT, LONG_NOTE = "e" * 255, "p" * 255, "why " * 100
 
-HEADER = ["Event", "Payment", "Now", "Type", "Why a person must look", "Age", "From"]
-ROW = ["e1", "p1", "authorized", "capture", "the step before it has not been seen", "N s", "run 1, day.jsonl:1"]
+HEADER = ["Event", "Payment", "Now", "Type", "Why it needs review", "Age", "From"]
+ROW = ["e1", "p1", "authorized", "capture", "the step before it is missing", "N s", "run 1, day.jsonl:1"]
 
 REVIEW = """
     {"event_id": "e1", "payment_id": "p1", "state": "authorized", "version": 2, "type": "capture",
@@ -40,9 +40,9 @@ def test_ingest_ends_with_the_pending_reviews(run_in_process: InProcess) -> None
     clean = run_in_process("ingest", "-", stdin=event_line("e1", "p1", "authorize"))
     assert "wait" not in clean.stdout + clean.stderr
     flagged = run_in_process("ingest", "-", stdin=event_line("e2", "p2", "capture"))
-    assert flagged.stdout.splitlines()[-1] == "1 event waits for a person: payproc review"
+    assert flagged.stdout.splitlines()[-1] == "1 event needs review; run payproc review"
     again = run_in_process("ingest", "-", "--format", "json", stdin=event_line("e3", "p3", "capture"))
-    assert messages(again)[-1] == "2 events wait for a person: payproc review"
+    assert messages(again)[-1] == "2 events need review; run payproc review"
     assert json.loads(again.stdout)["events"] == 1
     assert "wait" not in run_in_process("ingest", "-", "--quiet").stderr
 
@@ -69,13 +69,13 @@ def test_review_json_is_an_object_a_line(filled: InProcess) -> None:
 
 
 def test_review_empty_queue(run_in_process: InProcess) -> None:
-    assert run_in_process("review").stdout == "nothing waits for a person\n"
+    assert run_in_process("review").stdout == "no events need review\n"
     assert run_in_process("review", "--format", "json").stdout == ""
 
 
 def test_review_reason_without_pending_reviews(filled: InProcess) -> None:
     listed = filled("review", "--reason", "capture_after_refund")
-    assert listed.stdout == "nothing waits for a person with the reason capture_after_refund\n"
+    assert listed.stdout == "no events need review with the reason capture_after_refund\n"
 
 
 def test_review_reason_without_review_is_refused(filled: InProcess) -> None:

@@ -78,7 +78,7 @@ def test_show_wide_table_has_a_line_an_entry(filled: InProcess) -> None:
     assert lines[4].split()[:7] == ["2", "e2", "capture", "APPLY", "transition", "authorized", "→"]
     assert lines[5].split()[:6] == ["3", "e3", "fail", "MANUAL_REVIEW", "failure_after_capture", "captured"]
     assert lines[5].rstrip().endswith("run 1, day.jsonl:3")
-    assert lines[6] == "waiting for a person: e3"
+    assert lines[6] == "open reviews: e3"
     assert "refund of p2" in lines[-1]
     assert "capture of p1" in lines[-1]
 
@@ -120,7 +120,7 @@ def test_show_unknown_payment_exits_with_1(filled: InProcess) -> None:
     finished = filled("show", "p9")
     assert (finished.code, finished.stdout) == (1, "")
     (message,) = messages(finished)
-    assert message.startswith('payproc: payment "p9": nothing is on record about it in the database postgresql://')
+    assert message.startswith('payproc: payment "p9": not found in the database postgresql://')
 
 
 def test_show_event_id_names_its_payment(filled: InProcess) -> None:

@@ -62,7 +62,7 @@ REFUSED = {
     ],
     "ingest": [
         ("missing.jsonl", "missing.jsonl: cannot be read: No such file or directory"),
-        ("''", "FILE: is empty, expected the name of a file, or - for standard input"),
+        ("''", "FILE: empty name, expected a file name, or - for standard input"),
         ("folder", "folder: is a directory, expected a file of JSON Lines; name its files, as in folder/*"),
         (
             "'no_events/*.jsonl'",
@@ -92,15 +92,15 @@ REFUSED = {
         ("day.jsonl --workers 0", "--workers: expected a whole number from 1 to 64 …"),
         ("day.jsonl --workers two", "--workers: expected a whole number from 1 to 64 …"),
         ("day.jsonl --decisions --quiet", "--decisions: needs a value, but the option --quiet follows it"),
-        ("day.jsonl --decisions ''", "--decisions: is empty, expected the name of a file, or - for stdout"),
+        ("day.jsonl --decisions ''", "--decisions: empty name, expected a file name, or - for stdout"),
         ("day.jsonl --decisions folder", "--decisions: folder cannot be written: Is a directory"),
         (
             "day.jsonl --decisions day.jsonl",
-            "--decisions: day.jsonl is also an input, and would be overwritten; name another file",
+            "--decisions: day.jsonl is also an input; name another file",
         ),
         (
             "day.jsonl --malformed ./day.jsonl",
-            "--malformed: ./day.jsonl is also an input, and would be overwritten; name another file",
+            "--malformed: ./day.jsonl is also an input; name another file",
         ),
         (
             "day.jsonl --decisions d.jsonl --malformed d.jsonl",
@@ -149,11 +149,11 @@ REFUSED = {
     "resolve": [
         ("", "missing argument 'EVENT_ID' …"),
         ("evt_4004", "missing option '--note' …"),
-        ("evt_4004 --note x --yes", "say what you decide: either --apply or --dismiss"),
-        ("evt_4004 --apply --dismiss --note x --yes", "say what you decide: either --apply or --dismiss"),
+        ("evt_4004 --note x --yes", "no decision, expected --apply or --dismiss"),
+        ("evt_4004 --apply --dismiss --note x --yes", "no decision, expected --apply or --dismiss"),
         (
             "evt_4004 --apply --note x",
-            "there is no terminal to ask on: add --yes, and --expect STATE to be on the safe side",
+            "no terminal to ask on; add --yes, and --expect STATE to be safe",
         ),
         ("evt_4004 --apply --note --yes", "--note: needs a value, but the option --yes follows it"),
         (
@@ -161,10 +161,10 @@ REFUSED = {
             "--note: needs a value, but the option --expect follows it",
         ),
         ("evt_4004 --apply --by -y --note x", "--by: needs a value, but the option -y follows it"),
-        ("evt_4004 --apply --note '' --yes", "--note: is empty, expected some text"),
-        ("evt_4004 --apply --note '  ' --yes", "--note: is empty, expected some text"),
+        ("evt_4004 --apply --note '' --yes", "--note: empty, expected some text"),
+        ("evt_4004 --apply --note '  ' --yes", "--note: empty, expected some text"),
         ("evt_4004 --apply --note never left the bank --yes", "got unexpected extra argument(s) (left the bank) …"),
-        ("evt_4004 --dismiss --note x --yes --by ''", "--by: is empty, expected some text"),
+        ("evt_4004 --dismiss --note x --yes --by ''", "--by: empty, expected some text"),
         ("evt_4004 --dismiss --note x --yes --by", "option '--by' requires an argument …"),
         (
             "evt_4004 --dismiss --note x --yes --expect paid",

@@ -13,7 +13,7 @@ payment p1: entry 1: rules_changed: found REJECT payment_failed, created to crea
 expected MANUAL_REVIEW predecessor_missing, created to created
 payment p2: wrong_state: found failed, expected authorized
 2 payments, 3 entries: 1 fault in the books
-1 recorded decision would come out differently by today's rules; the books are consistent with the rules of their time
+1 recorded decision would have another outcome by today's rules; the books are consistent with the rules of their time
 """
 WRONG_STATE = """
     {"payment_id": "p2", "problem": "wrong_state", "position": null, "found": "failed", "expected": "authorized"}
@@ -31,7 +31,7 @@ def filled(run_in_process: InProcess) -> InProcess:
 
 
 def test_verify_without_findings_exits_with_0(filled: InProcess) -> None:
-    assert filled("verify")[:2] == (0, "2 payments, 3 entries: the books are right\n")
+    assert filled("verify")[:2] == (0, "2 payments, 3 entries: no problems found\n")
     report = json.loads(filled("verify", "--format", "json").stdout)
     assert report == {"findings": [], "payments": 2, "entries": 3, "problems": {}, "wrong": 0}
 

@@ -68,7 +68,7 @@ def test_failed_start_is_explained(made_home: Path) -> None:
     configure(made_home, "shared_buffers = lots")
     message = read_refusal(made_home)
     assert message.startswith(f"the embedded database in {made_home} did not start: ")
-    assert message.endswith(f'"{made_home}/data/postgresql.conf" contains errors (all of it in {made_home}/log)')
+    assert message.endswith(f'"{made_home}/data/postgresql.conf" contains errors (see {made_home}/log)')
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="signals have other numbers elsewhere")

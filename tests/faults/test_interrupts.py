@@ -31,7 +31,7 @@ def test_interrupted_run_is_completed_by_a_rerun(payproc: Payproc, sql: Sql, num
     stdout, stderr = process.communicate()
     assert process.returncode == code
     assert stderr.decode().splitlines()[-1] == (
-        "payproc: interrupted; what was reported is recorded, and running the same command again is safe"
+        "payproc: interrupted; reported events are recorded, and a rerun is safe"
     )
     summary = json.loads(stdout)
     run = sql.rows("SELECT lines, applied, finished_at FROM payproc.runs")

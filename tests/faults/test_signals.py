@@ -248,7 +248,7 @@ def test_signal_to_group_interrupts_a_run(place: Place, is_busy: bool, seed: int
     summary = json.loads(open_pipe(process.stdout).read())
     *_, last = end_soon(process).splitlines()
     assert process.returncode == 143
-    assert last == "payproc: interrupted; what was reported is recorded, and running the same command again is safe"
+    assert last == "payproc: interrupted; reported events are recorded, and a rerun is safe"
     assert summary["lines"] == summary["outcomes"]["APPLY"] == len(reported.read_bytes().splitlines())
     recorded = len(place.run("export", "--quiet").splitlines())
     assert summary["lines"] <= recorded

@@ -99,7 +99,7 @@ def test_dismissed_event_is_pending_in_a_copy(database: Database, record: Callab
 
 
 def test_effects_of_applied_events_are_counted(database: Database, record: Callable[..., None]) -> None:
-    """A copy decides without the resolution, so later events may come out differently there."""
+    """A copy decides without the resolution, so later events may have another outcome there."""
     # Nothing follows: in a copy only the payment differs.
     record(("a1", "a", "capture"))
     decide(database, "a1", Resolution.APPLY)
@@ -162,7 +162,7 @@ DAMAGE: list[tuple[str, str, list[tuple[str, str, str]]]] = [
         "UPDATE payproc.events SET event_id = 'a9' WHERE event_id = 'a1'",
         [
             ("event", "a9", 'its line has the event_id "a1"'),
-            ("conflict", "a1", "no event is on record under its event_id, so it would become one"),
+            ("conflict", "a1", "no event is recorded under its event_id, so it would become one"),
         ],
     ),
     (
@@ -174,7 +174,7 @@ DAMAGE: list[tuple[str, str, list[tuple[str, str, str]]]] = [
         "a line that is two",
         """UPDATE payproc.events SET payload = '{"event_id": "b1", "payment_id": "b",\n "type": "authorize"}'
         WHERE event_id = 'b1'""",
-        [("event", "b1", "its line has a line feed in it, so it would be two")],
+        [("event", "b1", "its line holds a line feed, so it would become two")],
     ),
     (
         "a line that is too long",
@@ -192,7 +192,7 @@ DAMAGE: list[tuple[str, str, list[tuple[str, str, str]]]] = [
     (
         "a conflict whose event is gone",
         "DELETE FROM payproc.events WHERE event_id = 'a1'",
-        [("conflict", "a1", "no event is on record under its event_id, so it would become one")],
+        [("conflict", "a1", "no event is recorded under its event_id, so it would become one")],
     ),
     (
         "a conflict whose event stays behind",

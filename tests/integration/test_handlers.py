@@ -215,7 +215,7 @@ def test_batches_after_a_failed_one_are_refused(recorder: Recorder, sql: Sql, ba
         sql.rows("SELECT pg_cancel_backend(%s)", sql.wait_for_blocked_call())
         with pytest.raises(CannotFinish, match="canceling statement due to user request"):
             first.result()
-        with pytest.raises(CannotFinish, match="an earlier batch was not recorded"):
+        with pytest.raises(CannotFinish, match="an earlier batch failed"):
             second.result()
     assert sql.rows("SELECT event_id FROM payproc.events") == [("e0",)]
 
