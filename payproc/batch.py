@@ -1,7 +1,10 @@
-"""The pure half of a batch: decisions over known facts."""
+"""The pure half of a batch: decisions over known facts.
+
+Belongs here: everything about a batch that needs no database. The caller looks up the known
+facts, and records the results; this module carries the facts forward from event to event.
+"""
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import NamedTuple
 
 import msgspec
@@ -9,11 +12,12 @@ import msgspec
 from payproc.logic import Decision, EventType, Outcome, Reason, State, classify
 from payproc.schemas import Malformed, PaymentEvent
 
-# The structs below are made for every event and cannot be part of a cycle: gc=False keeps the collector away from them.
+# The structs below are made for every event and cannot be part of a cycle: gc=False keeps the
+# collector away from them.
 
 
 class InputEvent(msgspec.Struct, frozen=True, gc=False):
-    """An event and where it came from: the index of its source in the run, and its line there, counted from 1."""
+    """An event, the index of its source in the run, and its line there, counted from 1."""
 
     event: PaymentEvent
     payload: str
@@ -21,126 +25,135 @@ class InputEvent(msgspec.Struct, frozen=True, gc=False):
     line: int
 
 
+class RecordedByThisRun(msgspec.Struct, frozen=True, gc=False):
+    """The line that this run has recorded under an event_id, or is about to, and its decision."""
+
+    source: int
+    line: int
+    decision: Decision
+
+
 class RecordedEvent(msgspec.Struct, frozen=True, gc=False):
-    """The event on record under an event_id. The rest is known only if this run has recorded it, or is about to."""
+    """The event on record under an event_id."""
 
     payment_id: str
     type: EventType
     outcome: Outcome
-    source: int | None = None
-    line: int | None = None
-    decision: Decision | None = None
+    by_this_run: RecordedByThisRun | None = None
 
 
 class EventResult(msgspec.Struct, frozen=True, gc=False):
     """The decision about an event, and the version of its payment that it was based on."""
 
-    received: InputEvent
+    input_event: InputEvent
     decision: Decision
     version: int
     is_new: bool
-    """Whether it has to be written: duplicates do not, nor events that an earlier attempt of this run has recorded."""
+    """True if it has to be written. Duplicates do not, nor events that an earlier attempt of this
+    run recorded."""
     recorded: RecordedEvent | None = None
-    """The event that its event_id already stood for, if any."""
+    """The event that was on record under its event_id before it, if any."""
     is_known: bool = False
-    """Only for a conflict: the same conflict is on record already."""
+    """True for a conflict that is on record already."""
 
 
 Result = EventResult | Malformed
-"""Malformed only where the database itself refuses to store an event."""
+"""Malformed only for an event that the database itself refuses to store."""
+
+Place = tuple[int, int]
+"""Source and line of an event."""
 
 
 class Known(NamedTuple):
-    """What decisions are based on. It grows with each decision, so that the next one builds on it."""
+    """The facts that decisions are based on.
+
+    Each decision adds to them, and the next one builds on it.
+    """
 
     recorded: dict[str, RecordedEvent]
     """By event_id."""
     payments: dict[str, tuple[State, int]]
-    """State and version by payment_id; a payment nobody has heard of is not in it."""
-    conflicts: dict[tuple[str, str, EventType], tuple[int, int] | None]
-    """Recorded conflicts by event_id, payment_id and type: source and line, or None if another run recorded it."""
+    """State and version by payment_id. A payment without history is missing."""
+    conflicts: dict[tuple[str, str, EventType], Place | None]
+    """Recorded conflicts by event_id, payment_id and type; None if another run recorded it."""
 
 
-class ThisRun(NamedTuple):
-    """The run whose events are its own, not duplicates. Its number alone is not enough: numbers may start again."""
-
-    run_id: int
-    since: datetime | str
-    """Nothing older is the run's own; by the server's clock."""
-
-
-NO_RUN = ThisRun(0, "infinity")
-"""The run of no event: runs are numbered from 1."""
-
-_UNKNOWN_PAYMENT = (State.CREATED, 0)
+_NEW_PAYMENT = (State.CREATED, 0)
 
 
 def decide(batch: Sequence[InputEvent], known: Known) -> list[EventResult]:
-    """Classify events in order, carrying what is on record and each payment's state forward in `known`."""
+    """Classify events in order, carrying the facts forward in `known`."""
     recorded, payments, conflicts = known
-    as_reported = _states_before_own_events(batch, known)
-    verdicts = []
-    for received in batch:
-        event = received.event
+    states_seen = _states_before_own_events(batch, known)
+    results = []
+    for input_event in batch:
+        event = input_event.event
         event_id, payment_id = event.event_id, event.payment_id
-        on_record = recorded.get(event_id)
-        state, version = payments.get(payment_id, _UNKNOWN_PAYMENT)
-        if on_record is None:
+        original = recorded.get(event_id)
+        state, version = payments.get(payment_id, _NEW_PAYMENT)
+        if original is None:
             decision = classify(event, None, state)
-            recorded[event_id] = RecordedEvent(
-                payment_id, event.type, decision.outcome, received.source, received.line, decision
-            )
+            own = RecordedByThisRun(input_event.source, input_event.line, decision)
+            recorded[event_id] = RecordedEvent(payment_id, event.type, decision.outcome, own)
             payments[payment_id] = (decision.state_after, version + 1)
-            if as_reported:
-                as_reported.pop(payment_id, None)  # behind the run's own events, what is stored is what lines see
-            verdicts.append(EventResult(received, decision, version, True))
-        elif (decided := _decided_before(received, on_record)) is not None:
-            # Recorded by an attempt that was cut off before it could tell: this very line, not a duplicate.
-            as_reported[payment_id] = decided.state_after
-            verdicts.append(EventResult(received, decided, version, False))
+            if states_seen:
+                states_seen.pop(payment_id, None)  # after the run's own events, the stored state is the one to report
+            results.append(EventResult(input_event, decision, version, True))
+        elif (earlier := _decision_of_earlier_attempt(input_event, original)) is not None:
+            # An attempt recorded this very line and was cut off before it could report it.
+            states_seen[payment_id] = earlier.state_after
+            results.append(EventResult(input_event, earlier, version, False))
         else:
-            decision = classify(event, on_record, as_reported.get(payment_id, state))
+            decision = classify(event, original, states_seen.get(payment_id, state))
             is_conflict = decision.reason is Reason.EVENT_ID_CONFLICT
-            # The place is this line's own if an attempt that was cut off has recorded the conflict.
-            place = place_of(received)
+            # An attempt that was cut off may have recorded this very conflict, so its own place
+            # does not count.
+            place = place_of(input_event)
             is_known = is_conflict and conflicts.setdefault((event_id, payment_id, event.type), place) != place
-            verdicts.append(EventResult(received, decision, version, is_conflict, on_record, is_known))
-    return verdicts
-
-
-def _states_before_own_events(batch: Sequence[InputEvent], known: Known) -> dict[str, State]:
-    """Where an attempt that was cut off has already moved payments: their states before that, as lines saw them."""
-    states: dict[str, State] = {}
-    for received in batch if known.recorded else ():
-        on_record = known.recorded.get(received.event.event_id)
-        if on_record is not None and (decided := _decided_before(received, on_record)) is not None:
-            states.setdefault(received.event.payment_id, decided.state_before)
-    return states
-
-
-def _decided_before(received: InputEvent, on_record: RecordedEvent) -> Decision | None:
-    """Return the decision of this run if this very line is the one on record."""
-    is_this_line = on_record.line == received.line and on_record.source == received.source
-    return on_record.decision if is_this_line else None
+            results.append(EventResult(input_event, decision, version, is_conflict, original, is_known))
+    return results
 
 
 def retry_set(
-    verdicts: Sequence[EventResult], new: Sequence[EventResult], contested_places: Sequence[int]
+    results: Sequence[EventResult], written: Sequence[EventResult], contested: Sequence[int]
 ) -> list[InputEvent]:
-    """What was contested, and all that was judged by it: whatever came later under its event_id or its payment."""
-    contested = {place_of(new[place - 1].received) for place in contested_places}
+    """Return the contested events, and every later event of the batch that depends on one.
+
+    `contested` holds places in `written`, counted from 1. An event depends on those with its
+    event_id or payment.
+    """
+    places = {place_of(written[number - 1].input_event) for number in contested}
     event_ids = set()
     payment_ids = set()
-    again = []
-    for verdict in verdicts:
-        received = verdict.received
-        event = received.event
-        if place_of(received) in contested or event.event_id in event_ids or event.payment_id in payment_ids:
+    events = []
+    for result in results:
+        input_event = result.input_event
+        event = input_event.event
+        if place_of(input_event) in places or event.event_id in event_ids or event.payment_id in payment_ids:
             event_ids.add(event.event_id)
             payment_ids.add(event.payment_id)
-            again.append(received)
-    return again
+            events.append(input_event)
+    return events
 
 
-def place_of(received: InputEvent) -> tuple[int, int]:
-    return received.source, received.line
+def place_of(input_event: InputEvent) -> Place:
+    """Return the source and line of an event, which identify it within a run."""
+    return input_event.source, input_event.line
+
+
+def _states_before_own_events(batch: Sequence[InputEvent], known: Known) -> dict[str, State]:
+    """Return the states to report: those before an earlier attempt of this run moved payments."""
+    states: dict[str, State] = {}
+    for input_event in batch if known.recorded else ():
+        original = known.recorded.get(input_event.event.event_id)
+        if original is not None and (decision := _decision_of_earlier_attempt(input_event, original)) is not None:
+            states.setdefault(input_event.event.payment_id, decision.state_before)
+    return states
+
+
+def _decision_of_earlier_attempt(input_event: InputEvent, recorded: RecordedEvent) -> Decision | None:
+    """Return the recorded decision if this run recorded it for this very line."""
+    own = recorded.by_this_run
+    if own is None or own.line != input_event.line or own.source != input_event.source:
+        return None
+    return own.decision

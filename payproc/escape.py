@@ -34,7 +34,7 @@ _PASSWORD = re.compile(
     (?P<mark> ://)
     (?! USER:PASSWORD@HOST:PORT/ )                              # the form that messages ask for
     (?: [^\s\[]*? (?: : (?! \d[\d,]*[/:] | [\d,]*{_END} ) | %3A )   # a colon before anything but a port,
-      | \S* : \S* (?: @ | %40 )                                 # a colon before an @,
+      | [^\s:]* : \S* (?: @ | %40 )                             # a colon before an @,
       | \S*? \? (?! service= )                                  # or parameters
     )
     (?: (?: (?!://). )* (?: @ | %40 ) )? \S*? {_END}            # up to the last @, because a password may hold spaces

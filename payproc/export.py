@@ -1,45 +1,47 @@
-"""Recorded events out again, as lines that can be ingested.
+"""Export: the recorded events as lines that can be ingested again.
 
-What belongs here: in which order they go out, whether a line still says what is on record, and what a copy made of the
-lines would not have. Nothing here writes to the database.
+Belongs here: the order of the lines, the check of each against its record, and the differences
+of a copy. Nothing here writes to the database.
 
-The order is that of the histories, payment by payment. No payment's history depends on another's, and every event_id is
-on record once, so an empty database that ingests the lines comes to the same histories, however the work is split.
-Conflicts go out last: to be one again, each needs the event that has its event_id on record before it.
+The order is that of the histories, payment by payment. No payment's history depends on another's,
+and every event_id is on record once, so an empty database that ingests the lines gets the same
+histories, however the work is split. Conflicts go out last, because each needs the event with its
+event_id on record before it.
 
-What people decided does not go out. It is not an event, and to repeat it by machine would be to decide for them. What
-it changes is not guessed: while the events pass, the decision table is folded over them, as ingesting them would.
+Resolutions are omitted. They are not events, and repeating them by machine would mean deciding for
+people. The differences that follow are counted: the decision table is folded over the events, as an
+ingest of the copy would do.
 
-A line that no longer says what is on record stays behind: it would be another event in the copy, and nobody would know.
-So does a conflict whose event stays behind: it would be the first under its event_id, and so an event.
+A line that contradicts its record is omitted, because it would silently become another event in the
+copy. So is a conflict whose event is omitted, because it would be the first under its
+event_id, and so become an event.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import groupby
-from operator import itemgetter
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 import psycopg2.extensions
 
-from payproc.db.connection import FETCH_LINES, Database
+from payproc.db.connection import Database
+from payproc.db.rows import FETCH_LINES, open_stream, read_structs
 from payproc.escape import unambiguous
-from payproc.logic import Outcome, Resolution, State
+from payproc.logic import TABLE, EventType, Outcome, Reason, Resolution, State
 from payproc.schemas import Malformed, parse_line
-from payproc.verify import DECIDED
 
 BLOCK_BYTES = 64 << 10
-"""Lines are handed on in blocks of about so many bytes: what a pipe holds, and few enough to interrupt between."""
+"""Bytes of a block of lines, about: a pipe's buffer, and small enough to interrupt after each."""
 
-_WAITS = Outcome.MANUAL_REVIEW.value
-
-# The compare and set on payments gives no position twice, so this is one order also where no key says so.
+# Compare and set on payments gives no position twice, so the order is unique even without a key on
+# it, as on Citus.
 _EVENTS = """
-    SELECT payment_id, position, event_id, type, outcome, reason, state_before, state_after, payload::text
+    SELECT payment_id, position, event_id, type, outcome, reason, state_before, state_after, payload::text AS line
     FROM payproc.events ORDER BY payment_id, position
 """
 
-# Only of events that are on record for the same payment: so each is met while that payment's events are read.
+# Only those of events of the same payment, so each is reached while its events are read.
 _RESOLUTIONS = """
     SELECT resolutions.payment_id, resolutions.position, resolutions.state_after
     FROM payproc.resolutions JOIN payproc.events USING (event_id, payment_id)
@@ -47,8 +49,9 @@ _RESOLUTIONS = """
 """
 
 _CONFLICTS = """
-    SELECT event_conflicts.event_id, event_conflicts.payment_id, event_conflicts.type, event_conflicts.payload::text,
-           original.payment_id, original.type, original.payload::text
+    SELECT event_conflicts.event_id, event_conflicts.payment_id, event_conflicts.type,
+           event_conflicts.payload::text AS line, original.payment_id AS original_payment_id,
+           original.type AS original_type, original.payload::text AS original_line
     FROM payproc.event_conflicts LEFT JOIN payproc.events AS original USING (event_id)
     ORDER BY 1, 2, 3
 """
@@ -59,7 +62,7 @@ _COUNT_LINES = "SELECT (SELECT count(*) FROM payproc.events) + (SELECT count(*) 
 
 
 class LeftOut(msgspec.Struct, frozen=True):
-    """An event, or a conflict, whose line must not go out, and why."""
+    """An event, or a conflict, whose line is omitted, and the reason."""
 
     kind: str
     event_id: str
@@ -68,14 +71,14 @@ class LeftOut(msgspec.Struct, frozen=True):
 
 
 class ExportSummary(msgspec.Struct):
-    """What went out, what did not, and what that means for a copy."""
+    """Counts of exported and omitted records, and of the differences of a copy."""
 
     events: int = 0
     conflicts: int = 0
     left_out: int = 0
     resolutions: dict[Resolution, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Resolution, 0))
     waiting: int = 0
-    """Events that wait for a person in a copy."""
+    """Events that need review in a copy."""
     changed_events: int = 0
     """Events that come out differently in a copy."""
     changed_payments: int = 0
@@ -83,26 +86,29 @@ class ExportSummary(msgspec.Struct):
 
     @property
     def lines(self) -> int:
-        """How many lines went out."""
+        """Return the number of exported lines."""
         return self.events + self.conflicts
 
 
 def export(
-    database: Database, totals: ExportSummary, on_left_out: Callable[[LeftOut], None] = lambda _: None
+    database: Database, summary: ExportSummary, on_left_out: Callable[[LeftOut], None] = lambda _: None
 ) -> Generator[bytes, None, None]:
-    """Give what is on record as blocks of whole lines, as of one moment, counting in `totals`. Memory stays flat.
+    """Yield the records of one moment as blocks of lines; count in `summary`. Memory stays flat.
 
     Raises CannotFinish if the database cannot be read.
     """
     with database.snapshot() as connection:
         with connection.cursor() as cursor:
             cursor.execute(_COUNT_RESOLUTIONS)
-            totals.resolutions.update((Resolution(resolution), count) for resolution, count in cursor)
+            summary.resolutions.update((Resolution(resolution), count) for resolution, count in cursor)
         block = bytearray()
-        for lines in (_events(connection, totals, on_left_out), _conflicts(connection, totals, on_left_out)):
+        for lines in (
+            _export_events(connection, summary, on_left_out),
+            _export_conflicts(connection, summary, on_left_out),
+        ):
             for line in lines:
                 block += line
-                # Whoever ended their lines with two carriage returns sent one; the other belongs to the line end.
+                # A line that still ends with a carriage return was sent with two of them.
                 block += b"\r\n" if line.endswith(b"\r") else b"\n"
                 if len(block) >= BLOCK_BYTES:
                     yield bytes(block)
@@ -111,40 +117,76 @@ def export(
 
 
 def count_lines(database: Database) -> int:
-    """How many lines there are to export. Raises CannotFinish."""
+    """Return the number of lines to export. Raises CannotFinish."""
     with database.transaction() as cursor:
         cursor.execute(_COUNT_LINES)
         ((count,),) = cursor.fetchall()
     return int(count)
 
 
-def _events(
-    connection: psycopg2.extensions.connection, totals: ExportSummary, on_left_out: Callable[[LeftOut], None]
+class _Record(msgspec.Struct, frozen=True, gc=False):
+    """A record of an event_id, and its line as received."""
+
+    event_id: str
+    payment_id: str
+    type: EventType
+    line: str
+
+
+class _Event(_Record, frozen=True, gc=False):
+    """A row of _EVENTS."""
+
+    position: int
+    outcome: Outcome
+    reason: Reason
+    state_before: State
+    state_after: State
+
+
+class _Conflict(_Record, frozen=True, gc=False):
+    """A row of _CONFLICTS, with the event that has its event_id, if there is one."""
+
+    original_payment_id: str | None
+    original_type: EventType | None
+    original_line: str | None
+
+    def original(self) -> _Record | None:
+        """Return the event that has its event_id."""
+        if self.original_payment_id is None or self.original_type is None or self.original_line is None:
+            return None
+        return _Record(self.event_id, self.original_payment_id, self.original_type, self.original_line)
+
+
+def _export_events(
+    connection: psycopg2.extensions.connection, summary: ExportSummary, on_left_out: Callable[[LeftOut], None]
 ) -> Iterator[bytes]:
-    """The lines of events, payment by payment; with what would become of them in a copy."""
-    last_resolution = _LastResolutions(Database.stream(connection, _RESOLUTIONS))
-    rows = Database.stream(connection, _EVENTS, fetch_rows=FETCH_LINES)
-    for payment_id, history in groupby(rows, key=itemgetter(0)):
-        state_in_copy = State.CREATED.value
-        for _, position, event_id, event_type, outcome, reason, before, after, payload in history:
-            last = (position, after)
-            line = payload.encode()
-            if why := _why_not(line, event_id, payment_id, event_type):
-                totals.left_out += 1
-                on_left_out(LeftOut("event", event_id, payment_id, why))
-                continue
-            decided = DECIDED[event_type, state_in_copy]
-            totals.changed_events += decided != (outcome, reason, before, after)
-            totals.waiting += decided[0] == _WAITS
-            state_in_copy = decided[-1]
-            totals.events += 1
-            yield line
-        _, state = max(last, last_resolution.of(payment_id))
-        totals.changed_payments += state != state_in_copy
+    """Yield the lines of events, payment by payment, and count the differences of a copy."""
+    with (
+        open_stream(connection, _RESOLUTIONS) as resolutions,
+        open_stream(connection, _EVENTS, fetch_rows=FETCH_LINES) as cursor,
+    ):
+        last_resolution = _LastResolutions(resolutions)
+        for payment_id, history in groupby(read_structs(cursor, _Event), key=attrgetter("payment_id")):
+            state_in_copy = State.CREATED
+            for event in history:
+                last = (event.position, event.state_after)
+                if why := _reason_to_omit(event):
+                    summary.left_out += 1
+                    on_left_out(LeftOut("event", event.event_id, payment_id, why))
+                    continue
+                decision = TABLE[state_in_copy][event.type]
+                recorded = (event.outcome, event.reason, event.state_before, event.state_after)
+                summary.changed_events += decision != recorded
+                summary.waiting += decision.outcome is Outcome.MANUAL_REVIEW
+                state_in_copy = decision.state_after
+                summary.events += 1
+                yield event.line.encode()
+            _, state = max(last, last_resolution.of(payment_id))
+            summary.changed_payments += state != state_in_copy
 
 
 class _LastResolutions:
-    """The last resolution of each payment, read along with the events, which come in the same order."""
+    """The last resolution of each payment, read along with the events in the same order."""
 
     _NONE = (0, "")
 
@@ -153,47 +195,53 @@ class _LastResolutions:
         self._next = next(self._rows, None)
 
     def of(self, payment_id: str) -> tuple[int, str]:
-        """The position of a payment's last resolution, and the state after it; position 0 if it has none."""
+        """Return the position and state of a payment's last resolution; position 0 without one."""
         last = self._NONE
         while self._next is not None and self._next[0] == payment_id:
-            _, *last_entry = self._next
-            last = (last_entry[0], last_entry[1])
+            _, position, state = self._next
+            last = (position, state)
             self._next = next(self._rows, None)
         return last
 
 
-def _conflicts(
-    connection: psycopg2.extensions.connection, totals: ExportSummary, on_left_out: Callable[[LeftOut], None]
+def _export_conflicts(
+    connection: psycopg2.extensions.connection, summary: ExportSummary, on_left_out: Callable[[LeftOut], None]
 ) -> Iterator[bytes]:
-    """The lines of conflicts."""
-    rows = Database.stream(connection, _CONFLICTS, fetch_rows=FETCH_LINES)
-    for event_id, payment_id, event_type, payload, original_payment, original_type, original in rows:
-        line = payload.encode()
-        why = _why_not(line, event_id, payment_id, event_type)
-        if original is None:
-            why = "no event is on record under its event_id, so it would become one"
-        elif _why_not(original.encode(), event_id, original_payment, original_type):
-            why = "the event under its event_id is left out, so it would take its place"
-        elif (payment_id, event_type) == (original_payment, original_type):
-            why = "it says the same as the event under its event_id, so it would be a duplicate"
-        if why:
-            totals.left_out += 1
-            on_left_out(LeftOut("conflict", event_id, payment_id, why))
-            continue
-        totals.conflicts += 1
-        yield line
+    """Yield the lines of conflicts."""
+    with open_stream(connection, _CONFLICTS, fetch_rows=FETCH_LINES) as cursor:
+        for conflict in read_structs(cursor, _Conflict):
+            if why := _reason_to_omit_conflict(conflict):
+                summary.left_out += 1
+                on_left_out(LeftOut("conflict", conflict.event_id, conflict.payment_id, why))
+                continue
+            summary.conflicts += 1
+            yield conflict.line.encode()
 
 
-def _why_not(line: bytes, event_id: str, payment_id: str, event_type: str) -> str | None:
-    """Why a line would not be this event again; None if it would."""
-    if b"\n" in line:
+def _reason_to_omit_conflict(conflict: _Conflict) -> str | None:
+    """Return the reason why a line would not be this conflict again; None if it would."""
+    original = conflict.original()
+    if original is None:
+        return "no event is on record under its event_id, so it would become one"
+    if _reason_to_omit(original):
+        return "the event under its event_id is left out, so it would take its place"
+    if (conflict.payment_id, conflict.type) == (original.payment_id, original.type):
+        return "it says the same as the event under its event_id, so it would be a duplicate"
+    return _reason_to_omit(conflict)
+
+
+def _reason_to_omit(record: _Record) -> str | None:
+    """Return the reason why a line would not be this event again; None if it would."""
+    if "\n" in record.line:
         return "its line has a line feed in it, so it would be two"
-    parsed = parse_line(line)
+    parsed = parse_line(record.line.encode())
     if isinstance(parsed, Malformed):
         return f"its line is malformed: {parsed.error}"
     event, _ = parsed
-    if event.event_id != event_id:
+    if event.event_id != record.event_id:
         return f'its line has the event_id "{unambiguous(event.event_id)}"'
-    if event.payment_id != payment_id:
+    if event.payment_id != record.payment_id:
         return f'its line has the payment_id "{unambiguous(event.payment_id)}"'
-    return None if event.type == event_type else f"its line has the type {event.type.value}, the record {event_type}"
+    if event.type is not record.type:
+        return f"its line has the type {event.type.value}, the record {record.type.value}"
+    return None

@@ -1,11 +1,11 @@
-"""One batch of events: look up, classify, record, and look again at what was contested.
+"""Handlers: one batch of events looked up, decided, recorded, and retried if it is contested.
 
-What belongs here: the order of these steps, and what an error in one of them means for a batch. Handlers coordinate;
-logic.py decides, and record_decisions.sql writes.
+Belongs here: the order of these steps, and the effect that an error in one of them has on a
+batch. Handlers coordinate; logic.py decides, and record_decisions.sql writes.
 
-Every event has its own transaction. What makes it fast is not bigger transactions but fewer round trips (two queries,
-a third where there are conflicts, and one CALL for a batch) and one flush for many commits. What a handler returns is
-durable; nothing is reported before.
+Every event has its own transaction. Speed comes from few round trips instead of big transactions: a
+batch takes two queries, a third if it holds conflicts, and one CALL, with one flush for many
+commits. A returned result is durable; nothing is reported before.
 """
 
 import json
@@ -15,128 +15,34 @@ from datetime import datetime
 from functools import partial
 
 import psycopg2
-import psycopg2.errorcodes
 import psycopg2.errors
 import psycopg2.extensions
 
-from payproc.batch import (
-    NO_RUN,
-    EventResult,
-    InputEvent,
-    Known,
-    RecordedEvent,
-    Result,
-    ThisRun,
-    decide,
-    place_of,
-    retry_set,
-)
+from payproc.batch import EventResult, InputEvent, Known, Place, Result, decide, place_of, retry_set
 from payproc.db.connection import Database
-from payproc.db.errors import is_about_connection
+from payproc.db.errors import is_about_connection, is_about_content, is_lost_race, is_transient
 from payproc.errors import CannotFinish
-from payproc.logic import Decision, EventType, Outcome, Reason, State, classify
+from payproc.logic import Decision, EventType
+from payproc.lookup import NO_RUN, SEPARATOR, ThisRun, look_up, look_up_conflicts
 from payproc.schemas import Malformed
 from payproc.signals import interrupt
 
 MAX_RETRIES = 8
-"""How often a batch is tried again after errors that may pass, without one event of it getting recorded between."""
+"""Retries after transient errors, counted since the last progress."""
 
 MAX_RETRIES_AFTER_SIGNAL = 4
-"""The same once a signal has asked for a stop: it may have ended the server as well."""
+"""The same once a signal has asked for a stop, because it may have ended the server as well."""
 
 FIRST_PAUSE_SECONDS = 0.05
-"""The pause before the second try; it doubles with each. All eight together wait for 13 s."""
+"""The pause before the first retry. It doubles with each; all eight together take 13 s."""
 
-_SEPARATOR = "\x1f"
-"""Stands between the items of a list sent to the server. Neither an id nor a line of JSON can hold it."""
-
-_PASSING_ERRORS = frozenset(
-    {
-        psycopg2.errorcodes.SERIALIZATION_FAILURE,
-        psycopg2.errorcodes.DEADLOCK_DETECTED,
-        psycopg2.errorcodes.ADMIN_SHUTDOWN,
-        psycopg2.errorcodes.CRASH_SHUTDOWN,
-        psycopg2.errorcodes.CANNOT_CONNECT_NOW,
-        psycopg2.errorcodes.CONNECTION_FAILURE,  # of a Citus coordinator to another machine
-    }
-)
-"""The transaction is gone, but the same work may succeed a moment later."""
-
-_DATA_EXCEPTIONS = "22"
-"""The class of SQLSTATEs that mean, like statement_too_complex: this content cannot be stored here."""
-
-_LOOK_UP_EVENTS = """
-    SELECT event_id, payment_id, type, outcome, CASE WHEN run_id = %s AND recorded_at >= %s
-           THEN ARRAY[source::text, line::text, reason::text, state_before::text, state_after::text] ELSE '{}' END
-    FROM payproc.events WHERE event_id = ANY (string_to_array(%s, chr(31)))
-"""
-
-_LOOK_UP_PAYMENTS = """
-    SELECT payment_id, state, version
-    FROM payproc.payments WHERE payment_id = ANY (string_to_array(%s, chr(31)))
-"""
-
-_LOOK_UP_CONFLICTS = """
-    SELECT event_id, payment_id, type, run_id = %s AND recorded_at >= %s, source, line
-    FROM payproc.event_conflicts WHERE event_id = ANY (string_to_array(%s, chr(31)))
-"""
+MAX_REPEATS = 2
+"""Repeats of an attempt that begins with the same event on the same version of its payment."""
 
 _RECORD = f"CALL payproc.record_decisions({', '.join(['%s'] * 13)}, NULL)"
 
-_KEYS_OF_A_RACE = ("events_are_recorded_once", "payments_have_one_state")
-"""Unique keys that end a CALL if another process was first; on Citus the number of a shard follows."""
-
 _COMMIT_MARK = "payproc: commit\n"
 """End of the message that record_decisions.sql sends before its last commit."""
-
-_TYPES = {each.value: each for each in EventType}
-
-_OUTCOMES = {each.value: each for each in Outcome}
-
-_STATES = {each.value: each for each in State}
-
-
-def look_up(
-    connection: psycopg2.extensions.connection, own: ThisRun, event_ids: Iterable[str], payment_ids: Iterable[str]
-) -> Known:
-    """Fetch what is on record under these event_ids, and the state and version of these payments, for a run."""
-    with connection.cursor() as cursor:
-        # Events first. An event recorded between the two queries then meets a payment that has moved on, or its
-        # own event_id, when it is written, and is contested. The other way round it could pass for new.
-        cursor.execute(_LOOK_UP_EVENTS, (*own, _SEPARATOR.join(event_ids)))
-        recorded = {
-            event_id: RecordedEvent(
-                payment_id, _TYPES[event_type], _OUTCOMES[outcome], *(rest and _own(outcome, *rest))
-            )
-            for event_id, payment_id, event_type, outcome, rest in cursor
-        }
-        cursor.execute(_LOOK_UP_PAYMENTS, (_SEPARATOR.join(payment_ids),))
-        payments = {payment_id: (_STATES[state], version) for payment_id, state, version in cursor}
-    return Known(recorded, payments, {})
-
-
-def look_up_conflicts(
-    connection: psycopg2.extensions.connection, own: ThisRun, batch: Iterable[InputEvent], known: Known
-) -> None:
-    """Add the recorded conflicts of the batch's event_ids to `known`. No query if the batch holds no conflict."""
-    event_ids = {
-        event.event_id
-        for event in (received.event for received in (batch if known.recorded else ()))
-        if (on_record := known.recorded.get(event.event_id)) is not None
-        and classify(event, on_record, State.CREATED).reason is Reason.EVENT_ID_CONFLICT
-        and (event.event_id, event.payment_id, event.type) not in known.conflicts
-    }
-    if not event_ids:
-        return
-    with connection.cursor() as cursor:
-        cursor.execute(_LOOK_UP_CONFLICTS, (*own, _SEPARATOR.join(event_ids)))
-        for event_id, payment_id, event_type, is_own, source, line in cursor:
-            conflict = (event_id, payment_id, _TYPES[event_type])
-            known.conflicts.setdefault(conflict, (source, line) if is_own else None)
-
-
-def _own(outcome: str, source: str, line: str, reason: str, before: str, after: str) -> tuple[int, int, Decision]:
-    return int(source), int(line), Decision(_OUTCOMES[outcome], Reason(reason), _STATES[before], _STATES[after])
 
 
 class Recorder:
@@ -146,28 +52,20 @@ class Recorder:
         """Connect. Raises CannotFinish if that fails."""
         self._database = database
         self._connection = database.connect()
-        self._own = ThisRun(run_id, self._now())
+        self._run = ThisRun(run_id, self._now())
         self._may_go_on = True
-
-    def _now(self) -> datetime:
-        try:
-            with self._connection.cursor() as cursor:
-                cursor.execute("SELECT now()")
-                ((now,),) = cursor.fetchall()
-        except psycopg2.Error as error:
-            raise self._database.describe_error(error) from error
-        return now  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
 
     def handle(self, batch: Sequence[InputEvent]) -> list[Result]:
-        """Process events in order; give what became of each, in the same order. All of it is durable on return.
+        """Process events in order; return their results in the same order. They are durable then.
 
-        Raises CannotFinish if the database cannot be worked with. Part of the batch may be recorded then; handling it
-        again, in another run, is safe. After that, every further batch is refused: what waits behind the one that
-        failed holds later events of the same payments, and recording those first would turn their order around.
+        Raises CannotFinish if the database cannot be worked with. A part of the batch may be
+        recorded then; handling it again, in another run, is safe. Every later batch is refused,
+        because it holds later events of the same payments, and recording those first would reverse
+        their order.
         """
         if not self._may_go_on:
             raise CannotFinish("an earlier batch was not recorded")
@@ -176,97 +74,99 @@ class Recorder:
         self._may_go_on = True
         return results
 
+    def _now(self) -> datetime:
+        """Return the server's time."""
+        try:
+            with self._connection.cursor() as cursor:
+                cursor.execute("SELECT now()")
+                ((now,),) = cursor.fetchall()
+        except psycopg2.Error as error:
+            raise self._database.translate(error) from error
+        return now  # type: ignore[no-any-return]
+
     def _handle(self, batch: Sequence[InputEvent], *, is_first_attempt: bool = True) -> list[Result]:
+        """Settle a batch without the events that the database refuses to store."""
         try:
             return self._settle(batch, is_first_attempt=is_first_attempt)
         except psycopg2.Error as error:
-            if not _refuses_content(error):
-                raise self._database.describe_error(error) from error
+            if not is_about_content(error):
+                raise self._database.translate(error) from error
             return _bisect(partial(self._handle, is_first_attempt=False), batch, error)
 
     def _settle(self, batch: Sequence[InputEvent], *, is_first_attempt: bool) -> list[Result]:
-        """Look up, classify, record; and again for what was contested, until nothing is.
+        """Look up, decide and record; repeat that for the contested events until there are none.
 
-        Only a batch that was tried before can find its own events on record. In a first attempt, events of this run's
-        number are another's: numbers start again after TRUNCATE … RESTART IDENTITY, or a restore without `runs`.
+        Only a batch that was tried before can find its own events on record. In a first attempt,
+        events with this run's number are another's: numbers start again after TRUNCATE … RESTART
+        IDENTITY, or a restore without `runs`.
         """
-        settled: dict[tuple[int, int], Result] = {}
+        settled: dict[Place, Result] = {}
         pending = batch
-        attempts = RetryBudget()
+        budget = RetryBudget()
         while pending:
-            own = NO_RUN if is_first_attempt else self._own
+            run = NO_RUN if is_first_attempt else self._run
             is_first_attempt = False
             try:
-                if self._connection.closed:
-                    self._connection = self._database.connect()
-                known = look_up(
-                    self._connection,
-                    own,
-                    [received.event.event_id for received in pending],
-                    {received.event.payment_id for received in pending},
-                )
-                look_up_conflicts(self._connection, own, pending, known)
-                verdicts = decide(pending, known)
-                new = [verdict for verdict in verdicts if verdict.is_new]
-                attempts.begin(new)
-                contested = self._record(verdicts, new)
+                results = self._decide(pending, run)
+                new = [result for result in results if result.is_new]
+                budget.begin(new)
+                contested = self._record(results, new)
             except psycopg2.errors.UniqueViolation as error:
-                if not (error.diag.constraint_name or "").startswith(_KEYS_OF_A_RACE):
+                if not is_lost_race(error):
                     raise
                 if len(pending) > 1:
-                    # Halves isolate the events that another process was first with.
-                    middle = len(pending) // 2
-                    for half in (pending[:middle], pending[middle:]):
-                        results = self._settle(half, is_first_attempt=False)
-                        settled.update(zip(map(place_of, half), results, strict=True))
+                    settled |= self._settle_halves(pending)
                     break
                 continue
             except (psycopg2.Error, CannotFinish) as error:
                 if isinstance(error, psycopg2.Error) and is_about_connection(error):
-                    self._connection.close()  # which the driver may not have noticed
-                attempts.failed(error, self._connection)
+                    self._connection.close()  # the driver may still take the dead connection for open
+                budget.fail(error, self._connection)
                 continue
             if not contested and not settled:
-                return list[Result](verdicts)
-            settled.update((place_of(verdict.received), verdict) for verdict in verdicts)
+                return list[Result](results)
+            settled.update((place_of(result.input_event), result) for result in results)
             pending = contested
-        return [settled[place_of(received)] for received in batch]
+        return [settled[place_of(input_event)] for input_event in batch]
 
-    def _record(self, verdicts: Sequence[EventResult], new: Sequence[EventResult]) -> list[InputEvent]:
-        """Write what is new and flush everything; give the events that must be looked at again."""
-        received = [verdict.received for verdict in new]
-        events = [each.event for each in received]
-        kinds: dict[tuple[EventType, Decision], int] = {}
-        numbers = [kinds.setdefault((each.received.event.type, each.decision), len(kinds) + 1) for each in new]
-        columns: tuple[Iterable[str], ...] = (
-            [str(each.source) for each in received],
-            [str(each.line) for each in received],
-            [event.event_id for event in events],
-            [event.payment_id for event in events],
-            map(str, numbers),
-            [event_type for event_type, _ in kinds],
-            [str(verdict.version) for verdict in new],
-            [decision.outcome for _, decision in kinds],
-            [decision.reason for _, decision in kinds],
-            [decision.state_before for _, decision in kinds],
-            [decision.state_after for _, decision in kinds],
-            [each.payload for each in received],
+    def _settle_halves(self, batch: Sequence[InputEvent]) -> dict[Place, Result]:
+        """Bisect the batch to isolate the events that another process recorded first."""
+        middle = len(batch) // 2
+        settled: dict[Place, Result] = {}
+        for half in (batch[:middle], batch[middle:]):
+            settled.update(zip(map(place_of, half), self._settle(half, is_first_attempt=False), strict=True))
+        return settled
+
+    def _decide(self, batch: Sequence[InputEvent], run: ThisRun) -> list[EventResult]:
+        """Look up the facts for a batch and decide it. A dead connection is replaced."""
+        if self._connection.closed:
+            self._connection = self._database.connect()
+        known = look_up(
+            self._connection,
+            run,
+            [input_event.event.event_id for input_event in batch],
+            {input_event.event.payment_id for input_event in batch},
         )
+        look_up_conflicts(self._connection, run, batch, known)
+        return decide(batch, known)
+
+    def _record(self, results: Sequence[EventResult], new: Sequence[EventResult]) -> list[InputEvent]:
+        """Write the new results and flush everything; return the events to decide again."""
         notices = self._connection.notices
         notices.clear()
         with self._connection.cursor() as cursor:
-            # Even with nothing new: what a duplicate repeats may be visible but not yet durable.
-            cursor.execute(_RECORD, (self._own.run_id, *(_SEPARATOR.join(column) for column in columns)))
-            ((places,),) = cursor.fetchall()
-        if places is None:
+            # Also with nothing new: the original of a duplicate may be visible but not durable yet.
+            cursor.execute(_RECORD, (self._run.run_id, *(SEPARATOR.join(column) for column in _columns(new))))
+            ((contested,),) = cursor.fetchall()
+        if contested is None:
             raise CannotFinish("the procedure record_decisions has lost its body; run payproc init")
         mark = max((number for number, each in enumerate(notices, 1) if each.endswith(_COMMIT_MARK)), default=0)
         self._database.refuse_warnings(self._connection, notices[mark:])
-        return retry_set(verdicts, new, [int(place) for place in places.split(",")]) if places else []
+        return retry_set(results, new, [int(number) for number in contested.split(",")]) if contested else []
 
 
 class RetryBudget:
-    """Watches that trying a batch again leads somewhere, and ends it if it does not."""
+    """The retries of one batch. It ends them when they make no progress."""
 
     def __init__(self) -> None:
         self._fewest_new: int | None = None
@@ -275,41 +175,43 @@ class RetryBudget:
         self._repeats = 0
 
     def begin(self, new: Sequence[EventResult]) -> None:
-        """Note what this attempt is about to write."""
+        """Note the events that this attempt is about to write.
+
+        Raises CannotFinish if they cannot be recorded.
+        """
         if self._fewest_new is None or len(new) < self._fewest_new:
             self._fewest_new = len(new)
             self._failures = 0
-        # Whatever made an event contested is visible by now, so the next look finds something else: always, unless
-        # what is stored contradicts itself.
-        first = (new[0].received, new[0].version) if new else None
+        # The cause of a contest is visible by now, so the next look finds something else, unless
+        # the tables contradict themselves.
+        first = (new[0].input_event, new[0].version) if new else None
         self._repeats = self._repeats + 1 if first is not None and first == self._first else 0
         self._first = first
-        if first is not None and self._repeats > 2:
+        if first is not None and self._repeats > MAX_REPEATS:
             payment_id = json.dumps(first[0].event.payment_id)
             raise CannotFinish(
                 f"payment {payment_id}: its stored version, {first[1]}, does not fit its stored history, so nothing "
                 "can be recorded for it; somebody has changed the tables by hand"
             )
 
-    def failed(self, error: psycopg2.Error | CannotFinish, connection: psycopg2.extensions.connection) -> None:
-        """Pause before the next attempt if the error may pass; raise it if it will not, or has not."""
-        passing = bool(connection.closed) or (isinstance(error, psycopg2.Error) and error.pgcode in _PASSING_ERRORS)
+    def fail(self, error: psycopg2.Error | CannotFinish, connection: psycopg2.extensions.connection) -> None:
+        """Pause before the next attempt; raise a lasting error, or one beyond the budget."""
         self._failures += 1
         most = MAX_RETRIES if interrupt.signal is None else MAX_RETRIES_AFTER_SIGNAL
-        if not passing or self._failures > most:
+        if not (connection.closed or is_transient(error)) or self._failures > most:
             raise error
         self._first = None
         time.sleep(FIRST_PAUSE_SECONDS * 2 ** (self._failures - 1))
 
 
 class DryRun:
-    """Classifies events against what is recorded, and against its own earlier ones, and writes nothing.
+    """Decides events on the recorded ones and on its own earlier ones, and writes nothing.
 
-    What a real run would leave in the database it has to keep in memory: some hundred bytes an event.
+    It keeps in memory everything that a real run would write: some hundred bytes an event.
     """
 
     def __init__(self, database: Database | None) -> None:
-        """Connect; with None, where nothing is recorded yet, there is nothing to look up."""
+        """Connect; with None, if nothing is recorded yet, there is nothing to look up."""
         self._database = database
         self._connection = None if database is None else database.connect()
         self._known = Known({}, {}, {})
@@ -320,40 +222,61 @@ class DryRun:
             self._connection.close()
 
     def handle(self, batch: Sequence[InputEvent]) -> list[Result]:
-        """Give what would become of each event. Raises CannotFinish if the database cannot be read."""
+        """Return the result that each event would have.
+
+        Raises CannotFinish if the database cannot be read.
+        """
         if self._connection is not None and self._database is not None:
             try:
                 self._learn(self._connection, batch)
             except psycopg2.Error as error:
-                if not _refuses_content(error):
-                    raise self._database.describe_error(error) from error
+                if not is_about_content(error):
+                    raise self._database.translate(error) from error
                 return _bisect(self.handle, batch, error)
         return list[Result](decide(batch, self._known))
 
     def _learn(self, connection: psycopg2.extensions.connection, batch: Sequence[InputEvent]) -> None:
+        """Look up the facts for a batch that are not known yet."""
         recorded, payments, _ = self._known
         found = look_up(
             connection,
             NO_RUN,
-            {received.event.event_id for received in batch} - recorded.keys(),
-            {received.event.payment_id for received in batch} - payments.keys(),
+            {input_event.event.event_id for input_event in batch} - recorded.keys(),
+            {input_event.event.payment_id for input_event in batch} - payments.keys(),
         )
         recorded.update(found.recorded)
         payments.update(found.payments)
         look_up_conflicts(connection, NO_RUN, batch, self._known)
 
 
-def _refuses_content(error: psycopg2.Error) -> bool:
-    sqlstate = error.pgcode or ""
-    return sqlstate[:2] == _DATA_EXCEPTIONS or sqlstate == psycopg2.errorcodes.STATEMENT_TOO_COMPLEX
+def _columns(new: Sequence[EventResult]) -> tuple[Iterable[str], ...]:
+    """Return the lists that record_decisions takes, in the order of its parameters."""
+    kinds: dict[tuple[EventType, Decision], int] = {}
+    numbers = [kinds.setdefault((each.input_event.event.type, each.decision), len(kinds) + 1) for each in new]
+    input_events = [each.input_event for each in new]
+    events = [each.event for each in input_events]
+    return (
+        [str(each.source) for each in input_events],
+        [str(each.line) for each in input_events],
+        [event.event_id for event in events],
+        [event.payment_id for event in events],
+        map(str, numbers),
+        [event_type for event_type, _ in kinds],
+        [str(each.version) for each in new],
+        [decision.outcome for _, decision in kinds],
+        [decision.reason for _, decision in kinds],
+        [decision.state_before for _, decision in kinds],
+        [decision.state_after for _, decision in kinds],
+        [each.payload for each in input_events],
+    )
 
 
 def _bisect(
     handle: Callable[[Sequence[InputEvent]], list[Result]], batch: Sequence[InputEvent], error: psycopg2.Error
 ) -> list[Result]:
-    """Find what the database refuses to store, so that no good neighbour goes with it."""
+    """Bisect the batch to isolate the events that the database refuses to store."""
     if len(batch) == 1:
-        said = error.diag.message_primary or "no reason given"
-        return [Malformed(f"the database cannot store it: {said}")]
+        reason = error.diag.message_primary or "no reason given"
+        return [Malformed(f"the database cannot store it: {reason}")]
     middle = len(batch) // 2
     return handle(batch[:middle]) + handle(batch[middle:])

@@ -1,39 +1,40 @@
 """The rules: states, events, outcomes, reasons, the decision table and `classify`.
 
-What belongs here: everything that decides, and nothing else. This module is pure. It imports the standard library
-alone, reads no clock, no file and no database, and gives the same answer to the same question for ever. What may not
-live here: SQL, text for people, anything that knows where an event came from.
+Belongs here: everything that decides, and nothing else. This module is pure and deterministic. It
+imports the standard library alone, and reads no clock, no file and no database. It holds no SQL and
+no text for people, and knows no source of an event.
 
-Theory. A payment is in one of five states. Four types of events each name the state that it has reached; legally it
-moves along five edges only:
+Theory. A payment is in one of five states. Four types of events each name the state that it has
+reached; legally it moves along five edges only:
 
     created ── authorize ──▶ authorized ── capture ──▶ captured ── refund ──▶ refunded
     created ── fail ──▶ failed
     authorized ── fail ──▶ failed
 
-A fifth type, flag, names no state. It reports something that only a person can judge: a dispute, a chargeback, a refund
-or capture that failed afterwards, a refund of a part.
+A fifth type, flag, names no state. It reports something that only a person can judge: a dispute, a
+chargeback, a refund or capture that failed afterwards, a refund of a part.
 
-Events arrive duplicated, out of order and contradicting each other, so the table below is total: it answers for every
-state and every event, without a default. Each answer is one of four outcomes:
+Events arrive duplicated, out of order and contradicting each other, so the table below is total: it
+answers for every state and every event, without a default. Each answer is one of four outcomes:
 
     APPLY          safe: the payment moves along an edge
     IGNORE         safe: there is nothing left to do
     REJECT         a violation that no later event can make legal
     MANUAL_REVIEW  ambiguous: a person decides, with more than three fields to look at
 
-Only APPLY moves the payment. The property that the table must keep (tests/unit/test_logic.py checks it exhaustively):
-deliver any legal history in any order with any repeats; either the payment ends where the in-order history ends, or at
-least one event was REJECT or MANUAL_REVIEW. Never silently wrong.
+Only APPLY moves the payment. The property that the table must keep (tests/unit/test_histories.py
+checks it exhaustively): deliver any legal history in any order with any repeats; either the payment
+ends where the in-order history ends, or at least one event was REJECT or MANUAL_REVIEW. The result
+is never silently wrong.
 
 Why these cells:
 
 * An authorize that comes late moves no money: IGNORE superseded.
-* A second capture under another event_id is usually one fact reported twice: IGNORE already_in_state. A second refund
-  is money out twice: MANUAL_REVIEW.
-* A capture or refund whose predecessor has not been seen may be out of order, a sale without authorization, or carry a
-  wrong payment_id. Three fields cannot tell: MANUAL_REVIEW. (Rejecting it would burn its event_id and leave the payment
-  wrong for ever.)
+* A second capture under another event_id is usually one fact reported twice: IGNORE
+  already_in_state. A second refund is money out twice: MANUAL_REVIEW.
+* A capture or refund whose predecessor has not been seen may be out of order, a sale without
+  authorization, or carry a wrong payment_id. Three fields cannot tell: MANUAL_REVIEW. (Rejecting it
+  would burn its event_id and leave the payment wrong for ever.)
 * A failure after money moved may be a stale decline or goods shipped unpaid: MANUAL_REVIEW.
 * A flag never moves a payment, whatever its state, and can only be dismissed: MANUAL_REVIEW.
 """
@@ -44,13 +45,16 @@ from typing import NamedTuple, Protocol
 
 
 class _Word(str, Enum):
-    """A word of a closed set. It is hashed as the text that it is; Enum's own hash takes several times as long."""
+    """A word of a closed set.
+
+    It hashes as its text, because Enum's own hash takes several times as long.
+    """
 
     __hash__ = str.__hash__
 
 
 class State(_Word):
-    """Where a payment stands. A payment nobody has heard of is `created`."""
+    """The state of a payment. A payment without history is `created`."""
 
     CREATED = "created"
     AUTHORIZED = "authorized"
@@ -60,7 +64,7 @@ class State(_Word):
 
 
 class EventType(_Word):
-    """What an event reports about its payment."""
+    """The step of its payment that an event reports."""
 
     AUTHORIZE = "authorize"
     CAPTURE = "capture"
@@ -70,7 +74,7 @@ class EventType(_Word):
 
 
 class Outcome(_Word):
-    """What becomes of an event. Reports list them in this order."""
+    """The fate of an event. Reports list outcomes in this order."""
 
     APPLY = "APPLY"
     IGNORE = "IGNORE"
@@ -79,14 +83,14 @@ class Outcome(_Word):
 
 
 class Resolution(_Word):
-    """What a person decided about an event in MANUAL_REVIEW."""
+    """A person's decision about an event in MANUAL_REVIEW."""
 
     APPLY = "apply"
     DISMISS = "dismiss"
 
 
 class Reason(_Word):
-    """Why an event came out as it did.
+    """The reason of an outcome.
 
     The order is the order of precedence: identity is decided first, before any state is looked at.
     """
@@ -123,7 +127,7 @@ OUTCOME_OF: Mapping[Reason, Outcome] = {
 
 
 class Decision(NamedTuple):
-    """What becomes of one event, why, and what it does to the payment's state."""
+    """The outcome of one event, its reason, and its effect on the payment's state."""
 
     outcome: Outcome
     reason: Reason
@@ -198,7 +202,7 @@ _DUPLICATE: Mapping[State, Decision] = {
 
 
 class Fact(Protocol):
-    """What an event_id stands for. Other fields of an event may differ between deliveries; they are not identity."""
+    """The identity of an event. Its other fields may differ between deliveries."""
 
     @property
     def payment_id(self) -> str: ...
@@ -208,11 +212,12 @@ class Fact(Protocol):
 
 
 def classify(event: Fact, recorded: Fact | None, state: State) -> Decision:
-    """Decide what becomes of an event.
+    """Return the decision about an event.
 
-    `recorded` is what is on record under the event's event_id, None if nothing is; `state` is its payment's state.
-    An event_id is an idempotency key: on record with the same payment and type it is a duplicate, whatever the first
-    delivery came out as; with another payment or type it is a hard violation, never a duplicate.
+    `recorded` is the event on record under its event_id, if any; `state` is its payment's state. An
+    event_id is an idempotency key. On record with the same payment and type, the event is a
+    duplicate, for any outcome of the first delivery. With another payment or type it is a hard
+    violation, never a duplicate.
     """
     if recorded is not None:
         if recorded.payment_id != event.payment_id or recorded.type is not event.type:

@@ -1,16 +1,18 @@
 """The tables, their constraints and their indexes.
 
-What belongs here: what is stored, and what the database itself must never let happen. They live in a schema of their
-own, so that a database shared with other applications stays theirs. Every constraint and index is named after what it
-prevents or serves, and above it stands why.
+Belongs here: the stored facts, and the contradictions that the database itself must prevent. The
+tables live in a schema of their own, beside those of other applications. Every constraint and index
+is named after the fault that it prevents or the query that it serves.
 
-The closed sets are ENUM types, not CHECKs: PostgreSQL sets a CHECK expression up anew for every statement, which halved
-the speed of a prototype. There is no foreign key from events to payments: the only write path (record_decisions.sql)
-inserts an event together with its payment's row or not at all, and verify.py checks it.
+The closed sets are ENUM types. PostgreSQL would set up a CHECK expression anew for every statement,
+which halved the speed of a prototype. There is no foreign key from events to payments, because the
+only write path (record_decisions.sql) inserts an event together with its payment's row or not at
+all, and verify.py checks it.
 
-There are two variants of the same tables: for one server, and for Citus, which spreads them over many by the hash of a
-column. A unique key that Citus could not guard, because that column is not in it, is a plain index there. The write
-path needs none of those: every entry's position is the version that compare and set has given its payment.
+The tables have two variants: for one server, and for Citus, which spreads them over many machines
+by the hash of a column. Citus cannot guard a unique key without that column, so such a key is a
+plain index there. The write path needs none of those keys: every entry's position is the version
+that compare and set has given its payment.
 """
 
 from enum import Enum
@@ -48,9 +50,9 @@ DISTRIBUTED_BY = {
     "resolutions": "event_id",
     "corrections": "payment_id",
 }
-"""The column that tells on which machine a row lives, where there are many. Those with the same one are kept together.
+"""The column whose hash chooses a row's machine. Tables with the same column are kept together.
 
-`runs` is not here: it stays on the machine that the command talks to, the coordinator.
+`runs` is missing, because it stays on the coordinator, the machine that the command talks to.
 """
 
 
@@ -68,7 +70,7 @@ _outcome = _enum(Outcome, "outcome")
 _reason = _enum(Reason, "reason")
 _resolution = _enum(Resolution, "resolution")
 
-# Ids are opaque and compared byte for byte; the "C" collation does that, and faster than a language's rules would.
+# Ids are opaque. The "C" collation compares bytes, and is faster than the rules of a language.
 _Id = Text(collation="C")
 _Time = DateTime(timezone=True)
 
@@ -77,10 +79,11 @@ payments = Table(
     metadata,
     Column("payment_id", _Id, nullable=False),
     Column("state", _state, nullable=False),
-    # How many entries its history has. Every decision is recorded only if this is still what it was based on.
+    # Number of entries of its history. A decision is recorded only if this is still the version it
+    # was based on.
     Column("version", Integer, nullable=False),
     Column("created_at", _Time, nullable=False, server_default=func.now()),
-    # When the state last changed; events that leave the state as it is leave this as it is.
+    # Time of the last change of the state. An event that does not move the payment keeps it.
     Column("state_since", _Time, nullable=False, server_default=func.now()),
     # Two states for one payment.
     PrimaryKeyConstraint("payment_id", name="payments_have_one_state"),
@@ -100,7 +103,7 @@ events = Table(
     Column("reason", _reason, nullable=False),
     Column("state_before", _state, nullable=False),
     Column("state_after", _state, nullable=False),
-    # Which of the run's sources the line is from, counted from 0, and its number there, counted from 1.
+    # Index of the line's source in the run, counted from 0; `line` is counted from 1.
     Column("source", Integer, nullable=False),
     Column("run_id", BigInteger, nullable=False),
     Column("line", BigInteger, nullable=False),
@@ -113,12 +116,12 @@ events = Table(
     UniqueConstraint("payment_id", "position", name="histories_have_one_entry_a_position"),
 )
 
-# Serves the review queue, oldest first; only events that a person must look at are in it.
+# Serves the review queue, oldest first. It holds only events that need review.
 Index(
     "events_for_review",
     events.c.recorded_at,
     events.c.event_id,
-    # Names the catalog's operator: one for this very type in another schema would be preferred.
+    # The catalog's operator by name, because one for this very type in another schema would win.
     postgresql_where=text(f"outcome OPERATOR(pg_catalog.=) '{Outcome.MANUAL_REVIEW.value}'"),
 )
 
@@ -145,7 +148,7 @@ runs = Table(
     Column("run_id", BigInteger, Identity(always=True), nullable=False),
     Column("sources", ARRAY(Text), nullable=False),
     Column("started_at", _Time, nullable=False, server_default=func.now()),
-    # When the run last saved its counts. A run that never finished ended up to a second later.
+    # Time of the last saved counts. A run that never finished ended up to a second later.
     Column("active_at", _Time, nullable=False, server_default=func.now()),
     # Null: still running, interrupted or crashed.
     Column("finished_at", _Time),
@@ -155,7 +158,7 @@ runs = Table(
     Column("ignored", BigInteger, nullable=False, server_default="0"),
     Column("rejected", BigInteger, nullable=False, server_default="0"),
     Column("manual_review", BigInteger, nullable=False, server_default="0"),
-    # A name for people; null: none was given.
+    # A name for people. Null: not given.
     Column("label", Text),
     # Two runs under one number.
     PrimaryKeyConstraint("run_id", name="runs_have_one_number"),
@@ -175,7 +178,7 @@ resolutions = Table(
     Column("resolved_at", _Time, nullable=False, server_default=func.now()),
     # Two people deciding the same event.
     PrimaryKeyConstraint("event_id", name="reviews_are_resolved_once"),
-    # Two resolutions at one place in a payment's history. Also serves reading that history in order.
+    # Two resolutions at one place in a payment's history. Also serves reading it in order.
     UniqueConstraint("payment_id", "position", name="resolutions_have_one_a_position"),
 )
 
@@ -189,13 +192,13 @@ corrections = Table(
     Column("note", Text, nullable=False),
     Column("corrected_by", Text, nullable=False),
     Column("corrected_at", _Time, nullable=False, server_default=func.now()),
-    # Two corrections at one place in a payment's history. Also serves reading that history in order.
+    # Two corrections at one place in a payment's history. Also serves reading it in order.
     PrimaryKeyConstraint("payment_id", "position", name="corrections_have_one_a_position"),
 )
 
 
 def create_tables(*, for_citus: bool = False) -> list[str]:
-    """The statements that create the types, tables and indexes, in the schema, which is there already."""
+    """Return the statements that create the types, tables and indexes in an existing schema."""
     statements: list[str] = []
 
     def collect(statement: ExecutableDDLElement, *_: object, **__: object) -> None:
@@ -207,11 +210,11 @@ def create_tables(*, for_citus: bool = False) -> list[str]:
 
 
 def distribute_tables() -> list[str]:
-    """The statements that have Citus spread the tables of its variant over its machines."""
+    """Return the statements that make Citus distribute the tables of its variant."""
     statements = []
     first: dict[str, str] = {}
     for table, column in DISTRIBUTED_BY.items():
-        # `none`: beside nothing, in particular not beside some other application's tables.
+        # `none` keeps it away from the tables of other applications.
         beside = f"payproc.{first[column]}" if column in first else "none"
         first.setdefault(column, table)
         statements.append(
@@ -221,7 +224,7 @@ def distribute_tables() -> list[str]:
 
 
 def _for_citus() -> MetaData:
-    """The same tables, with an index in place of each unique key that Citus could not guard."""
+    """Return the same tables with an index for each unique key that Citus cannot guard."""
     variant = MetaData(schema=SCHEMA)
     for table in metadata.tables.values():
         copy = table.to_metadata(variant)

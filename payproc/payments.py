@@ -1,13 +1,14 @@
-"""Reads one payment: its state, its whole history, what waits for a person, and conflicts that name it.
+"""One payment: its state, its whole history, its pending reviews, and the conflicts that name it.
 
-What belongs here: queries that answer `payproc show`. Nothing here writes.
+Belongs here: queries that answer `payproc show`. Nothing here writes.
 """
 
-from datetime import datetime, timezone
+from datetime import datetime
 
 import msgspec
 import psycopg2.extensions
 
+from payproc.db.rows import Row, make_struct, read_rows, read_structs
 from payproc.logic import EventType, Outcome, Reason, Resolution, State
 
 
@@ -30,7 +31,7 @@ class EventEntry(msgspec.Struct, frozen=True, tag_field="kind", tag="event"):
 
 
 class ResolutionEntry(msgspec.Struct, frozen=True, tag_field="kind", tag="resolution"):
-    """What a person decided about an event in MANUAL_REVIEW, in the history of its payment."""
+    """A person's decision about an event in MANUAL_REVIEW, in the history of its payment."""
 
     position: int
     event_id: str
@@ -46,14 +47,14 @@ HistoryEntry = EventEntry | ResolutionEntry
 
 
 class RecordedFact(msgspec.Struct, frozen=True):
-    """What an event_id stands for."""
+    """The payment and type that an event_id is on record for."""
 
     payment_id: str
     type: EventType
 
 
 class Conflict(msgspec.Struct, frozen=True):
-    """What came under an event_id that was already taken."""
+    """An event whose event_id was already on record for something else."""
 
     event_id: str
     payment_id: str
@@ -67,7 +68,10 @@ class Conflict(msgspec.Struct, frozen=True):
 
 
 class Payment(msgspec.Struct, frozen=True):
-    """Everything on record about a payment. Field for field the object that `show --format json` prints."""
+    """Everything on record about a payment.
+
+    Field for field the object that `show --format json` prints.
+    """
 
     payment_id: str
     state: State
@@ -79,17 +83,20 @@ class Payment(msgspec.Struct, frozen=True):
 
 _PAYMENT = "SELECT state, version FROM payproc.payments WHERE payment_id = %s"
 
-# Where Citus has distributed the tables, a step of its own for what is on other machines than `runs`: MATERIALIZED.
+# MATERIALIZED makes a step of its own. With tables that Citus has distributed, it fetches the rows
+# from other machines before they are joined to `runs`. A run's row may be gone, and its sources'
+# names with it.
 _HISTORY = """
     WITH entry AS MATERIALIZED (SELECT * FROM payproc.events WHERE payment_id = %s)
     SELECT position, event_id, type, outcome, reason, state_before, state_after, recorded_at,
-           run_id, runs.sources[entry.source + 1], entry.source, line, payload::text
+           run_id, COALESCE(runs.sources[entry.source + 1], 'source ' || entry.source::text) AS source, line,
+           payload::text
     FROM entry LEFT JOIN payproc.runs USING (run_id)
     ORDER BY position
 """
 
 _RESOLUTIONS = """
-    SELECT position, event_id, resolution, state_before, state_after, resolved_at, note, resolved_by
+    SELECT position, event_id, resolution, state_before, state_after, resolved_at AS recorded_at, note, resolved_by
     FROM payproc.resolutions WHERE payment_id = %s
 """
 
@@ -105,42 +112,26 @@ _CONFLICTS = """
         WHERE original.payment_id = %(payment_id)s AND conflict.payment_id <> %(payment_id)s
     )
     SELECT event_id, payment_id, type, original_payment_id, original_type, recorded_at,
-           run_id, runs.sources[conflict.source + 1], conflict.source, line, payload::text
+           run_id, COALESCE(runs.sources[conflict.source + 1], 'source ' || conflict.source::text) AS source, line,
+           payload::text
     FROM conflict LEFT JOIN payproc.runs USING (run_id)
     ORDER BY recorded_at, event_id
 """
 
 
 def load_payment(cursor: psycopg2.extensions.cursor, payment_id: str) -> Payment | None:
-    """Read a payment; None if nothing at all is on record about it.
+    """Return a payment, or None if nothing is on record about it.
 
-    Where only a conflict names it, the payment is still `created`: nobody has heard of it in good order.
+    A payment that only a conflict names is `created`: none of its events is on record.
     """
     cursor.execute(_PAYMENT, (payment_id,))
     stored = cursor.fetchone()
     cursor.execute(_HISTORY, (payment_id,))
-    events = [
-        EventEntry(
-            position, event_id, EventType(event_type), Outcome(outcome), Reason(reason), State(before), State(after),
-            in_utc(recorded_at), run_id, source_name(name, source), line, msgspec.Raw(payload),
-        )
-        for position, event_id, event_type, outcome, reason, before, after,
-            recorded_at, run_id, name, source, line, payload in cursor
-    ]  # fmt: skip
+    events = list(read_structs(cursor, EventEntry))
     cursor.execute(_RESOLUTIONS, (payment_id,))
-    resolutions = [
-        ResolutionEntry(position, event_id, Resolution(resolution), State(before), State(after), in_utc(at), note, by)
-        for position, event_id, resolution, before, after, at, note, by in cursor
-    ]
+    resolutions = list(read_structs(cursor, ResolutionEntry))
     cursor.execute(_CONFLICTS, {"payment_id": payment_id})
-    conflicts = [
-        Conflict(
-            event_id, named, EventType(event_type), RecordedFact(original, EventType(original_type)),
-            in_utc(recorded_at), run_id, source_name(name, source), line, msgspec.Raw(payload),
-        )
-        for event_id, named, event_type, original, original_type,
-            recorded_at, run_id, name, source, line, payload in cursor
-    ]  # fmt: skip
+    conflicts = [make_struct(Conflict, {**row, "recorded": _original(row)}) for row in read_rows(cursor)]
     if stored is None and not conflicts:
         return None
     state, version = stored or (State.CREATED, 0)
@@ -154,17 +145,11 @@ def load_payment(cursor: psycopg2.extensions.cursor, payment_id: str) -> Payment
 
 
 def payment_of(cursor: psycopg2.extensions.cursor, event_id: str) -> str | None:
-    """The payment that an event is of, for whoever looks for the one and has the other; None if it is not on record."""
+    """Return the payment_id of an event, or None. Used to hint when `show` gets an event_id."""
     cursor.execute("SELECT payment_id FROM payproc.events WHERE event_id = %s", (event_id,))
     found = cursor.fetchone()
     return found[0] if found else None
 
 
-def source_name(name: str | None, index: int) -> str:
-    """What a source is called, if its run has told; a run's row may be gone."""
-    return f"source {index}" if name is None else name
-
-
-def in_utc(moment: datetime) -> datetime:
-    """The same moment in UTC; the driver gives it in the time zone of the session, which may be any."""
-    return moment.astimezone(timezone.utc)
+def _original(row: Row) -> Row:
+    return {"payment_id": row["original_payment_id"], "type": row["original_type"]}

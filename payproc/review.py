@@ -1,44 +1,47 @@
-"""The review queue, and what a person decides about it.
+"""The review queue, and the decisions that people take on it.
 
-What belongs here: listing the events that a machine must not decide alone, and recording a person's decision. A
-resolution takes a position of its own in the payment's history, under the same compare and set as an event does.
+Belongs here: listing the events that a machine must not decide alone, and recording a person's
+decision. A resolution takes a position of its own in the payment's history, under the same compare
+and set as an event.
 """
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from itertools import islice
-from typing import Any
 
 import msgspec
 import psycopg2.extensions
 
-from payproc.db.connection import FETCH_LINES, FETCH_ROWS, Database
+from payproc.db.connection import Database
+from payproc.db.rows import FETCH_LINES, FETCH_ROWS, make_struct, open_stream, read_rows, read_structs
 from payproc.errors import CannotFinish
 from payproc.escape import unambiguous
 from payproc.logic import STATE_NAMED_BY, EventType, Outcome, Reason, Resolution, State
-from payproc.payments import in_utc, source_name
 
-ATTEMPTS = 100
-"""How often to look again at a payment that keeps moving between the look and the decision."""
+MAX_ATTEMPTS = 100
+"""Attempts to decide about a payment that keeps moving between the look and the decision."""
 
-# Events, payments and runs may be on different machines, where Citus has distributed the tables. It joins what a step
-# of its own has found before, which MATERIALIZED makes of each WITH, to what is somewhere else.
+# Citus may have distributed events, payments and runs to different machines. It can join rows of
+# another machine if a step of its own has fetched them before. MATERIALIZED makes such a step of
+# each WITH. A run's row may be gone, and its sources' names with it.
 _REVIEWS = """
     WITH event AS MATERIALIZED ({events}),
     review AS MATERIALIZED (
         SELECT event.*, payments.state, payments.version FROM event JOIN payproc.payments USING (payment_id)
     )
-    SELECT event_id, payment_id, state, version, type, outcome, reason, state_before, recorded_at,
-           run_id, runs.sources[review.source + 1], review.source, line, payload::text
+    SELECT event_id, payment_id, state, version, type, outcome, reason, state_before AS state_when_flagged, recorded_at,
+           run_id, COALESCE(runs.sources[review.source + 1], 'source ' || review.source::text) AS source, line,
+           payload::text
     FROM review LEFT JOIN payproc.runs USING (run_id)
     ORDER BY recorded_at, event_id
 """
 
-# What waits is found in steps: ids by one cursor, without those that are resolved, and then the rest of some at a time.
-# A query for each page would leave it to the planner, whose statistics may be older than a big ingest, or missing,
-# whether it reads and sorts all that is left for each.
-# OPERATOR(pg_catalog.=): a plain = on an ENUM takes an exact match in `public`, whose code would run as this role. The
-# condition on the outcome must stay the one of the index events_for_review; any other compares as text.
+# Pending reviews are found in steps: stream the flagged ids, drop the resolved ones, and fetch
+# details page by page. With one query for each page, the planner could read and sort the whole rest
+# for each, because its statistics may be missing or older than a big ingest.
+# OPERATOR(pg_catalog.=): a plain = on an ENUM takes an exact match in `public`, whose code would
+# run as this role. The condition on the outcome must stay that of the index events_for_review;
+# every other one compares as text.
 _FLAGGED = """
     SELECT event_id FROM payproc.events
     WHERE outcome OPERATOR(pg_catalog.=) 'MANUAL_REVIEW' AND (%s::text IS NULL OR reason::text = %s)
@@ -47,7 +50,7 @@ _FLAGGED = """
 
 _RESOLVED_OF = "SELECT event_id FROM payproc.resolutions WHERE event_id = ANY (%s)"
 
-_SOME = _REVIEWS.format(events="SELECT * FROM payproc.events WHERE event_id = ANY (%s)")
+_PAGE = _REVIEWS.format(events="SELECT * FROM payproc.events WHERE event_id = ANY (%s)")
 
 _ONE = _REVIEWS.format(events="SELECT * FROM payproc.events WHERE event_id = %s")
 
@@ -58,7 +61,7 @@ _COUNT = """
 
 _RESOLVED = "SELECT resolution, resolved_by, resolved_at, note FROM payproc.resolutions WHERE event_id = %s"
 
-# Like record_decisions.sql: only if version and state are still what the person was shown, and nobody has decided.
+# As in record_decisions.sql: only if version and state are still those shown to the person.
 _MOVE = """
     UPDATE payproc.payments
     SET state = %(after)s, version = %(version)s + 1,
@@ -67,6 +70,7 @@ _MOVE = """
     RETURNING version
 """
 
+# Only if nobody has decided yet.
 _RESOLVE = """
     INSERT INTO payproc.resolutions
         (event_id, payment_id, position, resolution, state_before, state_after, note, resolved_by)
@@ -77,12 +81,12 @@ _RESOLVE = """
 
 
 class Review(msgspec.Struct, frozen=True):
-    """An event that waits for a person. Field for field the object that `review --format json` prints."""
+    """An event that needs review. Field for field the object that `review --format json` prints."""
 
     event_id: str
     payment_id: str
     state: State
-    """The payment's state now, not when the event came."""
+    """The payment's state now; that at the time of the event is `state_when_flagged`."""
     version: int
     type: EventType
     reason: Reason
@@ -95,7 +99,7 @@ class Review(msgspec.Struct, frozen=True):
 
 
 class ReviewDecision(msgspec.Struct, frozen=True):
-    """A person's decision: what, why, by whom, and the only state of the payment that it is meant for, if any."""
+    """A person's decision, its reason and author, and the payment state it expects, if any."""
 
     resolution: Resolution
     note: str
@@ -103,30 +107,20 @@ class ReviewDecision(msgspec.Struct, frozen=True):
     expected: State | None = None
 
     def state_after(self, review: Review) -> State:
-        """Return the state that the decision leaves the payment in: applied, the one that the event names."""
+        """Return the payment's state after the decision: an applied event's own, or unchanged."""
         return STATE_NAMED_BY[review.type] if self.resolution is Resolution.APPLY else review.state
 
 
 def open_reviews(database: Database, reason: Reason | None = None, limit: int | None = None) -> Iterator[Review]:
-    """Events that wait for a person, the oldest first; memory stays flat. Raises CannotFinish."""
-    return islice(_in_pages(database, reason, FETCH_LINES if limit is None else min(limit, FETCH_LINES)), limit)
+    """Yield the events that need review, the oldest first; memory stays flat.
 
-
-def _in_pages(database: Database, reason: Reason | None, rows: int) -> Iterator[Review]:
-    """Read `rows` of them at a time, as of one moment."""
-    with database.snapshot() as connection, connection.cursor() as cursor:
-        flagged = Database.stream(connection, _FLAGGED, (reason, reason))
-        while event_ids := [event_id for (event_id,) in islice(flagged, FETCH_ROWS)]:
-            cursor.execute(_RESOLVED_OF, (event_ids,))
-            resolved = {event_id for (event_id,) in cursor}
-            waiting = [event_id for event_id in event_ids if event_id not in resolved]
-            for start in range(0, len(waiting), rows):
-                cursor.execute(_SOME, (waiting[start : start + rows],))
-                yield from [review for review, _ in map(_review, cursor)]
+    Raises CannotFinish.
+    """
+    return islice(_read_pages(database, reason, FETCH_LINES if limit is None else min(limit, FETCH_LINES)), limit)
 
 
 def count_open(database: Database) -> int:
-    """How many events wait for a person. Raises CannotFinish."""
+    """Return the number of events that need review. Raises CannotFinish."""
     with database.transaction() as cursor:
         cursor.execute(_COUNT)
         ((count,),) = cursor.fetchall()
@@ -134,47 +128,64 @@ def count_open(database: Database) -> int:
 
 
 def resolve(
-    database: Database, event_id: str, verdict: ReviewDecision, confirm: Callable[[Review, State], bool]
+    database: Database, event_id: str, decision: ReviewDecision, confirm: Callable[[Review, State], bool]
 ) -> tuple[Review, int] | None:
-    """Record a person's decision; give what was decided about, and its position in the payment's history.
+    """Record a person's decision; return the event and the decision's position in the history.
 
-    `confirm` is shown the event with its payment's state now, and the state that the decision leads to; where it says
-    no, nothing is changed and the result is None. If the payment moves between that and the write, it is asked again.
+    `confirm` gets the event with its payment's state now, and the state after the decision. If it
+    returns False, nothing is changed and the result is None. If the payment moves between that and
+    the write, it is called again.
 
-    Raises CannotFinish if the event is not on record, not in review or already resolved, if the payment's state is not
-    the expected one, or if a flag is to be applied; nothing is changed then.
+    Raises CannotFinish if the event is not on record, not in review or already resolved, if the
+    payment's state is not the expected one, or if a flag is to be applied; nothing is changed then.
     """
-    for _ in range(ATTEMPTS):
+    for _ in range(MAX_ATTEMPTS):
         with database.transaction() as cursor:
             review = _find(cursor, event_id)
-        if verdict.expected is not None and review.state is not verdict.expected:
+        if decision.expected is not None and review.state is not decision.expected:
             raise CannotFinish(
                 f'payment "{unambiguous(review.payment_id)}": is {review.state.value}, '
-                f"expected {verdict.expected.value}; nothing was changed"
+                f"expected {decision.expected.value}; nothing was changed"
             )
-        if verdict.resolution is Resolution.APPLY and review.type not in STATE_NAMED_BY:
+        if decision.resolution is Resolution.APPLY and review.type not in STATE_NAMED_BY:
             raise CannotFinish(
                 f'event "{unambiguous(event_id)}": is a {review.type.value}, which names no state to apply, '
                 "expected --dismiss; nothing was changed"
             )
-        if not confirm(review, verdict.state_after(review)):
+        if not confirm(review, decision.state_after(review)):
             return None
-        if (position := _record(database, event_id, review, verdict)) is not None:
+        if (position := _record(database, event_id, review, decision)) is not None:
             return review, position
     raise CannotFinish(f'payment "{unambiguous(review.payment_id)}": keeps moving; nothing was changed, try again')
 
 
-def _record(database: Database, event_id: str, review: Review, verdict: ReviewDecision) -> int | None:
-    """Move the payment and keep the decision, or neither; give the decision's position in the payment's history."""
+def _read_pages(database: Database, reason: Reason | None, rows: int) -> Iterator[Review]:
+    """Yield pending reviews as of one moment, reading `rows` of them at a time."""
+    with (
+        database.snapshot() as connection,
+        connection.cursor() as cursor,
+        open_stream(connection, _FLAGGED, (reason, reason)) as flagged,
+    ):
+        while event_ids := [event_id for (event_id,) in islice(flagged, FETCH_ROWS)]:
+            cursor.execute(_RESOLVED_OF, (event_ids,))
+            resolved = {event_id for (event_id,) in cursor}
+            pending = [event_id for event_id in event_ids if event_id not in resolved]
+            for start in range(0, len(pending), rows):
+                cursor.execute(_PAGE, (pending[start : start + rows],))
+                yield from list(read_structs(cursor, Review))
+
+
+def _record(database: Database, event_id: str, review: Review, decision: ReviewDecision) -> int | None:
+    """Move the payment and record the decision, or neither; return the decision's position."""
     values = {
         "event_id": event_id,
         "payment_id": review.payment_id,
         "version": review.version,
         "before": review.state,
-        "after": verdict.state_after(review),
-        "resolution": verdict.resolution,
-        "note": verdict.note,
-        "by": verdict.by,
+        "after": decision.state_after(review),
+        "resolution": decision.resolution,
+        "note": decision.note,
+        "by": decision.by,
     }
     with database.transaction() as cursor:
         cursor.execute(_MOVE, values)
@@ -182,44 +193,35 @@ def _record(database: Database, event_id: str, review: Review, verdict: ReviewDe
             cursor.execute(_RESOLVE, {**values, "position": moved[0]})
             if written := cursor.fetchone():
                 return int(written[0])
-            # Another decision about it has been written, but was not to be seen yet: over several machines, what a
-            # transaction writes is not seen everywhere at the same moment.
+            # Another decision about it is written but was not visible yet: several machines do not
+            # show the writes of a transaction at the same moment.
             cursor.connection.rollback()
     return None
 
 
 def _find(cursor: psycopg2.extensions.cursor, event_id: str) -> Review:
-    """An event that can be resolved. Raises CannotFinish with the reason why it cannot."""
+    """Return an event that can be resolved. Raises CannotFinish with the reason why it cannot."""
     cursor.execute(_ONE, (event_id,))
-    row = cursor.fetchone()
+    row = next(read_rows(cursor), None)
     if row is None:
         cursor.execute("SELECT FROM payproc.payments WHERE payment_id = %s", (event_id,))
         hint = "; it is a payment_id, and payproc review lists the events that wait" if cursor.rowcount else ""
         raise CannotFinish(f'event "{unambiguous(event_id)}": is not on record{hint}')
-    # In this order: whoever resolves it between the two queries is seen by the second. The other way round, the
-    # payment would be read as the other decision has left it, and a second decision would seem to fit.
+    # In this order, the second query sees a decision that is taken between the two. In the other
+    # order, the payment would be read in the state after that decision, and a second decision would
+    # seem to fit.
     cursor.execute(_RESOLVED, (event_id,))
     if resolved := cursor.fetchone():
         resolution, by, at, note = resolved
         done = "applied" if resolution == Resolution.APPLY else "dismissed"
         raise CannotFinish(
             f'event "{unambiguous(event_id)}": was {done} by {unambiguous(by)} on '
-            f'{in_utc(at):%Y-%m-%d at %H:%M:%S} UTC, with the note "{unambiguous(note)}"; nothing was changed'
+            f'{at:%Y-%m-%d at %H:%M:%S} UTC, with the note "{unambiguous(note)}"; nothing was changed'
         )
-    review, outcome = _review(row)
-    if outcome is not Outcome.MANUAL_REVIEW:
+    review = make_struct(Review, row)
+    if (outcome := Outcome(row["outcome"])) is not Outcome.MANUAL_REVIEW:
         raise CannotFinish(
             f'event "{unambiguous(event_id)}": came out {outcome.value} ({review.reason.value}), '
             "so there is nothing to decide"
         )
     return review
-
-
-def _review(row: tuple[Any, ...]) -> tuple[Review, Outcome]:
-    (event_id, payment_id, state, version, event_type, outcome, reason, before, recorded_at, run_id, name, source,
-     line, payload) = row  # fmt: skip
-    review = Review(
-        event_id, payment_id, State(state), version, EventType(event_type), Reason(reason), State(before),
-        in_utc(recorded_at), run_id, source_name(name, source), line, msgspec.Raw(payload),
-    )  # fmt: skip
-    return review, Outcome(outcome)

@@ -1,6 +1,6 @@
-"""Runs: one row for each ingest, from where it starts to what it counted.
+"""Runs: one row for each ingest, from its start to its counts.
 
-What belongs here: writing and reading that row. What a run did to payments is in their histories.
+Belongs here: writing and reading that row. Its effects on payments are in their histories.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,9 +9,9 @@ from datetime import datetime
 import msgspec
 
 from payproc.db.connection import Database
+from payproc.db.rows import make_struct, open_stream, read_rows
 from payproc.errors import CannotFinish
 from payproc.logic import Outcome
-from payproc.payments import in_utc
 
 _OPEN = "INSERT INTO payproc.runs (sources) VALUES (%s) RETURNING run_id"
 
@@ -23,10 +23,18 @@ _SAVE = """
 """
 
 _LIST = """
-    SELECT run_id, sources, started_at, active_at, finished_at, lines, malformed,
+    SELECT run_id, sources AS source, started_at, active_at, finished_at, lines, malformed, lines - malformed AS events,
            applied, ignored, rejected, manual_review
     FROM payproc.runs ORDER BY run_id DESC LIMIT %s
 """
+
+_COLUMN_OF = {
+    Outcome.APPLY: "applied",
+    Outcome.IGNORE: "ignored",
+    Outcome.REJECT: "rejected",
+    Outcome.MANUAL_REVIEW: "manual_review",
+}
+"""Column of each outcome's count."""
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -36,9 +44,9 @@ class Run(msgspec.Struct, frozen=True):
     source: list[str]
     started_at: datetime
     active_at: datetime
-    """When it last saved its counts, about once a second."""
+    """Time of its last saved counts, about once a second."""
     finished_at: datetime | None
-    """None: interrupted, crashed or still running."""
+    """None if it was interrupted, has crashed or is still running."""
     lines: int
     malformed: int
     events: int
@@ -46,7 +54,7 @@ class Run(msgspec.Struct, frozen=True):
 
 
 def open_run(database: Database, sources: list[str]) -> int:
-    """Begin a run; give its number. Raises CannotFinish."""
+    """Begin a run; return its number. Raises CannotFinish."""
     with database.transaction() as cursor:
         cursor.execute(_OPEN, (sources,))
         ((run_id,),) = cursor.fetchall()
@@ -56,7 +64,10 @@ def open_run(database: Database, sources: list[str]) -> int:
 def save_counts(
     database: Database, run_id: int, lines: int, malformed: int, outcomes: Sequence[int], *, finished: bool
 ) -> None:
-    """Write a run's counts; `outcomes` in the order of Outcome. Raises CannotFinish, also if the run's row is gone."""
+    """Write a run's counts; `outcomes` in the order of Outcome.
+
+    Raises CannotFinish, also if its row is gone.
+    """
     with database.transaction() as cursor:
         cursor.execute(_SAVE, (finished, lines, malformed, *outcomes, run_id))
         if not cursor.rowcount:
@@ -67,13 +78,8 @@ def save_counts(
 
 
 def list_runs(database: Database, limit: int | None) -> Iterator[Run]:
-    """Past ingests, the newest first. Raises CannotFinish."""
-    with database.snapshot() as connection:
-        for run_id, sources, started, active, finished, lines, malformed, *outcomes in Database.stream(
-            connection, _LIST, (limit,)
-        ):
-            counts = dict(zip(Outcome, outcomes, strict=True))
-            yield Run(
-                run_id, sources, in_utc(started), in_utc(active), finished and in_utc(finished),
-                lines, malformed, lines - malformed, counts,
-            )  # fmt: skip
+    """Yield past ingests, the newest first. Raises CannotFinish."""
+    with database.snapshot() as connection, open_stream(connection, _LIST, (limit,)) as cursor:
+        for row in read_rows(cursor):
+            counts = {outcome: row[column] for outcome, column in _COLUMN_OF.items()}
+            yield make_struct(Run, {**row, "outcomes": counts})

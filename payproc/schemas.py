@@ -1,15 +1,16 @@
-"""One input line in; a PaymentEvent, or the reason why the line is malformed, out.
+"""Input lines: each one parsed into a PaymentEvent, or into the reason why it is malformed.
 
-What belongs here: what an input line may look like. Nothing here decides what an event means, and nothing here knows
-which file the line came from.
+Belongs here: the format of an input line. Nothing here knows the meaning of an event, or the file
+that the line came from.
 
-msgspec decodes the three fields that matter and checks the syntax of the rest without building it. What it cannot see
-is found apart: invalid UTF-8 in fields it skips (by decoding the whole line, which recording it needs anyway), a
-repeated identity key (by counting), NUL and lone surrogates (only ever written as \\u escapes, so only lines that hold
-one are looked at closely).
+msgspec decodes the three fields that matter and checks the syntax of the rest without building it.
+It cannot see the following, which is found separately: invalid UTF-8 in skipped fields (by decoding
+the whole line, which recording needs anyway), a repeated identity key (by counting), NUL and lone
+surrogates (only lines with a \\u escape can hold them, so only those are examined).
 
-Ordinary lines are parsed fifty at a time, because each of these tests costs nearly as much for one line as for fifty.
-If a test fails for the fifty, each line is parsed for itself, so results and messages do not depend on the neighbours.
+Ordinary lines are parsed fifty at a time, because each of these tests costs nearly as much for one
+line as for fifty. If a test fails for the fifty, each line is parsed on its own, so results and
+messages do not depend on the neighbours.
 """
 
 import json
@@ -23,20 +24,20 @@ import msgspec
 from payproc.logic import EventType
 
 MAX_LINE_BYTES = 1 << 20
-"""Longest line in bytes, line end not counted. A payment event is some hundred bytes; more is not an event."""
+"""Longest line in bytes, without its line end. A payment event has a few hundred bytes."""
 
 MAX_ID_CHARACTERS = 255
-"""Longest event_id or payment_id: what PSPs promise to stay below, and short enough for every index."""
+"""Longest event_id or payment_id: PSPs promise shorter ones, and every index can hold it."""
 
 MAX_DEPTH = 100
-"""How deep arrays and objects may be nested, the line's own object included. What reads them recursively, here or in
-the database, could otherwise run out of stack, at a depth that depends on who called it."""
+"""Deepest nesting of arrays and objects, including the line's own object. Recursive readers, here
+or in the database, could otherwise run out of stack, at a depth that depends on their caller."""
 
 _PARSED_TOGETHER = 50
-"""Ordinary lines parsed at once. More gain little, and one odd line among them costs more."""
+"""Ordinary lines parsed at once. More would gain little, and one odd line among them costs more."""
 
 _SHOWN_CHARACTERS = 60
-"""How much of a wrong value a message quotes."""
+"""Characters of a wrong value that a message quotes."""
 
 _EXPECTED_ID = f"a string of 1 to {MAX_ID_CHARACTERS} characters"
 _EXPECTED_TYPE = "authorize, capture, refund, fail or flag"
@@ -46,7 +47,10 @@ TOO_LONG = f"line too long: over {MAX_LINE_BYTES:,} bytes, expected {EXPECTED_LI
 
 
 class PaymentEvent(msgspec.Struct, frozen=True, gc=False):
-    """What payproc reads of an event. Everything else in the line is kept verbatim and never interpreted."""
+    """The fields that payproc reads of an event.
+
+    The rest of the line is kept verbatim, uninterpreted.
+    """
 
     event_id: str
     payment_id: str
@@ -54,7 +58,7 @@ class PaymentEvent(msgspec.Struct, frozen=True, gc=False):
 
 
 class Malformed(NamedTuple):
-    """Why a line is not an event: what was found and what was expected, fit to stand behind `FILE:LINE: `."""
+    """The reason why a line is not an event: found and expected, to follow `FILE:LINE: `."""
 
     error: str
 
@@ -64,13 +68,13 @@ class _Pairs(list[tuple[str, Any]]):
 
 
 class _Number(str):
-    """A JSON number as it is written."""
+    """A JSON number as its text."""
 
 
 _TYPES = frozenset(event_type.value for event_type in EventType)
 
 _BRACKETS = re.compile(rb"[\[\]{}]")
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"?')  # an unterminated one too, or every quote in it would be tried in turn
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"?')  # also an unterminated one, or every quote in it would be tried in turn
 
 _decode = msgspec.json.Decoder(PaymentEvent).decode
 _decode_lines = msgspec.json.Decoder(PaymentEvent).decode_lines
@@ -91,12 +95,13 @@ def parse_lines(lines: Sequence[bytes]) -> list[Parsed]:
 
 
 def _parse_ordinary(lines: Sequence[bytes]) -> list[Parsed] | None:
-    """Parse lines that are all ordinary events; return None if any may not be one."""
+    """Parse lines that are all ordinary events; return None if one may not be."""
     count = len(lines)
     joined = b"\n".join(lines)
     if (
         len(joined) > MAX_LINE_BYTES
-        # No JSON value has this inside, so each line holds whole values; with each identity key once a line, one event.
+        # No JSON value holds this, so each line holds whole values: one event, with each identity
+        # key once a line.
         or joined.count(b"}\n{") != count - 1
         or joined.count(b'"event_id"') != count
         or joined.count(b'"payment_id"') != count
@@ -143,7 +148,7 @@ def parse_line(line: bytes) -> Parsed:
 
 
 def _depth(line: bytes) -> int:
-    """How deep brackets and braces go, outside strings."""
+    """Return the nesting of brackets and braces outside strings."""
     depth = deepest = 0
     for bracket in _BRACKETS.findall(_STRINGS.sub(b"", line)):
         depth += 1 if bracket in b"[{" else -1
@@ -152,7 +157,7 @@ def _depth(line: bytes) -> int:
 
 
 def _quoted(value: str) -> str:
-    """A string from an input line, as JSON in plain ASCII, shortened: safe to show on any terminal."""
+    """Return a string from an input line as shortened JSON in ASCII, safe for any terminal."""
     return json.dumps(_shortened(value))
 
 
@@ -161,7 +166,10 @@ def _shortened(text: str) -> str:
 
 
 def _id_problem(field: str, value: str) -> str | None:
-    """What is wrong with an id. One test passes the ordinary ones: printable, so without controls and odd spaces."""
+    """Return the problem of an id, or None.
+
+    One test passes ordinary ids: printable text has no controls and no odd spaces.
+    """
     if value.isprintable() and 0 < len(value) <= MAX_ID_CHARACTERS and value[0] != " " != value[-1]:
         return None
     if not value:
@@ -185,13 +193,13 @@ def _needs_a_closer_look(line: bytes) -> bool:
 
 
 def _closer_look(text: str) -> str | None:
-    """Find what msgspec cannot see. `text` is already known to be a JSON object with good fields."""
+    """Return a problem that msgspec cannot see, in the text of a JSON object with good fields."""
     pairs = _loads(text)
     return _repeated_key(pairs) or _bad_text(pairs)
 
 
 def _loads(text: str) -> Any:
-    # Numbers are never interpreted; kept as they are written, they cannot be too large for Python either.
+    # Numbers stay text. They are never interpreted, and so cannot be too large for Python.
     return json.loads(text, object_pairs_hook=_Pairs, parse_int=_Number, parse_float=_Number)
 
 
@@ -211,7 +219,7 @@ def _bad_text(pairs: _Pairs) -> str | None:
 
 
 def _bad_character(value: object) -> str | None:
-    """NUL and lone surrogates, at any depth: no PostgreSQL text can hold them."""
+    """Return the problem of a NUL or a lone surrogate at any depth: PostgreSQL takes neither."""
     if isinstance(value, str):
         if "\0" in value:
             return f"{_quoted(value)} holds a NUL character (\\u0000), expected none in any string"
@@ -225,11 +233,11 @@ def _bad_character(value: object) -> str | None:
 
 
 def _explain(line: bytes, error: msgspec.MsgspecError | UnicodeDecodeError) -> str:
-    """Say in a person's words why a line did not decode."""
+    """Return the reason why a line did not decode, in words for a person."""
     if isinstance(error, UnicodeDecodeError):
         return f"not UTF-8: byte 0x{line[error.start]:02x} at offset {error.start}, expected UTF-8 text"
     if isinstance(error, msgspec.ValidationError):
-        # msgspec stops at the first wrong field; the syntax behind it may be wrong too.
+        # msgspec stops at the first wrong field; the syntax behind it may be wrong as well.
         try:
             _check_syntax(line)
         except msgspec.MsgspecError as syntax_error:
@@ -240,7 +248,10 @@ def _explain(line: bytes, error: msgspec.MsgspecError | UnicodeDecodeError) -> s
 
 
 def _lone_surrogate(text: str) -> str | None:
-    """msgspec takes a lone surrogate for a syntax error; Python's decoder lets it through, so it can be named."""
+    """Return the problem of a lone surrogate.
+
+    msgspec takes it for a syntax error. Python's decoder accepts it, so it can be named.
+    """
     try:
         content = _loads(text)
     except ValueError:
@@ -254,7 +265,7 @@ def _not_json(error: Exception) -> str:
 
 
 def _wrong_field(text: str) -> str:
-    """The line's first field that is missing, of a wrong JSON type or of no known value."""
+    """Return the problem of the first field that is missing, mistyped or of an unknown value."""
     content = _loads(text)
     if not isinstance(content, _Pairs):
         return f"{_json_type(content)}, expected {EXPECTED_LINE}"

@@ -1,45 +1,48 @@
-"""Signals: what SIGINT, SIGTERM and SIGHUP do to a command.
+"""Signals: the effect of SIGINT, SIGTERM and SIGHUP on a command.
 
-The rule:
+The rules:
 
-1. The first signal interrupts the command. It raises KeyboardInterrupt at once, or, during an ingest, requests a stop
-   after the batches in flight. An export writes its line to the end first.
-2. Later signals are only noted, so nothing disturbs cleaning up. Signals come in bursts: systemd and closing terminals
-   send two, and people press Ctrl-C again.
-3. A signal that arrives BURST_SECONDS or more after the first ends the process at once, without cleaning up: a server
-   that does not answer, or a reader that does not read, must not hold it for ever. The kernel gives back its locks, and
-   the next command stops an embedded server that was left running.
-4. While the embedded server starts or stops, and its locks change hands, signals are held. A start looks for them each
-   time it polls, a stop has a limit of its own, and rule 3 does not apply to either.
+1. The first signal interrupts the command. It raises KeyboardInterrupt at once. During an ingest it
+   requests a stop after the batches in flight instead. An export completes its line first.
+2. Later signals are only noted, so nothing disturbs the clean-up. Signals come in bursts, because
+   systemd and closing terminals send two, and people press Ctrl-C again.
+3. A signal BURST_SECONDS or more after the first ends the process at once, without a clean-up. A
+   server that does not answer, or a reader that does not read, must not block the process for ever.
+   The kernel releases its locks, and the next command stops an embedded server that was left
+   running.
+4. Signals are held while the embedded server starts or stops and its locks change hands. A start
+   checks for signals at each poll, a stop has a time limit of its own, and rule 3 applies to
+   neither.
 
-A handler in Python waits until the main thread leaves the C function that it is in, such as the driver's wait for an
-answer. So a thread watches the signals for rule 3. It learns of them from the descriptor that signal.set_wakeup_fd
-names, and wakes up a main thread that waits in select, because a signal just before a system call interrupts nothing.
+A Python handler waits until the main thread leaves its current C function, such as the driver's
+wait for an answer. So a thread watches the signals for rule 3. It reads them from the descriptor
+given to signal.set_wakeup_fd. It also wakes a main thread that waits in select, because a signal
+just before a system call interrupts nothing.
 """
 
 import os
 import signal
 from enum import Enum
 
-# No more imports here: until `let_signals_kill` is called, Ctrl-C ends in a traceback.
+# Few imports here, because Ctrl-C ends in a traceback until `let_signals_kill` is called.
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 BURST_SECONDS = 0.5
-"""Signals that arrive within this time of the first belong to the same burst."""
+"""Signals within this time of the first belong to the same burst."""
 
 
 class Mode(Enum):
-    """Effect of the first signal on the main thread."""
+    """Effect of the first signal on the main thread, in a section of the code."""
 
     RAISED = "raises KeyboardInterrupt at once"
-    NOTED = "is noted; the work looks at it where that suits"
+    NOTED = "is noted; the work checks for it at a suitable point"
     HELD = "is noted, and raises KeyboardInterrupt at the next check"
     PUT_OFF = "is noted until the section ends"
 
 
 class Interrupt:
-    """The signals of this process. `signal` is the first one that arrived."""
+    """The signals of this process. `signal` is the first one, None before it."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -49,7 +52,10 @@ class Interrupt:
         self._mode = Mode.NOTED
 
     def install(self) -> None:
-        """Take over the signals, and forget earlier ones. Ignored ones, as under nohup, stay ignored."""
+        """Take over the signals, and forget earlier ones.
+
+        Ignored signals, as under nohup, stay ignored.
+        """
         self.signal = None
         self._is_ending = False
         self._mode = Mode.NOTED
@@ -57,18 +63,18 @@ class Interrupt:
             self._start_watching()
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._note)
+                signal.signal(number, self._handle)
 
     def raised(self) -> "Section":
         """Let a signal raise KeyboardInterrupt at once."""
         return Section(self, Mode.RAISED)
 
     def noted(self) -> "Section":
-        """Let a signal be noted in `signal` alone; it raises nothing at the end of the section, either."""
+        """Note a signal in `signal` alone. It raises nothing, even at the end of the section."""
         return Section(self, Mode.NOTED)
 
     def held(self) -> "Section":
-        """Let a signal raise KeyboardInterrupt in `check` alone."""
+        """Let a signal raise KeyboardInterrupt only in `check`."""
         return Section(self, Mode.HELD)
 
     def put_off(self) -> "Section":
@@ -76,17 +82,20 @@ class Interrupt:
         return Section(self, Mode.PUT_OFF)
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if a signal has arrived, except where signals are put off."""
+        """Raise KeyboardInterrupt if a signal has arrived, except while signals are put off."""
         if self.signal is not None and self._mode is not Mode.PUT_OFF:
             self._raise()
 
     def take(self) -> int | None:
-        """Return the signal that has arrived, if any, and forget it: the caller ends the command by it."""
+        """Return the signal, if any, and forget it. The caller ends the command by it."""
         number, self.signal = self.signal, None
         return number
 
     def enter(self, mode: Mode) -> Mode:
-        """Begin a section; return the mode to go back to. Raise KeyboardInterrupt if a signal was put off for this."""
+        """Begin a section, and return the previous mode.
+
+        Raise KeyboardInterrupt if a signal is pending for this one.
+        """
         before, self._mode = self._mode, mode
         if mode is Mode.RAISED and self.signal is not None and not self._is_ending:
             self._mode = before
@@ -94,19 +103,19 @@ class Interrupt:
         return before
 
     def leave(self, before: Mode, *, is_failing: bool) -> None:
-        """End a section. What it put off is raised, unless another exception is on its way."""
+        """End a section. Raise its pending signal, unless another exception is under way."""
         if self._mode is Mode.NOTED and self.signal is not None:
             self._is_ending = True
         self._mode = before
         if before is Mode.RAISED and self.signal is not None and not (is_failing or self._is_ending):
             self._raise()
 
-    def _note(self, number: int, _: object) -> None:
-        # Raised once: a second exception would hit the code that cleans up after the first.
+    def _handle(self, number: int, _: object) -> None:
+        # Raise once, because a second exception would hit the code that cleans up after the first.
         if self._is_ending:
             return
         if self.signal is None:
-            # Noted as well as raised: an exception in a callback of the garbage collector, say, is lost.
+            # Note it as well, because an exception in a callback of the garbage collector is lost.
             self.signal = number
         if self._mode is Mode.RAISED:
             self._raise()
@@ -133,7 +142,7 @@ class Interrupt:
         first_at = 0.0
         while True:
             for number in os.read(signals, 1024):
-                if signal.getsignal(number) != self._note:  # such as a window's new size
+                if signal.getsignal(number) != self._handle:  # such as SIGWINCH
                     continue
                 if first is None:
                     first, first_at = number, monotonic()
@@ -143,11 +152,14 @@ class Interrupt:
 
 
 interrupt = Interrupt()
-"""Signals belong to a process, so there is one."""
+"""The one instance, because signals belong to a process."""
 
 
 class Section:
-    """A part of the code with a mode of its own. A class, because a signal may arrive between any two of its steps."""
+    """A part of the code with a mode of its own.
+
+    A class, because a signal may arrive between any two steps of a generator.
+    """
 
     def __init__(self, interrupt: Interrupt, mode: Mode) -> None:
         self._interrupt = interrupt
@@ -162,7 +174,7 @@ class Section:
 
 
 def let_signals_kill() -> None:
-    """Let Ctrl-C end the process without a traceback while modules are imported, as SIGTERM and SIGHUP do."""
+    """Let Ctrl-C end the process without a traceback during imports, as SIGTERM and SIGHUP do."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -175,6 +187,6 @@ def block_signals() -> None:
 def _end_at_once(number: int) -> None:
     from select import select
 
-    if select([], [2], [], 0)[1]:  # where nobody reads stderr, writing would wait
+    if select([], [2], [], 0)[1]:  # a write would wait if nobody reads stderr
         os.write(2, b"payproc: interrupted without cleaning up\n")
     os._exit(128 + number)

@@ -1,24 +1,30 @@
-"""The fold: every history again from the start, compared with what is stored.
+"""The fold: every history replayed from its start, and compared with the stored states.
 
-What belongs here: reading everything in payment order, and saying where it does not add up. The books are right if each
-entry starts where the one before it ended, positions have no gaps, only APPLY and people move a payment, and the stored
-state and version are what the history gives. Apart from that, a recorded decision may differ from what today's table
-decides: then the rules have changed, and the books are still consistent.
+Belongs here: reading everything in payment order, and naming each contradiction. The books are
+right if each entry starts in the state in which the one before it ended, positions have no gaps,
+only APPLY and people move a payment, and the stored state and version are those that the history
+gives. A recorded decision may differ from today's table: then the rules have changed, and the books
+are still consistent.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from payproc.db.connection import Database
-from payproc.logic import STATE_NAMED_BY, TABLE, EventType, Outcome, Resolution, State
+from payproc.db.rows import open_stream
+from payproc.logic import STATE_NAMED_BY, TABLE, Decision, EventType, Outcome, Resolution, State
 
 PROGRESS_ENTRIES = 5_000
-"""How many entries are read between two reports of progress."""
+"""Entries between two reports of progress."""
+
+_TABLE = cast("Mapping[str, Mapping[str | None, Decision]]", TABLE)
+"""The decision table. Plain text finds the members that are its keys, because they hash and compare
+as their text."""
 
 # Each payment's entries in order, then its own row: the one without a position, which sorts last.
 _HISTORIES = """
@@ -38,12 +44,12 @@ _HISTORIES = """
 _COUNT = "SELECT (SELECT count(*) FROM payproc.events) + (SELECT count(*) FROM payproc.resolutions)"
 
 Row = tuple[str, int | None, str, str, str, str, str]
-"""Payment, position, type, outcome or resolution, reason, state before, state after; a payment's own row has its
-version for a reason."""
+"""Payment, position, type, outcome or resolution, reason, state before, state after. A payment's
+own row has its version in place of the reason. Rows stay tuples, because there may be millions."""
 
 
 class Problem(str, Enum):
-    """What can be found. All but the last mean that the books are wrong."""
+    """A kind of contradiction. All but the last mean that the books are wrong."""
 
     GAP = "gap"
     BROKEN_CHAIN = "broken_chain"
@@ -56,7 +62,7 @@ class Problem(str, Enum):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that does not add up. `position` is the entry's, where it is about one."""
+    """One contradiction, at the `position` of an entry or in a payment as a whole."""
 
     payment_id: str
     problem: Problem
@@ -66,7 +72,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class VerifySummary(msgspec.Struct):
-    """What was read, and how many findings of each kind there were."""
+    """Counts of everything that was read, and of the findings of each kind."""
 
     payments: int = 0
     entries: int = 0
@@ -74,48 +80,35 @@ class VerifySummary(msgspec.Struct):
 
     @property
     def wrong(self) -> int:
-        """Findings that mean that the books are wrong."""
+        """Return the number of findings that mean that the books are wrong."""
         return sum(count for problem, count in self.problems.items() if problem is not Problem.RULES_CHANGED)
 
 
 def verify(
-    database: Database, totals: VerifySummary, on_progress: Callable[[int], None] = lambda _: None
+    database: Database, summary: VerifySummary, on_progress: Callable[[int], None] = lambda _: None
 ) -> Iterator[Finding]:
-    """Fold every history as of one moment; give what does not add up, counting in `totals`. Memory stays flat.
+    """Fold every history as of one moment; yield findings, count in `summary`. Memory stays flat.
 
     Raises CannotFinish if the database cannot be read.
     """
-    with database.snapshot() as connection:
-        rows = _counted(Database.stream(connection, _HISTORIES), totals, on_progress)
+    with database.snapshot() as connection, open_stream(connection, _HISTORIES) as cursor:
+        rows = _count_rows(cursor, summary, on_progress)
         for payment_id, history in groupby(rows, key=itemgetter(0)):
             for finding in check(payment_id, history):
-                totals.problems[finding.problem] += 1
+                summary.problems[finding.problem] += 1
                 yield finding
 
 
 def count_entries(database: Database) -> int:
-    """How many entries there are to read."""
+    """Return the number of entries to read."""
     with database.transaction() as cursor:
         cursor.execute(_COUNT)
         ((count,),) = cursor.fetchall()
     return int(count)
 
 
-def _counted(
-    rows: Iterable[tuple[Any, ...]], totals: VerifySummary, on_progress: Callable[[int], None]
-) -> Iterator[Row]:
-    for row in rows:
-        if row[1] is None:
-            totals.payments += 1
-        else:
-            totals.entries += 1
-            if totals.entries % PROGRESS_ENTRIES == 0:
-                on_progress(totals.entries)
-        yield row
-
-
 def check(payment_id: str, history: Iterable[Row]) -> Iterator[Finding]:
-    """Fold one payment's history and compare the end with the payment's own row, which comes last."""
+    """Fold one payment's history; compare the end with the payment's own row, the last one."""
     state, version = State.CREATED.value, 0
     for _, position, event_type, outcome, reason, before, after in history:
         if position is None:
@@ -133,7 +126,7 @@ def check(payment_id: str, history: Iterable[Row]) -> Iterator[Finding]:
             version = position
         if before != state:
             yield Finding(payment_id, Problem.BROKEN_CHAIN, position, before, state)
-        if (outcome, reason, before, after) != DECIDED.get((event_type, before)):
+        if (outcome, reason, before, after) != _TABLE[before].get(event_type):
             problem, expected = _judge(event_type, outcome, reason, before, after)
             if problem is not None:
                 yield Finding(payment_id, problem, position, f"{outcome} {reason}, {before} to {after}", expected)
@@ -141,21 +134,25 @@ def check(payment_id: str, history: Iterable[Row]) -> Iterator[Finding]:
     yield Finding(payment_id, Problem.NO_PAYMENT, None, f"{version} entries and no payment", state)
 
 
-DECIDED = {
-    (event_type.value, state.value): (
-        decision.outcome.value, decision.reason.value, decision.state_before.value, decision.state_after.value,
-    )
-    for state, row in TABLE.items()
-    for event_type, decision in row.items()
-}  # fmt: skip
-"""The decision table in plain strings: comparing a million of those is several seconds faster."""
+def _count_rows(
+    rows: Iterable[tuple[Any, ...]], summary: VerifySummary, on_progress: Callable[[int], None]
+) -> Iterator[Row]:
+    """Yield the rows, counting them in `summary`."""
+    for row in rows:
+        if row[1] is None:
+            summary.payments += 1
+        else:
+            summary.entries += 1
+            if summary.entries % PROGRESS_ENTRIES == 0:
+                on_progress(summary.entries)
+        yield row
 
 
 def _judge(event_type: str, outcome: str, reason: str, before: str, after: str) -> tuple[Problem | None, str]:
-    """What an entry that is not as the table decides amounts to, and what was expected of it."""
+    """Return the problem, if any, of an entry that differs from the table, and the expected one."""
     if reason == "nothing to resolve":
         return Problem.ILLEGAL_MOVE, "an earlier event of this payment in MANUAL_REVIEW"
-    named = STATE_NAMED_BY.get(EventType(event_type), State(before)).value  # a flag names none
+    named = STATE_NAMED_BY.get(EventType(event_type), State(before)).value  # a flag names no state
     if reason == "resolution":
         if outcome == Resolution.APPLY and event_type == EventType.FLAG:
             return Problem.ILLEGAL_MOVE, f"a flag {Resolution.DISMISS.value}ed"

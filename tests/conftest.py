@@ -23,7 +23,9 @@ from sqlalchemy import URL, make_url
 
 from payproc.db import schema
 from payproc.db.connection import Database
-from payproc.embedded import server as embedded
+from payproc.embedded.binaries import POSTGRES_VERSION
+from payproc.embedded.initdb import SUPERUSER
+from payproc.embedded.server import running_server
 from tests.support.command import Payproc
 from tests.support.postgres import IS_FOR_CITUS, NewDatabase, Server, Sql, SqlOn, as_database
 from tests.support.servers import OwnServers, Pristine, pristine_home, running
@@ -64,15 +66,15 @@ def server() -> Iterator[Server]:
         return
     home = Path(tempfile.mkdtemp(prefix="payproc-tests-", dir=_memory()))
     try:
-        version = int(os.environ.get("PAYPROC_TEST_POSTGRES", embedded.POSTGRES_VERSION))
-        with embedded.running_server(home, version=version):
+        version = int(os.environ.get("PAYPROC_TEST_POSTGRES", POSTGRES_VERSION))
+        with running_server(home, version=version):
             pass
         with (home / "data" / "postgresql.conf").open("a") as settings:
             # Nobody pulls the plug on this server (who does has one of its own), and it makes a database a test.
             settings.write("fsync = off\n")
-        with embedded.running_server(home, version=version) as running:
+        with running_server(home, version=version) as running:
             query = {"host": str(running.socket_folder)}
-            yield Server(URL.create("postgresql+psycopg2", embedded.SUPERUSER, database="postgres", query=query))
+            yield Server(URL.create("postgresql+psycopg2", SUPERUSER, database="postgres", query=query))
     finally:
         shutil.rmtree(home)
 

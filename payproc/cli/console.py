@@ -18,7 +18,7 @@ from payproc.cli.table import Column, Row, Styled, lay_out
 from payproc.escape import printable, redact
 
 if TYPE_CHECKING:
-    from payproc.embedded.server import Note
+    from payproc.notes import Note
 
 MAX_PROBLEMS_SHOWN = 20
 """Malformed lines, or omitted records, that are listed on stderr; the rest are counted."""

@@ -1,1 +1,1 @@
-"""The database: which one, how to connect, its errors in a user's words, and its schema."""
+"""The database: its location, connections to it, its errors in a user's words, and its schema."""

@@ -1,22 +1,35 @@
-"""Errors of the database, in words for a user."""
+"""Errors of the database: the kinds that the code acts on, and their description for a user.
 
-from typing import TYPE_CHECKING
+Belongs here: everything that is read from a driver's error. A kind is recognized by SQLSTATE,
+by the driver's class or by the name of a constraint, never by the text of a message.
+"""
+
+import re
 
 import psycopg2
 import psycopg2.errorcodes
-import psycopg2.extensions
+import psycopg2.errors
 
-if TYPE_CHECKING:
-    pass
+from payproc.errors import CannotFinish
 
+_TRANSIENT = frozenset(
+    {
+        psycopg2.errorcodes.SERIALIZATION_FAILURE,
+        psycopg2.errorcodes.DEADLOCK_DETECTED,
+        psycopg2.errorcodes.ADMIN_SHUTDOWN,
+        psycopg2.errorcodes.CRASH_SHUTDOWN,
+        psycopg2.errorcodes.CANNOT_CONNECT_NOW,
+        psycopg2.errorcodes.CONNECTION_FAILURE,  # of a Citus coordinator to another machine
+    }
+)
+"""SQLSTATEs after which the transaction is gone, but the same work may succeed a moment later."""
 
-def is_about_connection(error: psycopg2.Error) -> bool:
-    """Whether the connection is lost or was never there, which the client library finds out itself: no SQLSTATE.
+_DATA_EXCEPTION = "22"
+"""Class of the SQLSTATEs of content that cannot be stored."""
 
-    The driver may still take such a connection for open: where sending failed, while there is a last notice to read.
-    """
-    return not error.pgcode and type(error) in (psycopg2.OperationalError, psycopg2.DatabaseError)
-
+_RACE_KEYS = ("events_are_recorded_once", "payments_have_one_state")
+"""Unique keys that end a CALL if another process was first. On Citus the number of a shard follows
+the name."""
 
 _ADVICE = {
     psycopg2.errorcodes.INSUFFICIENT_PRIVILEGE: (
@@ -35,23 +48,86 @@ _ADVICE = {
     psycopg2.errorcodes.CLASS_TRANSACTION_ROLLBACK: "run it again",
     psycopg2.errorcodes.CLASS_OPERATOR_INTERVENTION: "run it again when the server is back",
 }
-"""What a user can do, by SQLSTATE or its class."""
+"""Advice for the user, by SQLSTATE or its class."""
 
-_RUN_NUMBERS_ARE_BEHIND = (
+_ADVICE_ON_RUN_NUMBERS = (
     "new runs would get the numbers of existing ones, as after a restore; run: "
     "SELECT setval(pg_get_serial_sequence('payproc.runs', 'run_id'), max(run_id)) FROM payproc.runs"
 )
 
-_SAYS_NOTHING = ("Is the server running", "This probably means", "before or while processing", "DETAIL", "LINE ")
-"""How lines begin that libpq adds to guess, or to show where."""
+_NOISE = ("Is the server running", "This probably means", "before or while processing", "DETAIL", "LINE ")
+"""Beginnings of lines that libpq adds, with a guess or a position."""
+
+
+def describe_error(
+    error: psycopg2.Error, where: str, *, password: str | None = None, cause: str | None = None
+) -> CannotFinish:
+    """Describe an error of the database `where` in one line: the server's words, then advice.
+
+    `cause` replaces the driver's words about a lost connection. `password` is masked.
+    """
+    message = _mask(_one_line(error), password, where)
+    if is_about_connection(error):
+        return CannotFinish(f"cannot reach the database {where}: {cause or message}")
+    sqlstate = error.pgcode or ""
+    advice = _ADVICE.get(sqlstate) or _ADVICE.get(sqlstate[:2]) or ""
+    if error.diag.constraint_name == "runs_have_one_number":
+        advice = _ADVICE_ON_RUN_NUMBERS
+    return CannotFinish(f"the database {where} refused: {message}{advice and '; '}{advice}")
+
+
+def is_about_connection(error: psycopg2.Error) -> bool:
+    """Return whether the connection is dead or could not be opened.
+
+    The client library finds that out: no SQLSTATE.
+
+    The driver may still take a dead connection for open: if sending failed, while a last notice can
+    be read.
+    """
+    return not error.pgcode and type(error) in (psycopg2.OperationalError, psycopg2.DatabaseError)
+
+
+def is_transient(error: Exception) -> bool:
+    """Return whether the same work may succeed a moment later."""
+    return isinstance(error, psycopg2.Error) and error.pgcode in _TRANSIENT
+
+
+def is_about_content(error: psycopg2.Error) -> bool:
+    """Return whether the database refuses to store the content itself."""
+    sqlstate = error.pgcode or ""
+    return sqlstate[:2] == _DATA_EXCEPTION or sqlstate == psycopg2.errorcodes.STATEMENT_TOO_COMPLEX
+
+
+def is_lost_race(error: psycopg2.errors.UniqueViolation) -> bool:
+    """Return whether another process has recorded the event, or opened the payment, first."""
+    return (error.diag.constraint_name or "").startswith(_RACE_KEYS)
+
+
+def is_about_privileges(error: CannotFinish) -> bool:
+    """Return whether the role lacks a privilege for the statement that failed."""
+    return isinstance(error.__cause__, psycopg2.errors.InsufficientPrivilege)
 
 
 def _one_line(error: psycopg2.Error) -> str:
-    """What the server or libpq said, without repetition or layout."""
-    said: list[str] = []
+    """Return the words of the server or of libpq, without repetition or layout."""
+    reasons: list[str] = []
     for line in (error.diag.message_primary or str(error)).splitlines():
-        # libpq: 'connection to server at "db" (10.0.0.1), port 5432 failed: FATAL:  database "x" does not exist'
+        # libpq: 'connection to server at "db" (10.0.0.1), port 5432 failed: FATAL:  database "x"
+        # does not exist'
         reason = line.rpartition(" failed: ")[2].replace("FATAL:  ", "").strip()
-        if reason and reason not in said and not reason.startswith(_SAYS_NOTHING):
-            said.append(reason)
-    return "; ".join(said)
+        if reason and reason not in reasons and not reason.startswith(_NOISE):
+            reasons.append(reason)
+    return "; ".join(reasons)
+
+
+def _mask(message: str, password: str | None, where: str) -> str:
+    """Mask the password if a server or a proxy quotes it, or shows it in a URL.
+
+    libpq never prints it. A mask anywhere else would reveal that an ordinary word is the password.
+    So would one over a name in `where`.
+    """
+    if not password or password in re.split("[/:@,?]+", where):
+        return message
+    for before, after in ('""', "''", ":@"):
+        message = message.replace(f"{before}{password}{after}", f"{before}***{after}")
+    return message

@@ -1,5 +1,10 @@
-"""Location: which database a command works on."""
+"""Location: the database that a command works on.
 
+Belongs here: the places where a database can be named, their order, and the parsing of its
+URL.
+"""
+
+import io
 import os
 import re
 import stat
@@ -10,25 +15,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg2
-import psycopg2.errorcodes
 import psycopg2.extensions
 
 from payproc.db.connection import Database
 from payproc.errors import CannotFinish, WrongUsage
 
 if TYPE_CHECKING:
-    from payproc.embedded.server import Note
+    from payproc.notes import Note
 
 URL_VARIABLE = "DATABASE_URL"
+"""Environment variable, or entry of .env, that names the database."""
 
 EMBEDDED_VARIABLE = "PAYPROC_EMBEDDED"
+"""Environment variable that can forbid the embedded database."""
 
 
 @contextmanager
 def open_database(option: str | None, note: "Note", *, interruptible: bool = True) -> Iterator[Database]:
-    """Find the database and use it: --database-url, else DATABASE_URL, else that of `.env`, else the embedded one.
+    """Yield the database of --database-url, DATABASE_URL, `.env`, or else the embedded one.
 
-    `note` gets one line that says which, and lines worth showing while a person waits for the embedded server.
+    `note` gets one line that names it, and progress while a person waits for the embedded server.
     """
     found = _chosen_url(option)
     if found is not None:
@@ -38,12 +44,13 @@ def open_database(option: str | None, note: "Note", *, interruptible: bool = Tru
     _check_embedded_is_allowed()
     if sys.platform == "win32":
         raise CannotFinish("the embedded database needs Linux or macOS; name a PostgreSQL server with --database-url")
-    from payproc.embedded import server as embedded  # only where it is needed: other databases do without it
+    from payproc.embedded.home import default_home  # other databases do without it
+    from payproc.embedded.server import running_server
 
-    home = embedded.default_home()
-    with embedded.running_server(home, note=note) as server:
+    home = default_home()
+    with running_server(home, note=note) as server:
         note(f"database: the embedded PostgreSQL {server.version} in {home}")
-        # libpq takes from the environment all that the parameters leave open, such as PGHOSTADDR, which has precedence
+        # libpq completes the parameters from the environment. PGHOSTADDR would even take precedence
         # over the host. Nothing else in this process uses libpq.
         for variable in [each for each in os.environ if each.startswith("PG")]:
             del os.environ[variable]
@@ -51,6 +58,31 @@ def open_database(option: str | None, note: "Note", *, interruptible: bool = Tru
         parameters = {**server.connect_args, "passfile": str(server.socket_folder / "no-passwords")}
         where = os.fsencode(home).decode(errors="backslashreplace")  # a path may hold bytes that no text can
         yield Database(parameters, where, interruptible=interruptible, is_embedded=True, why_gone=server.why_gone)
+
+
+def parse_url(given: str, origin: str) -> dict[str, str]:
+    """Return the libpq parameters of a URL.
+
+    `postgresql+driver://`, as SQLAlchemy writes it, is accepted.
+
+    Raises WrongUsage, which names `origin` and never quotes the URL, because it may hold a
+    password.
+    """
+    expected = f"{origin}: expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+    rest = _strip_scheme(given, expected)
+    try:
+        parameters: dict[str, str] = psycopg2.extensions.parse_dsn(f"postgresql://{rest}")
+    except (psycopg2.Error, ValueError) as error:  # ValueError: not UTF-8, or a NUL
+        found = "a URL"
+        unknown = re.search(r'invalid URI query parameter: "(\w+)"', str(error))
+        if unknown and "@" not in rest.partition("?")[2]:  # after an @ it would be part of a password with a ? in it
+            found = f'the parameter "{unknown[1]}"'
+        raise WrongUsage(f"{expected}, found {found} that PostgreSQL's client library does not accept") from error
+    is_port = re.fullmatch("[0-9,]*", parameters.get("port", ""))
+    if not is_port or _shows_password(rest, parameters):
+        found = "" if is_port else ", found a port that is not a number"
+        raise WrongUsage(f"{expected}{found}; in a user or password write @ : / ? # as %40 %3A %2F %3F %23")
+    return parameters
 
 
 def _check_embedded_is_allowed() -> None:
@@ -66,6 +98,7 @@ def _check_embedded_is_allowed() -> None:
 
 
 def _chosen_url(option: str | None) -> tuple[dict[str, str], str] | None:
+    """Return the parameters of the first given URL, and its origin; None without a URL."""
     if option is not None:
         return parse_url(option, "--database-url"), "from --database-url"
     if variable := os.environ.get(URL_VARIABLE):
@@ -76,9 +109,10 @@ def _chosen_url(option: str | None) -> tuple[dict[str, str], str] | None:
 
 
 def _dotenv_url(path: Path) -> str | None:
-    """What a .env file names, if it names one.
+    """Return the URL in a .env file, or None.
 
-    Raises WrongUsage where that cannot be told: going on would mean another database than the user wrote down.
+    Raises WrongUsage if the file or the entry cannot be read, because the command would work on
+    another database than the user wrote down.
     """
     advice = "mend it, or name the database with --database-url"
     try:
@@ -91,12 +125,11 @@ def _dotenv_url(path: Path) -> str | None:
         raise WrongUsage(f".env: is not UTF-8, expected UTF-8 text; {advice}") from error
     except OSError as error:
         raise WrongUsage(f".env: cannot be read: {error.strerror}; {advice}") from error
-    import io
     import logging
 
-    from dotenv import dotenv_values  # only where there is such a file
+    from dotenv import dotenv_values  # with logging 18 ms, which commands without a .env save
 
-    logging.getLogger("dotenv").setLevel(logging.ERROR)  # it warns of any line it cannot parse, other settings' too
+    logging.getLogger("dotenv").setLevel(logging.ERROR)  # it warns of every line that it cannot parse
     url = dotenv_values(stream=io.StringIO(text), interpolate=False).get(URL_VARIABLE)
     if url is None and (entry := re.search(rf"^[ \t]*(export[ \t]+)?{URL_VARIABLE}\b", text, re.MULTILINE)):
         number = text.count("\n", 0, entry.start()) + 1
@@ -104,12 +137,11 @@ def _dotenv_url(path: Path) -> str | None:
     return url
 
 
-def parse_url(given: str, origin: str) -> dict[str, str]:
-    """The libpq parameters that a URL stands for; `postgresql+driver://`, as SQLAlchemy has it, will do too.
+def _strip_scheme(given: str, expected: str) -> str:
+    """Return the part of a URL after its scheme.
 
-    Raises WrongUsage, naming `origin` and never the URL, which may hold a password.
+    Raises WrongUsage if the scheme is not PostgreSQL's.
     """
-    expected = f"{origin}: expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
     scheme, is_url, rest = given.strip().partition("://")
     if not given.strip():
         raise WrongUsage(f"{expected}, found nothing")
@@ -120,30 +152,24 @@ def parse_url(given: str, origin: str) -> dict[str, str]:
     if not re.fullmatch(r"postgres(ql)?(\+\w+)?", scheme):
         kind = scheme if re.fullmatch(r"[\w+.-]+", scheme) else "another kind"
         raise WrongUsage(f"{expected}, found a URL of {kind}")
-    # A character of a password that is not escaped, or one around it that is, would move part of it into the user,
-    # host, port or database, which are shown.
+    return rest
+
+
+def _shows_password(rest: str, parameters: Mapping[str, str]) -> bool:
+    """Return whether a name that messages show may hold a part of the password.
+
+    An unescaped character in a password, or an escaped one beside it, moves it there.
+    """
     authority, _, path = rest.partition("?")[0].partition("/")
-    try:
-        parameters: dict[str, str] = psycopg2.extensions.parse_dsn(f"postgresql://{rest}")
-    except (psycopg2.Error, ValueError) as error:  # the latter for what is not UTF-8, escaped or not, and for NUL
-        found = "a URL"
-        unknown = re.search(r'invalid URI query parameter: "(\w+)"', str(error))
-        if unknown and "@" not in rest.partition("?")[2]:  # after an @ it would be part of a password with a ? in it
-            found = f'the parameter "{unknown[1]}"'
-        raise WrongUsage(f"{expected}, found {found} that PostgreSQL's client library does not accept") from error
-    if (
+    return bool(
         authority.count("@") > 1
         or "@" in path
         or re.search("[:/@]", parameters.get("user", ""))
-        or not re.fullmatch("[0-9,]*", parameters.get("port", ""))
         or re.search(r"[^,]@|[=\s]", parameters.get("hostaddr", "") + _host_names(parameters))
         or re.search(r":.*@|://|(password|passwd|pwd)\s*=", parameters.get("dbname", ""), re.IGNORECASE)
-    ):
-        found = "" if re.fullmatch("[0-9,]*", parameters.get("port", "")) else ", found a port that is not a number"
-        raise WrongUsage(f"{expected}{found}; in a user or password write @ : / ? # as %40 %3A %2F %3F %23")
-    return parameters
+    )
 
 
 def _host_names(parameters: Mapping[str, str]) -> str:
-    """The hosts, without folders of sockets, whose names may hold anything."""
+    """Return the hosts, without the folders of sockets, whose names may hold any character."""
     return ",".join(host for host in parameters.get("host", "").split(",") if not host.startswith("/"))

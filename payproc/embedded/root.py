@@ -1,11 +1,12 @@
-"""Root, and a home that belongs to another user.
+"""Root: reaching a home that belongs to another user, and the rights for each step.
 
-What belongs here: whose rights each step is done with. PostgreSQL refuses to run as root, so for root the home belongs
-to another user, who may at any moment move a folder of it or put a link in its place.
+PostgreSQL refuses to run as root, so root's home belongs to another user. At any moment that user
+may move a folder of the home, or put a link in its place.
 
-In the home, root acts as its owner, so a planted link leads only where the owner may go anyway. On the way there, root
-opens one folder at a time by descriptor and expands links itself. Below another user's folder or link, folders are made
-and changed with that user's rights. A folder of root is given to the server's user only if the whole way is root's.
+In the home, root acts as its owner, so a planted link leads only where the owner may go anyway. On
+the way there, root opens one folder at a time by descriptor and expands links itself. Below another
+user's folder or link, folders are created and changed with that user's rights. A folder of root is
+given to the server's user only if root owns the whole way.
 """
 
 import errno
@@ -13,24 +14,25 @@ import os
 import pwd
 import stat
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from payproc.errors import CannotFinish
+from payproc.notes import Note
 
 SYSTEM_USER = "payproc"
 
 _MAX_LINKS = 40
-"""Links on the way to the home before they count as a loop, as in Linux."""
+"""Links on the way to the home. More count as a loop, as in Linux."""
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @contextmanager
-def acting_as(uid: int, gid: int) -> Iterator[None]:
-    """Act with the rights of a user. They count for all threads of the process."""
+def act_as(uid: int, gid: int) -> Iterator[None]:
+    """Act with the rights of a user, which count for all threads of the process."""
     before = os.geteuid(), os.getegid(), os.getgroups()
     try:
         _become(uid, gid, [])
@@ -46,10 +48,12 @@ def _become(uid: int, gid: int, groups: Sequence[int]) -> None:
     os.seteuid(uid)
 
 
-def claim_home(home: Path, note: Callable[[str], None]) -> tuple[Path, pwd.struct_passwd]:
-    """Return the home's path without links, and its owner. Make it if it is missing, and let the owner get there.
+def claim_home(home: Path, note: Note) -> tuple[Path, pwd.struct_passwd]:
+    """Return the home's path without links, and its owner.
 
-    Raises OSError, with the home as its file name, if the home cannot be reached or made.
+    Create a missing home, and let the owner reach it.
+
+    Raises OSError, with the home as its file name, if the home cannot be reached or created.
     """
     with ExitStack() as descriptors:
         try:
@@ -64,12 +68,12 @@ def claim_home(home: Path, note: Callable[[str], None]) -> tuple[Path, pwd.struc
                 f"the embedded database cannot use {folder.path}: it belongs to root, inside a folder or behind a link "
                 "of another user; give it to the user who is to run the server (chown)"
             )
-        owner = user(uid) if uid else system_user()
-        for each in above:
-            _let_pass(each, owner, note)
+        owner = find_user(uid) if uid else ensure_system_user()
+        for parent in above:
+            _let_pass(parent, owner, note)
         if uid == 0:
             _give_away(folder.descriptor, owner)
-        with acting_as(owner.pw_uid, owner.pw_gid):
+        with act_as(owner.pw_uid, owner.pw_gid):
             os.fchmod(folder.descriptor, 0o700)
         return folder.path, owner
 
@@ -84,7 +88,10 @@ def refuse_other_files(home: Path, names: Sequence[str]) -> None:
 
 
 def _give_away(home: int, owner: pwd.struct_passwd) -> None:
-    """Give a home of root, such as a restored copy, to the server's user, with what root owns inside."""
+    """Give a home of root, such as a restored copy, to the server's user.
+
+    Inside, give away root's own files.
+    """
     os.fchmod(home, 0o700)  # closed first, so that nobody can add a link to a file of root
     for _, folders, files, descriptor in os.fwalk(dir_fd=home):
         for name in (*folders, *files):
@@ -95,16 +102,21 @@ def _give_away(home: int, owner: pwd.struct_passwd) -> None:
 
 
 class _Rights(NamedTuple):
+    """The rights of a user."""
+
     uid: int
     gid: int
 
     def below(self, found: os.stat_result) -> "_Rights":
-        """Return the rights below a folder or link: root's end at the first that belongs to another user."""
+        """Return the rights below a folder or link.
+
+        Root's rights end at the first one of another user.
+        """
         return self if self.uid else _Rights(found.st_uid, found.st_gid)
 
 
 class _Folder(NamedTuple):
-    """A folder on the way to the home, and whose rights count outside it and in it."""
+    """A folder on the way to the home: the rights that reach it, and the rights inside."""
 
     path: Path
     descriptor: int
@@ -113,7 +125,7 @@ class _Folder(NamedTuple):
 
 
 def _descend(home: Path, descriptors: ExitStack) -> list[_Folder]:
-    """Open every folder from / to the home, and make those that are missing."""
+    """Open every folder from / to the home. Create missing ones."""
     folders: list[_Folder] = []
 
     def enter(name: str, reached_by: _Rights) -> None:
@@ -136,7 +148,7 @@ def _descend(home: Path, descriptors: ExitStack) -> list[_Folder]:
             found = os.stat(name, dir_fd=here, follow_symlinks=False)
         except FileNotFoundError:
             if names:
-                with acting_as(*rights), suppress(FileExistsError):
+                with act_as(*rights), suppress(FileExistsError):
                     os.mkdir(name, 0o755, dir_fd=here)
             else:
                 _make_home(name, here, rights)
@@ -159,10 +171,10 @@ def _descend(home: Path, descriptors: ExitStack) -> list[_Folder]:
 
 
 def _make_home(name: str, parent: int, rights: _Rights) -> None:
-    """Make a home for the system user. Nobody sees it before it is that user's."""
-    owner = system_user()
+    """Create a home for the system user. It becomes visible when it belongs to that user."""
+    owner = ensure_system_user()
     unfinished = f".{name[:200]}-{os.urandom(4).hex()}"
-    with acting_as(*rights):
+    with act_as(*rights):
         os.mkdir(unfinished, 0o700, dir_fd=parent)
     descriptor = os.open(unfinished, _FOLDER, dir_fd=parent)
     try:
@@ -172,21 +184,21 @@ def _make_home(name: str, parent: int, rights: _Rights) -> None:
         os.close(descriptor)
     try:
         os.rename(unfinished, name, src_dir_fd=parent, dst_dir_fd=parent)
-    except OSError:  # another command made it at the same moment, and uses it
+    except OSError:  # another command created it at the same moment, and uses it
         os.rmdir(unfinished, dir_fd=parent)
 
 
-def _let_pass(folder: _Folder, owner: pwd.struct_passwd, note: Callable[[str], None]) -> None:
+def _let_pass(folder: _Folder, owner: pwd.struct_passwd, note: Note) -> None:
     """Let the server's user pass through a folder above the home."""
     found = os.fstat(folder.descriptor)
     if found.st_mode & stat.S_IXOTH or (found.st_uid == owner.pw_uid and found.st_mode & stat.S_IXUSR):
         return
-    with acting_as(*folder.rights):
+    with act_as(*folder.rights):
         os.fchmod(folder.descriptor, stat.S_IMODE(found.st_mode) | stat.S_IXOTH)
     note(f"letting the server's user {owner.pw_name} pass through {folder.path} (chmod o+x)")
 
 
-def user(uid: int) -> pwd.struct_passwd:
+def find_user(uid: int) -> pwd.struct_passwd:
     """Return the user with this number. Raises CannotFinish if there is none."""
     try:
         return pwd.getpwuid(uid)
@@ -197,8 +209,8 @@ def user(uid: int) -> pwd.struct_passwd:
         ) from error
 
 
-def system_user() -> pwd.struct_passwd:
-    """Return the user that runs root's server, created if need be."""
+def ensure_system_user() -> pwd.struct_passwd:
+    """Return the user that runs root's server. Create the user if need be."""
     try:
         return pwd.getpwnam(SYSTEM_USER)
     except KeyError:
@@ -208,12 +220,12 @@ def system_user() -> pwd.struct_passwd:
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        said = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else error.strerror
+        reason = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else error.strerror
         try:
             return pwd.getpwnam(SYSTEM_USER)  # another command created it at the same moment
         except KeyError:
             raise CannotFinish(
-                f"PostgreSQL refuses to run as root, and the system user {SYSTEM_USER} could not be created: {said}; "
+                f"PostgreSQL refuses to run as root, and the system user {SYSTEM_USER} could not be created: {reason}; "
                 "run payproc as an ordinary user, or name a server with --database-url"
             ) from error
     return pwd.getpwnam(SYSTEM_USER)

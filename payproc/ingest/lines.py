@@ -1,4 +1,7 @@
-"""Lines: the bytes of a source, cut at line feeds."""
+"""Lines: the bytes of a source, cut at line feeds.
+
+Belongs here: reading a source as its bytes arrive. Nothing here knows the meaning of a line.
+"""
 
 import os
 import select
@@ -9,27 +12,30 @@ from typing import IO
 import msgspec
 
 from payproc.errors import CannotFinish, WrongUsage
-from payproc.ingest.sources import _shown_name, refuse_unreadable
+from payproc.ingest.sources import display_name, refuse_unreadable
 from payproc.schemas import MAX_LINE_BYTES
 
 READ_BYTES = 256 << 10
-"""Bytes asked for in one read; a pipe gives what is there. Fewer than a line may have, so none in it is too long."""
+"""Bytes per read. Below MAX_LINE_BYTES, so a line within one block is never oversized."""
 
 _BOM = b"\xef\xbb\xbf"
 
 
 class OversizedLine(msgspec.Struct, frozen=True):
-    """A line too long to be an event. Its bytes are kept, on disk, only if somebody wants them."""
+    """A line too long to be an event. Its bytes are kept on disk, and only for `--malformed`."""
 
     spool: IO[bytes] | None
 
 
 class LineReader:
-    """Reads numbered non-blank lines from one source as they come, never holding more than a read and a line."""
+    """Reads numbered non-blank lines from one source as they arrive.
+
+    It holds one read and one line at most.
+    """
 
     def __init__(self, name: str, index: int, keep_oversized: bool) -> None:
         """Open the source. Raises CannotFinish if that fails."""
-        self.name = _shown_name(name)
+        self.name = display_name(name)
         self.index = index
         self.is_open = True
         self.bytes_read = 0
@@ -41,7 +47,7 @@ class LineReader:
         try:
             self._descriptor = 0 if name == "-" else os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             if self._descriptor:
-                # Opening must not wait for a FIFO's writer, where no signal would be heard; `wait` does that.
+                # Opening a FIFO must not wait for its writer, deaf to signals; `wait` does that.
                 os.set_blocking(self._descriptor, True)
         except OSError as error:
             raise CannotFinish(f"{self.name}: cannot be read: {error.strerror}") from error
@@ -49,14 +55,14 @@ class LineReader:
         self._may_wait = not stat.S_ISREG(os.fstat(self._descriptor).st_mode)
 
     def wait(self, wake_up: int, seconds: float | None) -> bool:
-        """Wait until a read would give something, or `wake_up` is readable; tell whether a read would."""
+        """Wait until a read would not block, or `wake_up` is readable; return True for a read."""
         if not self._may_wait:
             return True
         ready, _, _ = select.select([self._descriptor, wake_up], [], [], seconds)
         return self._descriptor in ready
 
     def read(self) -> list[tuple[int, bytes | OversizedLine]]:
-        """Read once; give the lines that this completes, without their newline.
+        """Read once; return the lines that this completes, without their newline.
 
         At the end of the source, `is_open` becomes false.
         """
@@ -74,8 +80,8 @@ class LineReader:
         first = self._number + 1
         self._number += len(complete)
         lines: list[bytes | OversizedLine] = list(complete)
-        if lines:  # only the first may have begun before this block, and so be too long
-            lines[0] = self._completed(complete[0], first)
+        if lines:  # only the first may have begun before this block, and so be oversized
+            lines[0] = self._complete(complete[0], first)
         self._keep(rest)
         return [
             (number, line)
@@ -83,7 +89,15 @@ class LineReader:
             if isinstance(line, OversizedLine) or line.strip(b" \t\r")
         ]
 
-    def _completed(self, end: bytes, number: int) -> bytes | OversizedLine:
+    def close(self) -> None:
+        """Close the source; standard input stays open."""
+        self.is_open = False
+        if self._descriptor > 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def _complete(self, end: bytes, number: int) -> bytes | OversizedLine:
+        """Return a line with its beginning from earlier blocks."""
         if self._rest or self._is_oversized:
             self._keep(end)
             if self._is_oversized:
@@ -97,7 +111,7 @@ class LineReader:
         return end
 
     def _keep(self, part: bytes) -> None:
-        """Keep the beginning of a line, until it is too long to be one."""
+        """Keep the beginning of a line until it is oversized, and then on disk if it is wanted."""
         self._rest += part
         is_too_long = len(self._rest) > MAX_LINE_BYTES + len(_BOM) + len(b"\r")
         if not (self._is_oversized or is_too_long):
@@ -116,16 +130,10 @@ class LineReader:
         self._rest.clear()
 
     def _refuse_unreadable(self, start: bytes) -> None:
+        """Refuse a source by its first bytes: as wrong usage while nothing can be recorded yet."""
         try:
             refuse_unreadable(self.name, start)
         except WrongUsage as error:
             if self.index == 0:
                 raise
             raise CannotFinish(str(error)) from error  # the sources before it may be recorded by now
-
-    def close(self) -> None:
-        """Close the source; standard input stays open."""
-        self.is_open = False
-        if self._descriptor > 0:
-            os.close(self._descriptor)
-            self._descriptor = -1

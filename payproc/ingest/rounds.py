@@ -1,4 +1,7 @@
-"""Rounds: lines in input order, split by payment among the workers."""
+"""Rounds: lines in input order, split by payment among the workers.
+
+Belongs here: the split, and putting results back into input order.
+"""
 
 import zlib
 from collections.abc import Iterator, Sequence
@@ -7,12 +10,13 @@ from typing import Protocol
 
 import msgspec
 
-from payproc.batch import InputEvent, Result
+from payproc.batch import EventResult, InputEvent, Result
 from payproc.ingest.lines import OversizedLine
+from payproc.schemas import Malformed
 
 
 class MalformedLine(msgspec.Struct, frozen=True):
-    """A line that is not an event, where it is and why."""
+    """A line that is not an event, its place, and the error in it."""
 
     raw: bytes | OversizedLine
     source: int
@@ -20,56 +24,67 @@ class MalformedLine(msgspec.Struct, frozen=True):
     error: str
 
 
-Entry = InputEvent | MalformedLine
+Entry = MalformedLine | int
+"""A malformed line, or the worker that has the event of a line."""
 
 
 class Handler(Protocol):
-    """What processes a batch: a Recorder or a Rehearsal."""
+    """A processor of batches: a Recorder or a DryRun."""
 
-    def handle(self, batch: Sequence[InputEvent]) -> list[Result]: ...
+    def handle(self, batch: Sequence[InputEvent]) -> list[Result]:
+        """Process events in order; return their results in the same order."""
 
-    def close(self) -> None: ...
-
-
-_NOBODY = -1
+    def close(self) -> None:
+        """Close the connection."""
 
 
 class Round:
-    """Some lines in input order, and the parts of them that the workers have."""
+    """Lines in input order, and the parts of them that the workers have."""
 
     def __init__(self, workers: int) -> None:
         self.entries: list[Entry] = []
         self.bytes = 0
         self._parts: list[list[InputEvent]] = [[] for _ in range(workers)]
-        self._owners: list[int] = []
-        """For each entry, which worker has it; of a malformed line, nobody."""
         self._futures: list[Future[list[Result]]] = []
 
-    def add(self, received: InputEvent, worker: int) -> None:
-        self.entries.append(received)
-        self._owners.append(worker)
-        self._parts[worker].append(received)
+    def add(self, input_event: InputEvent, worker: int) -> None:
+        """Add an event for a worker."""
+        self.entries.append(worker)
+        self._parts[worker].append(input_event)
 
     def add_malformed(self, malformed: MalformedLine) -> None:
+        """Add a line for no worker."""
         self.entries.append(malformed)
-        self._owners.append(_NOBODY)
 
     def submit(self, executors: Sequence[ThreadPoolExecutor], handlers: Sequence[Handler]) -> None:
+        """Hand each part to its worker."""
         self._futures = [
             executor.submit(handler.handle, part)
             for executor, handler, part in zip(executors, handlers, self._parts, strict=True)
         ]
 
     def is_done(self) -> bool:
+        """Return whether all parts are durable, or failed."""
         return all(future.done() for future in self._futures)
 
-    def results(self) -> Iterator[tuple[Entry, Result | None]]:
-        """Wait for all parts; give each entry in input order with its result, None for a malformed line."""
-        results = [iter(future.result()) for future in self._futures]
-        for entry, owner in zip(self.entries, self._owners, strict=True):
-            yield entry, None if owner == _NOBODY else next(results[owner])
+    def results(self) -> Iterator[EventResult | MalformedLine]:
+        """Wait for all parts; yield the result of each entry in input order."""
+        parts = [
+            zip(part, future.result(), strict=True) for part, future in zip(self._parts, self._futures, strict=True)
+        ]
+        for entry in self.entries:
+            if isinstance(entry, MalformedLine):
+                yield entry
+            else:
+                input_event, result = next(parts[entry])
+                yield result if isinstance(result, EventResult) else _make_malformed(input_event, result)
 
 
 def worker_of(payment_id: str, workers: int) -> int:
-    """Which worker has a payment: the same in every run, so that what goes wrong in one can be repeated."""
+    """Return the worker of a payment: the same in every run, so that a failure can be repeated."""
     return zlib.crc32(payment_id.encode()) % workers
+
+
+def _make_malformed(input_event: InputEvent, refusal: Malformed) -> MalformedLine:
+    """Return the line of an event that the database refused to store."""
+    return MalformedLine(input_event.payload.encode(), input_event.source, input_event.line, refusal.error)

@@ -1,13 +1,14 @@
-"""Lines in, batches out to workers, results back in input order.
+"""One ingest: lines in, batches out to workers, results back in input order.
 
-What belongs here: reading input, splitting work and putting it together again. Nothing here decides.
+Belongs here: the course of a run, from its first line to its last count. Nothing here decides.
 
-Lines are read into rounds. A round is split by payment among the workers, each with a thread and a connection of its
-own that takes its parts in order, so each payment keeps its order. A few rounds are in flight at once: one is parsed
-while the server works on the one before. Rounds are reported in input order, each when all of its parts are durable.
+Lines are read into rounds. A round is split by payment among the workers, each with a thread and a
+connection of its own that takes its parts in order, so each payment keeps its order. A few rounds
+are in flight at once: one is parsed while the server works on the one before. Rounds are reported
+in input order, each when all of its parts are durable.
 
-The same event_id under different payments may belong to different workers. Then the later line waits until everything
-before it is recorded, so that the first line always wins, whatever the worker count and timing.
+The same event_id under different payments may belong to different workers. The later line then
+waits until everything before it is recorded, so the first line wins with any number of workers.
 
 Memory is flat: the constants below bound the lines and bytes in flight.
 """
@@ -22,52 +23,53 @@ from typing import IO
 
 import msgspec
 
-from payproc.batch import EventResult, InputEvent
+from payproc.batch import InputEvent
 from payproc.db.connection import Database
 from payproc.errors import CannotFinish
 from payproc.handlers import DryRun, Recorder
-from payproc.ingest.decisions import DecisionLine, _json_line, _write
+from payproc.ingest.decisions import OutputFiles
 from payproc.ingest.lines import LineReader, OversizedLine
 from payproc.ingest.rounds import Handler, MalformedLine, Round, worker_of
-from payproc.ingest.sources import _shown_name
+from payproc.ingest.sources import display_name
 from payproc.logic import OUTCOME_OF, Outcome, Reason
 from payproc.runs import open_run, save_counts
 from payproc.schemas import MAX_LINE_BYTES, TOO_LONG, Malformed, parse_lines
 from payproc.signals import Interrupt, block_signals
 
 ROUND_LINES = 4_000
-"""Most lines in one round: enough to make round trips and flushes cheap, few enough to answer Ctrl-C at once."""
+"""Lines in one round at most: enough for cheap round trips and flushes, and few enough to answer
+Ctrl-C at once."""
 
 ROUND_BYTES = 4 << 20
-"""A round is closed once its lines have this many bytes; one more line, of at most 1 MiB, may be in it."""
+"""Bytes of lines that close a round. One more line, of at most 1 MiB, may be in it."""
 
 ROUNDS_IN_FLIGHT = 3
-"""Rounds handed out and not reported yet: one at the server, one behind it, one being collected."""
+"""Rounds submitted and not reported yet: one at the server, one behind it, one being collected."""
 
 PROGRESS_SECONDS = 1.0
-"""How often the counts of a run are written to its row while it goes on."""
+"""Seconds between two writes of a run's counts to its row."""
 
 
 class Summary(msgspec.Struct):
-    """What an ingest did, so far. Field for field the object that `ingest --format json` prints."""
+    """Counts of an ingest so far. Field for field the object that `ingest --format json` prints."""
 
     run_id: int | None
     source: list[str]
     database: str = ""
-    """Its name, as in messages."""
+    """The database's name, as in messages."""
     lines: int = 0
     malformed: int = 0
     events: int = 0
     outcomes: dict[Outcome, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Outcome, 0))
     reasons: dict[Reason, int] = msgspec.field(default_factory=dict)
     known_conflicts: int = 0
-    """How many of the conflicts were on record already."""
+    """Conflicts that were on record already."""
     elapsed_seconds: float = 0.0
     dry_run: bool = False
 
 
 class Options(msgspec.Struct, frozen=True):
-    """How to ingest. `decisions` and `malformed` are files to write, already opened."""
+    """Options of an ingest. `decisions` and `malformed` are files to write, already opened."""
 
     workers: int
     dry_run: bool = False
@@ -76,7 +78,7 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class Ingest:
-    """One run: reads the sources in order, hands the events to workers, and reports what became of them."""
+    """One run: it reads the sources in order, has workers record the events, and reports."""
 
     def __init__(
         self,
@@ -87,17 +89,19 @@ class Ingest:
         on_malformed: Callable[[str], None] = lambda _: None,
         on_progress: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """Prepare. `database` None is for a dry run where nothing is recorded yet.
+        """Prepare. `database` is None for a dry run if nothing is recorded yet.
 
-        `on_malformed` gets `FILE:LINE: what` for each malformed line, `on_progress` the bytes read so far.
+        `on_malformed` gets `FILE:LINE: error` for each malformed line, `on_progress` the bytes read
+        so far.
         """
-        self.summary = Summary(None, [_shown_name(name) for name in names], dry_run=options.dry_run)
+        self.summary = Summary(None, [display_name(name) for name in names], dry_run=options.dry_run)
         self._database = database
         self._names = names
         self._options = options
         self._on_malformed = on_malformed
         self._on_progress = on_progress
-        # What a rehearsal remembers is not shared, so it works alone.
+        self._outputs = OutputFiles(options.decisions, options.malformed, self.summary.source)
+        # The memory of a dry run is not shared, so it has one worker.
         self._workers = 1 if options.dry_run else options.workers
         self._handlers: list[Handler] = []
         self._executors: list[ThreadPoolExecutor] = []
@@ -112,11 +116,14 @@ class Ingest:
         self._progress_at = self._began
 
     def run(self, stop: Interrupt) -> None:
-        """Process everything, or until `stop` is requested; `summary` tells how far it got, also after an exception.
+        """Process everything, or until `stop` is requested.
 
-        Raises CannotFinish, WrongUsage for unreadable input, BrokenPipeError if nobody reads a report any more.
+        `summary` is right also after an exception.
+
+        Raises CannotFinish, WrongUsage for unreadable input, BrokenPipeError if nobody reads a
+        report any more.
         """
-        # Nothing here makes cycles, so the collector would only look through events in flight, again and again.
+        # Nothing here makes cycles, so the collector would search the events in flight in vain.
         collects = gc.isenabled()
         gc.disable()
         try:
@@ -125,9 +132,7 @@ class Ingest:
                 if stop.signal is None:
                     with contextlib.closing(LineReader(name, index, self._options.malformed is not None)) as reader:
                         self._read(reader, stop)
-            self._submit()
-            while self._in_flight:
-                self._report(self._in_flight.popleft())
+            self._wait_for_all()
             self._close()  # before the last write, which may need the connection
             self._save_counts(finished=stop.signal is None)
             self._has_unsaved_counts = False
@@ -139,6 +144,7 @@ class Ingest:
                 gc.enable()
 
     def _open(self) -> None:
+        """Open the run, and a handler with a thread of its own for each worker."""
         if self._options.dry_run:
             self._handlers.append(DryRun(self._database))
         elif self._database is not None:
@@ -148,15 +154,17 @@ class Ingest:
         self._executors += [ThreadPoolExecutor(1, "payproc-worker", block_signals) for _ in self._handlers]
 
     def _close(self) -> None:
+        """End the threads and close the connections; cancel the batches that have not begun."""
         for executor in self._executors:
             executor.shutdown(cancel_futures=True)
         for handler in self._handlers:
             handler.close()
 
     def _read(self, reader: LineReader, stop: Interrupt) -> None:
+        """Read one source to its end, reporting rounds as they are done."""
         while reader.is_open and stop.signal is None:
             if not reader.wait(stop.wake_up, 0):
-                # Nothing more right now: work with what there is, then report it, and only then wait.
+                # The source is silent for now: submit and report its lines, and only then wait.
                 self._submit()
                 if self._in_flight:
                     self._report(self._in_flight.popleft())
@@ -178,7 +186,7 @@ class Ingest:
             if isinstance(raw, bytes):
                 result, size = next(parsed), len(raw)
             else:
-                # Its spool takes a file descriptor, so few of them make a round, too.
+                # Its spool takes a file descriptor, so few of them fill a round.
                 result, size = Malformed(TOO_LONG), MAX_LINE_BYTES
             if isinstance(result, Malformed):
                 self._forming.add_malformed(MalformedLine(raw, source, line, result.error))
@@ -186,7 +194,7 @@ class Ingest:
                 event, text = result
                 worker = worker_of(event.payment_id, workers)
                 if worker_of_event.setdefault(event.event_id, worker) != worker:
-                    self._wait_for_all()
+                    self._wait_for_all()  # the first line of an event_id wins, for every timing of workers
                     worker_of_event[event.event_id] = worker
                 self._forming.add(InputEvent(event, text, source, line), worker)
             self._forming.bytes += size
@@ -194,13 +202,13 @@ class Ingest:
                 self._submit()
 
     def _wait_for_all(self) -> None:
-        """Record everything before a line whose event_id another worker has under another payment: the first wins."""
+        """Submit the forming round, and report everything in flight."""
         self._submit()
         while self._in_flight:
             self._report(self._in_flight.popleft())
 
     def _submit(self) -> None:
-        """Hand out the forming round; report old ones if too many are in flight."""
+        """Submit the forming round; report old ones if too many are in flight."""
         if not self._forming.entries:
             return
         self._forming.submit(self._executors, self._handlers)
@@ -210,60 +218,28 @@ class Ingest:
             self._report(self._in_flight.popleft())
 
     def _report(self, finished: Round) -> None:
-        """Wait for a round; count and write what became of each of its lines."""
-        decisions = bytearray()
+        """Wait for a round; count and write the result of each of its lines."""
         malformed = 0
-        malformed_lines: list[bytes | OversizedLine] = []
-        reasons = self._reasons
-        worker_of_event = self._worker_of
-        writes_decisions = self._options.decisions is not None
-        for entry, result in finished.results():
-            if isinstance(result, EventResult):
-                worker_of_event.pop(result.received.event.event_id, None)  # on record from here on
-                reasons[result.decision.reason] += 1
-                if result.is_known:
-                    self._known_conflicts += 1
-                if writes_decisions:
-                    decisions += self._decision_line(result)
-                continue
-            if isinstance(entry, InputEvent) and isinstance(result, Malformed):
-                entry = MalformedLine(entry.payload.encode(), entry.source, entry.line, result.error)  # noqa: PLW2901
-            if isinstance(entry, MalformedLine):
+        reasons, outputs, worker_of_event = self._reasons, self._outputs, self._worker_of
+        for result in finished.results():
+            if isinstance(result, MalformedLine):
                 malformed += 1
-                malformed_lines.append(entry.raw)
-                decisions += self._report_malformed(entry)
+                self._on_malformed(f"{self.summary.source[result.source]}:{result.line}: {result.error}")
+                outputs.add_malformed(result)
+            else:
+                worker_of_event.pop(result.input_event.event.event_id, None)  # it is on record now
+                reasons[result.decision.reason] += 1
+                self._known_conflicts += result.is_known
+                outputs.add(result)
         self._count(len(finished.entries), malformed)
         self._has_unsaved_counts = True
-        if self._options.decisions is not None:
-            _write("--decisions", self._options.decisions, decisions)
-        if self._options.malformed is not None:
-            for raw in malformed_lines:
-                _write("--malformed", self._options.malformed, raw)
+        outputs.write()
         self._on_progress(self._bytes_read)
         if time.monotonic() - self._progress_at > PROGRESS_SECONDS:
             self._save_progress()
 
-    def _decision_line(self, verdict: EventResult) -> bytes:
-        received, decision, on_record = verdict.received, verdict.decision, verdict.recorded
-        event = received.event
-        line = DecisionLine(
-            self.summary.source[received.source], received.line, event.event_id, event.payment_id, event.type,
-            decision.outcome, decision.reason, decision.state_before, decision.state_after,
-        )  # fmt: skip
-        if on_record is not None and decision.reason is Reason.DUPLICATE_EVENT:
-            line.original_outcome = on_record.outcome
-        elif on_record is not None:
-            line.recorded = {"payment_id": on_record.payment_id, "type": on_record.type}
-            line.known = verdict.is_known
-        return _json_line(line)
-
-    def _report_malformed(self, malformed: MalformedLine) -> bytes:
-        """List a malformed line; give its line for `--decisions`."""
-        source = self.summary.source[malformed.source]
-        self._on_malformed(f"{source}:{malformed.line}: {malformed.error}")
-        return _json_line({"source": source, "line": malformed.line, "error": malformed.error})
-
     def _count(self, lines: int, malformed: int) -> None:
+        """Add a round to the summary."""
         summary = self.summary
         summary.lines += lines
         summary.malformed += malformed
@@ -275,7 +251,7 @@ class Ingest:
         summary.known_conflicts = self._known_conflicts
 
     def _save_progress(self) -> None:
-        """Save the counts for those who watch. If that fails, so be it: the last time, at the end, has to work."""
+        """Save interim counts for `payproc runs`, best effort; only the final save must succeed."""
         if self._has_unsaved_counts:
             with contextlib.suppress(CannotFinish):
                 self._save_counts(finished=False)
@@ -283,7 +259,7 @@ class Ingest:
         self._progress_at = time.monotonic()
 
     def _save_counts(self, *, finished: bool) -> None:
-        """Write the counts to the run's row. A run that was interrupted keeps no finishing time."""
+        """Write the counts to the run's row. An interrupted run gets no finishing time."""
         summary = self.summary
         if self._database is None or summary.run_id is None:
             return

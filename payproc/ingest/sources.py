@@ -1,4 +1,7 @@
-"""Sources: the inputs of a run, their names, and the files that it refuses."""
+"""Sources: the inputs of a run, their names, and the files that it refuses.
+
+Belongs here: everything about an input but its lines.
+"""
 
 import os
 import re
@@ -9,7 +12,7 @@ from pathlib import Path
 from payproc.errors import WrongUsage
 
 STDIN = "<stdin>"
-"""What standard input is called in messages and reports."""
+"""Name of standard input in messages and reports."""
 
 _UNREADABLE = {
     b"\x1f\x8b": ("compressed with gzip", "zcat"),
@@ -20,13 +23,14 @@ _UNREADABLE = {
     b"\xff\xfe{\0": ("UTF-16", "iconv -f UTF-16 -t UTF-8"),  # as Windows PowerShell writes with >
     b"\xfe\xff\0{": ("UTF-16", "iconv -f UTF-16 -t UTF-8"),
 }
-"""First bytes of files that somebody forgot to convert; JSON Lines in UTF-8 cannot start like this."""
+"""First bytes of files that have to be converted, with their kind and a tool. No JSON Lines in
+UTF-8 start like this."""
 
 
 def check_sources(names: Sequence[str]) -> None:
-    """Refuse what cannot be ingested, before anything is. Raises WrongUsage.
+    """Refuse sources that cannot be ingested, before anything is. Raises WrongUsage.
 
-    Only regular files are opened for a look: opening a pipe would take what is in it.
+    Only regular files are opened for a look, because opening a pipe would consume its content.
     """
     if list(names).count("-") > 1:
         raise WrongUsage("-: given twice, but standard input can be read only once")
@@ -36,16 +40,9 @@ def check_sources(names: Sequence[str]) -> None:
         if not name:
             raise WrongUsage("FILE: is empty, expected the name of a file, or - for standard input")
         try:
-            kind = Path(name).stat().st_mode
-            if stat.S_ISDIR(kind):
-                raise WrongUsage(
-                    f"{name}: is a directory, expected a file of JSON Lines; name its files, as in {name}/*"
-                )
-            if stat.S_ISREG(kind):
-                with Path(name).open("rb") as file:
-                    refuse_unreadable(name, file.read(8))
+            _check_file(name)
         except OSError as error:
-            # A shell passes a pattern on as it stands where it matches nothing.
+            # A shell passes a pattern on unchanged if it matches nothing.
             hint = "; a pattern that matches no file?" if re.search(r"[*?]", name) else ""
             raise WrongUsage(f"{name}: cannot be read: {error.strerror}{hint}") from error
 
@@ -58,6 +55,15 @@ def refuse_unreadable(name: str, start: bytes) -> None:
             raise WrongUsage(f"{name}: is {kind}, expected JSON Lines in UTF-8; use: {tool} {file} | payproc ingest -")
 
 
-def _shown_name(name: str) -> str:
-    """A source's name as text: file names may hold bytes that no text can."""
+def display_name(name: str) -> str:
+    """Return a source's name as text. File names may hold bytes that no text can."""
     return STDIN if name == "-" else os.fsencode(name).decode(errors="backslashreplace")
+
+
+def _check_file(name: str) -> None:
+    mode = Path(name).stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise WrongUsage(f"{name}: is a directory, expected a file of JSON Lines; name its files, as in {name}/*")
+    if stat.S_ISREG(mode):
+        with Path(name).open("rb") as file:
+            refuse_unreadable(name, file.read(8))

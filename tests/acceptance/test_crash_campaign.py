@@ -27,7 +27,8 @@ from sqlalchemy import URL
 
 from payproc.db import connection as db
 from payproc.db import schema
-from payproc.embedded import server as embedded
+from payproc.embedded.initdb import SUPERUSER
+from payproc.embedded.server import running_server
 from tests.support.command import Payproc
 from tests.support.model import Line, Model, Source
 from tests.support.postgres import Contents, Sql, assert_books_right, contents, wait_for
@@ -210,16 +211,16 @@ class Server:
     def __init__(self, home: Path) -> None:
         self.home = home
         self._use = ExitStack()
-        with embedded.running_server(home) as running:
+        with running_server(home) as running:
             schema.bring_up(db.Database(running.connect_args, "the campaign's server"))
         with (home / "data" / "postgresql.conf").open("a") as settings:
             settings.write("wal_writer_delay = 10s\nwal_writer_flush_after = 1GB\n")
 
     def start(self) -> Sql:
         """Start it, recovering from a crash if there was one."""
-        running = self._use.enter_context(embedded.running_server(self.home))
+        running = self._use.enter_context(running_server(self.home))
         query = {"host": str(running.socket_folder)}
-        url = URL.create("postgresql+psycopg2", embedded.SUPERUSER, database="postgres", query=query)
+        url = URL.create("postgresql+psycopg2", SUPERUSER, database="postgres", query=query)
         return self._use.enter_context(closing(Sql(url)))
 
     def pull_the_plug(self) -> None:

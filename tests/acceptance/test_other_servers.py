@@ -21,7 +21,8 @@ import psycopg2.extensions
 import pytest
 from sqlalchemy import URL
 
-from payproc.embedded import server as embedded
+from payproc.embedded.initdb import SUPERUSER
+from payproc.embedded.server import running_server
 from tests.support.command import Payproc
 from tests.support.events import event_line, messy_lines, write_lines
 from tests.support.postgres import NewDatabase, Sql, SqlOn, contents, wait_for
@@ -365,7 +366,7 @@ def pool(server: OwnServer, connections: int) -> Iterator[URL]:
     settings.write_text(
         f"""
         [databases]
-        * = host={server.home} port=5432 user={embedded.SUPERUSER}
+        * = host={server.home} port=5432 user={SUPERUSER}
         [pgbouncer]
         pool_mode = transaction
         default_pool_size = {connections}
@@ -590,7 +591,7 @@ def standby_of(primary: OwnServer) -> Iterator[OwnServer]:
             owner = primary.home.stat()
             os.chown(home, owner.st_uid, owner.st_gid)
         standby = OwnServer(home, primary.programs)
-        source = ("-h", primary.home, "-U", embedded.SUPERUSER)
+        source = ("-h", primary.home, "-U", SUPERUSER)
         primary.run("pg_basebackup", *source, "-D", standby.data, "-R", "-X", "stream", "-c", "fast", "--no-sync")
         standby.configure(f"unix_socket_directories = '{home}'")
         standby.start()
@@ -700,11 +701,9 @@ def test_a_disk_that_fills_up_under_the_embedded_server_is_one_line_and_once_the
             assert "No space left on device" in line
             assert reported == "second.jsonl" or re.search(said, line), line
         disk.free()
-        with embedded.running_server(home) as server:
+        with running_server(home) as server:
             sql = sql_on(
-                URL.create(
-                    "postgresql", embedded.SUPERUSER, database="postgres", query={"host": str(server.socket_folder)}
-                )
+                URL.create("postgresql", SUPERUSER, database="postgres", query={"host": str(server.socket_folder)})
             )
             decisions = decisions_in((payproc.folder / "first.jsonl").read_text())
             assert decisions, "nothing was reported before the disk was full"

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from datasets import fresh, write
 from harness import BenchServer, Measured, Row
-from payproc.db.schema import procedure
-from payproc.embedded import server as embedded
+from payproc.db.schema import read_procedure
+from payproc.embedded.server import running_server
 from payproc_process import COMMAND
 
 
@@ -47,7 +47,9 @@ CHOICES = (
     Choice("payments with a fill factor of 80", ["ALTER TABLE payproc.payments SET (fillfactor = 80)"]),
     Choice("jsonb instead of json", ["ALTER TABLE payproc.events ALTER payload TYPE jsonb"]),
     Choice(
-        "every commit waits, as on Citus; with 16 workers", [procedure(for_citus=True)], options=["--workers", "16"]
+        "every commit waits, as on Citus; with 16 workers",
+        [read_procedure(for_citus=True)],
+        options=["--workers", "16"],
     ),
     Choice("shared_buffers 128MB", settings=["shared_buffers = 128MB"]),
     Choice("shared_buffers 2GB", settings=["shared_buffers = 2GB"]),
@@ -96,7 +98,7 @@ def _measure(choice: Choice, file: Path, events: int) -> Measured:
         subprocess.run([COMMAND, "init", "--quiet"], env=environment, check=True)
         with (home / "data" / "postgresql.conf").open("a") as settings:
             settings.writelines(f"{line}\n" for line in choice.settings)
-        with embedded.running_server(home) as server:
+        with running_server(home) as server:
             bench = BenchServer(server)
             bench.main.execute(*choice.schema)
             with bench.timed(Row.FRESH, events) as measured:

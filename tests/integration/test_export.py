@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from payproc.db import schema
-from payproc.db.connection import FETCH_LINES, Database
+from payproc.db.connection import Database
+from payproc.db.rows import FETCH_LINES
 from payproc.export import BLOCK_BYTES, ExportSummary, LeftOut, export
 from payproc.handlers import Recorder
 from payproc.ingest.run import Ingest, Options

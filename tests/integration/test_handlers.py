@@ -18,7 +18,7 @@ from sqlalchemy import URL
 from payproc.batch import EventResult, Result
 from payproc.db import schema
 from payproc.db.connection import Database
-from payproc.embedded import server as embedded
+from payproc.embedded.server import EmbeddedServer, running_server
 from payproc.errors import CannotFinish
 from payproc.handlers import DryRun, Recorder
 from payproc.schemas import Malformed
@@ -339,19 +339,19 @@ def home() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def pull_the_plug(running: embedded.EmbeddedServer) -> None:
+def pull_the_plug(running: EmbeddedServer) -> None:
     """Stop the server at once; what is not on disk is gone."""
     pid = int((running.home / "data" / "postmaster.pid").read_text().split()[0])
     os.kill(pid, signal.SIGQUIT)
 
 
-def open_server(running: embedded.EmbeddedServer) -> Database:
+def open_server(running: EmbeddedServer) -> Database:
     return Database(running.connect_args, "the test server")
 
 
 def start_and_never_flush_by_itself(home: Path) -> None:
     """Prepare a server whose background writer leaves asynchronous commits in memory for as long as it may (10 s)."""
-    with embedded.running_server(home) as running:
+    with running_server(home) as running:
         schema.bring_up(open_server(running))
     with (home / "data" / "postgresql.conf").open("a") as config:
         config.write("wal_writer_delay = 10s\nwal_writer_flush_after = 1GB\n")
@@ -361,7 +361,7 @@ def start_and_never_flush_by_itself(home: Path) -> None:
 def test_what_is_reported_survives_a_power_cut(home: Path, is_duplicate: bool) -> None:
     start_and_never_flush_by_itself(home)
     batch = input_events(("e1", "p1", "authorize"))
-    with embedded.running_server(home) as running:
+    with running_server(home) as running:
         database = open_server(running)
         with closing(database.connect()) as connection, connection.cursor() as cursor:
             cursor.execute("INSERT INTO payproc.runs (sources) VALUES ('{a}'), ('{b}')")
@@ -379,7 +379,7 @@ def test_what_is_reported_survives_a_power_cut(home: Path, is_duplicate: bool) -
             assert reasons(recorder.handle(batch)) == ["duplicate_event" if is_duplicate else "transition"]
             pull_the_plug(running)
         wait_for(lambda: not (home / "data" / "postmaster.pid").exists())
-    with embedded.running_server(home) as running, open_server(running).transaction() as after:
+    with running_server(home) as running, open_server(running).transaction() as after:
         after.execute("SELECT event_id, version FROM payproc.events JOIN payproc.payments USING (payment_id)")
         assert after.fetchall() == [("e1", 1)]
 
@@ -389,7 +389,7 @@ def test_a_server_that_restarts_in_mid_batch_loses_nothing_that_is_reported(
 ) -> None:
     start_and_never_flush_by_itself(home)
     handling: Future[list[Result]]
-    with embedded.running_server(home) as running:
+    with running_server(home) as running:
         database = open_server(running)
         with closing(database.connect()) as connection, connection.cursor() as cursor:
             cursor.execute("INSERT INTO payproc.runs (sources) VALUES ('{a}')")
@@ -413,7 +413,7 @@ def test_a_server_that_restarts_in_mid_batch_loses_nothing_that_is_reported(
                 assert cursor.fetchall() == [(2,)]  # e1 is committed, in memory only
             pull_the_plug(running)
         wait_for(lambda: not (home / "data" / "postmaster.pid").exists())
-    with embedded.running_server(home):
+    with running_server(home):
         assert reasons(handling.result()) == ["transition", "transition", "transition"]
         recorder.close()
         with database.transaction() as after:

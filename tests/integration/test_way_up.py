@@ -22,7 +22,9 @@ from sqlalchemy import URL
 
 from payproc import models
 from payproc.db import schema
-from payproc.embedded import server as embedded
+from payproc.db.mark import VERSION
+from payproc.embedded.initdb import SUPERUSER
+from payproc.embedded.server import running_server
 from tests.support.command import Payproc
 from tests.support.events import event_line
 from tests.support.old_schemas import Catalog, catalog, dump_of, load_version, records
@@ -229,10 +231,8 @@ def test_foreign_schema_is_left_alone(bare_url: URL, sql_on: SqlOn, tmp_path: Pa
 def embedded_old(tmp_path: Path) -> Iterator[tuple[Sql, Path]]:
     """Run an embedded server whose database has version 1; give it and its home."""
     home = tmp_path / "home"
-    with embedded.running_server(home, version=POSTGRES_VERSION) as server:
-        url = URL.create(
-            "postgresql", embedded.SUPERUSER, database="postgres", query={"host": str(server.socket_folder)}
-        )
+    with running_server(home, version=POSTGRES_VERSION) as server:
+        url = URL.create("postgresql", SUPERUSER, database="postgres", query={"host": str(server.socket_folder)})
         with closing(Sql(url)) as sql:
             load_version(sql, 1)
             yield sql, home
@@ -488,7 +488,7 @@ TABLES = {2: "2798f4fd6a5b72f4"}
 def test_other_tables_need_another_version() -> None:
     """If this fails, the tables are no longer those of this version.
 
-    If a payproc with this version has been released: raise VERSION in schema.py, add the step to it to versions/, add a
+    If a payproc with this version has been released: raise VERSION in mark.py, add the step to it to versions/, add a
     dump of the version before in both variants, and a line to TABLES. Otherwise change the version's own step, and the
     line in TABLES.
     """
@@ -498,12 +498,12 @@ def test_other_tables_need_another_version() -> None:
         for statement in models.create_tables(for_citus=for_citus)
     )
     digest = hashlib.sha256("\n".join(statements).encode()).hexdigest()[:16]
-    assert TABLES.get(schema.VERSION) == digest, test_other_tables_need_another_version.__doc__
+    assert TABLES.get(VERSION) == digest, test_other_tables_need_another_version.__doc__
 
 
 def test_earlier_versions_have_dumps_and_steps() -> None:
     steps = {path.name[:4] for path in resources.files("payproc.db").joinpath("versions").iterdir()}
-    for version in range(1, schema.VERSION):
+    for version in range(1, VERSION):
         for for_citus in (False, True):
             assert dump_of(version, for_citus=for_citus).stat().st_size > 0
         assert f"{version + 1:04}" in steps

@@ -1,6 +1,7 @@
-"""Homes of embedded servers: commands that use one, and what can be seen of its server from outside.
+"""Homes of embedded servers: commands that use one, and its state as seen from outside.
 
-The installed command runs as a real process. The kernel says whether a server holds `server.lock`.
+The installed command runs as a real process. The kernel shows by `server.lock` whether a server is
+left.
 """
 
 import fcntl
@@ -10,58 +11,63 @@ import shutil
 import signal
 import stat
 import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg2
 import psycopg2.extensions
 import pytest
 
-from payproc.embedded import server as embedded
+from payproc.embedded.server import EmbeddedServer
+from tests.support.command import COMMAND
+from tests.support.postgres import wait_for
 
-PAYPROC = Path(sys.executable).parent / "payproc"
 IS_ROOT = os.geteuid() == 0
 NOBODY = 65534
 PATIENCE_SECONDS = 60
 
-only_root = pytest.mark.skipif(not IS_ROOT, reason="what only root can do: run this once as root")
+only_root = pytest.mark.skipif(not IS_ROOT, reason="only root can do this: run it once as root")
 
 
-def environment(home: Path | str | None, **more: str) -> dict[str, str]:
-    """What the command finds in its environment: no database named, and no folder but the home."""
+# ---- Commands ------------------------------------------------------------------------------------
+
+
+def build_environment(home: Path | str | None, **more: str) -> dict[str, str]:
+    """Return an environment that names no database, and no folder but the home."""
     hidden = ("DATABASE_URL", "XDG_RUNTIME_DIR", "XDG_DATA_HOME", "PAYPROC_HOME", "PAYPROC_DEBUG")
     kept = {name: value for name, value in os.environ.items() if name not in hidden}
     return kept | ({} if home is None else {"PAYPROC_HOME": str(home)}) | more
 
 
-def payproc(home: Path | str, *arguments: str, events: str = "") -> "subprocess.CompletedProcess[str]":
+def run_command(
+    home: Path | str, *arguments: str, events: str = "", limits: str = ":", **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end, in a shell with limits such as `ulimit -f 1000`."""
     return subprocess.run(
-        [PAYPROC, *arguments],
+        ["bash", "-c", f'{limits}; exec "$0" "$@"', COMMAND, *arguments],
         input=events,
         capture_output=True,
         text=True,
         errors="surrogateescape",
         cwd="/",
-        env=environment(home),
+        env=build_environment(home, **environment),
         timeout=PATIENCE_SECONDS,
         check=False,
     )
 
 
 def succeed(home: Path, *arguments: str, events: str = "") -> str:
-    """Run a command that must end well, and give its stderr."""
-    done = payproc(home, *arguments, events=events)
+    """Run a command that must succeed. Return its stderr."""
+    done = run_command(home, *arguments, events=events)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
 
-def refuse(home: Path | str) -> str:
-    """Run a command that must end with one line on stderr, and give it."""
-    done = payproc(home, "init")
+def read_refusal(home: Path | str) -> str:
+    """Run a command that must fail. Return its one line on stderr."""
+    done = run_command(home, "init")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("payproc: ")
     assert done.stderr.count("\n") == 1
@@ -69,81 +75,85 @@ def refuse(home: Path | str) -> str:
 
 
 def authorize(*payments: str) -> str:
+    """Return input lines, one authorization a payment."""
     return "".join(f'{{"event_id":"event-{p}","payment_id":"{p}","type":"authorize"}}\n' for p in payments)
 
 
-def state_of(home: Path, payment: str) -> str:
-    done = payproc(home, "show", payment, "--format", "json")
+def read_state(home: Path, payment: str) -> str:
+    """Return a payment's state, from `payproc show`."""
+    done = run_command(home, "show", payment, "--format", "json")
     assert done.returncode == 0, done.stderr
     state: str = json.loads(done.stdout)["state"]
     return state
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
-
-
 class Holder:
-    """A payproc that uses the server until it is told to end: it waits for events on stdin."""
+    """A command that uses the server until its stdin ends, because it waits for events there."""
 
     def __init__(self, home: Path) -> None:
         self.process = subprocess.Popen(
-            [PAYPROC, "ingest", "--format", "json", "-"],
+            [COMMAND, "ingest", "--format", "json", "-"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             cwd="/",
-            env=environment(home),
+            env=build_environment(home),
             start_new_session=True,  # a process group of its own, as a terminal gives it
         )
 
     def wait_until_connected(self) -> "Holder":
+        """Wait for its note about the database."""
         assert self.process.stderr is not None
         for line in self.process.stderr:
             if line.startswith("payproc: database: the embedded PostgreSQL"):
                 return self
         raise AssertionError(f"it ended with {self.process.wait()}")
 
-    def next_line(self) -> str:
-        """The next line on stderr, which it waits for."""
+    def read_line(self) -> str:
+        """Wait for the next line on stderr. Return it."""
         assert self.process.stderr is not None
         return self.process.stderr.readline().rstrip("\n")
 
-    def last_line(self) -> str:
-        """The last line on stderr of a command that ends by itself."""
+    def read_last_line(self) -> str:
+        """Wait until it ends by itself. Return the last line on stderr."""
         assert self.process.stderr is not None
         return self.process.stderr.read().splitlines()[-1]
 
     def end(self, events: str = "") -> int:
+        """Send the last events. Return the exit code."""
         self.process.communicate(events, timeout=PATIENCE_SECONDS)
         return self.process.returncode
 
     def kill(self) -> None:
+        """Kill it, so that it leaves its server running."""
         self.process.kill()
         self.process.communicate()
 
 
-def connect(server: embedded.EmbeddedServer) -> psycopg2.extensions.connection:
+# ---- Servers, from outside -----------------------------------------------------------------------
+
+
+def connect(server: EmbeddedServer) -> psycopg2.extensions.connection:
+    """Connect as payproc does."""
     return psycopg2.connect(" ".join(f"{name}='{value}'" for name, value in server.connect_args.items()))
 
 
-def pid_file(home: Path) -> list[str]:
+def read_pid_file(home: Path) -> list[str]:
+    """Return the lines of postmaster.pid, none if the file is missing."""
     try:
         return (home / "data" / "postmaster.pid").read_text().splitlines()
     except FileNotFoundError:
         return []
 
 
-def server_process(home: Path) -> int:
-    return int(pid_file(home)[0])
+def read_server_process(home: Path) -> int:
+    """Return the server's process from its pid file."""
+    return int(read_pid_file(home)[0])
 
 
 def is_running(home: Path) -> bool:
-    """Whether a process of the server, or of its creation, is left."""
+    """Return whether a process of the server, or of its creation, is left."""
     try:
         descriptor = os.open(home / "server.lock", os.O_RDWR)
     except FileNotFoundError:
@@ -157,23 +167,72 @@ def is_running(home: Path) -> bool:
     return False
 
 
-def starts(home: Path) -> int:
+def wait_until_creating(home: Path) -> None:
+    """Wait until initdb has begun."""
+    wait_for((home / "data-half-done" / "PG_VERSION").exists)
+
+
+def count_starts(home: Path) -> int:
+    """Return the number of server starts in the log."""
     return (home / "log").read_text(errors="replace").count("starting PostgreSQL")
 
 
-def mode(path: Path) -> int:
+def configure(home: Path, *settings: str) -> None:
+    """Add lines to the server's settings."""
+    with (home / "data" / "postgresql.conf").open("a") as config:
+        config.write("".join(f"{setting}\n" for setting in settings))
+
+
+def write_as_owner(file: Path, text: str) -> None:
+    """Write a file of the data directory, as the server would."""
+    file.write_text(text)
+    found = file.parent.stat()
+    os.chown(file, found.st_uid, found.st_gid)
+
+
+def write_pid_file(home: Path, socket_folder: Path, status: str, process: int | None = None) -> None:
+    """Write a postmaster.pid that names this or another process."""
+    lines = [str(process or os.getpid()), f"{home}/data", "1700000000", "5432", str(socket_folder), "", "1 2"]
+    write_as_owner(home / "data" / "postmaster.pid", "\n".join([*lines, f"{status:8}", ""]))
+
+
+def find_open_files(process: int) -> list[str]:
+    """Return the last parts of the names of a process's open files and sockets."""
+    found = []
+    for descriptor in Path(f"/proc/{process}/fd").iterdir():
+        with suppress(OSError):
+            found.append(descriptor.readlink().name)
+    return found
+
+
+# ---- Users, modes and folders --------------------------------------------------------------------
+
+
+def read_mode(path: Path) -> int:
+    """Return the permissions of a file."""
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def as_nobody(action: Callable[[], object]) -> str:
-    """Do something in a process of another user; give the name of the OSError that it ran into."""
+def read_owner(path: Path) -> tuple[int, int, int]:
+    """Return the user, the group and the permissions of a file or link."""
+    found = path.lstat()
+    return found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)
+
+
+def become_nobody() -> None:
+    """Make this process one of the user nobody, for good."""
+    os.setgroups([])
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+
+
+def try_as_nobody(action: Callable[[], object]) -> str:
+    """Act in a process of the user nobody. Return the name of its OSError, else `done`."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
+            become_nobody()
             action()
             os.write(writer, b"done")
         except OSError as error:
@@ -186,22 +245,32 @@ def as_nobody(action: Callable[[], object]) -> str:
         return pipe.read().decode()
 
 
+def find_fast_folder() -> Path:
+    """Return a folder in memory if there is room, because a slow disk must not pass for a hang."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or shutil.disk_usage(memory).free < 4 << 30:
+        return Path("/tmp")
+    # A home may hold copies of the binaries.
+    is_executable = not os.statvfs(memory).f_flag & os.ST_NOEXEC
+    return memory if is_executable else Path("/tmp")
+
+
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A short closed folder as `mktemp -d` makes it; at the end no server may be left in any home inside."""
-    path = Path(tempfile.mkdtemp(prefix="emb-", dir="/tmp"))
+    """Make a folder with a short path, open to other users. At the end no server may be left."""
+    path = Path(tempfile.mkdtemp(prefix="emb-", dir=find_fast_folder()))
+    path.chmod(0o755)
     try:
         yield path
     finally:
         left = [lock.parent for lock in path.rglob("server.lock") if is_running(lock.parent)]
         for home in left:
-            os.kill(server_process(home), signal.SIGQUIT)
+            os.kill(read_server_process(home), signal.SIGQUIT)
         shutil.rmtree(path)
     assert not left, "a server was left behind"
 
 
 def copy_home(template: Path, home: Path) -> Path:
-    """Copy a home with a stopped database in it: quicker than creating one."""
+    """Copy a home with a stopped database in it, because that is quicker than creating one."""
     subprocess.run(["cp", "-a", template, home], check=True)
-    home.parent.chmod(mode(template.parent))
     return home

@@ -1,4 +1,4 @@
-"""Servers of a test's own: the embedded one's programs, with the test for an administrator."""
+"""Servers that a test administers, with the programs of the embedded one."""
 
 import os
 import shutil
@@ -13,14 +13,17 @@ from sqlalchemy import URL
 
 from payproc.db import connection as db
 from payproc.db import schema
-from payproc.embedded import server as embedded
+from payproc.embedded import binaries
+from payproc.embedded.initdb import SUPERUSER
+from payproc.embedded.server import running_server
+from tests.support.homes import find_fast_folder
 
 IS_ROOT = os.geteuid() == 0
-POSTGRES_VERSION = int(os.environ.get("PAYPROC_TEST_POSTGRES", embedded.POSTGRES_VERSION))
+POSTGRES_VERSION = int(os.environ.get("PAYPROC_TEST_POSTGRES", binaries.POSTGRES_VERSION))
 
 
 class Pristine(NamedTuple):
-    """An embedded server's home with payproc's schema and nothing in it, to be copied; and the server's programs."""
+    """An embedded server's home with payproc's empty schema, to be copied, and its programs."""
 
     home: Path
     programs: Path
@@ -32,42 +35,45 @@ class Pristine(NamedTuple):
 
 
 def new_folder() -> Path:
-    """A folder that the server's user can reach."""
-    return Path(tempfile.mkdtemp(prefix="payproc-other-"))
+    """Make a folder for a server, in memory if there is room."""
+    return Path(tempfile.mkdtemp(prefix="payproc-other-", dir=find_fast_folder()))
 
 
 def as_owner_of(path: Path) -> dict[str, Any]:
-    """What lets a process run as the owner of a file: servers and poolers refuse to run as root."""
+    """Return arguments for subprocess that make root run a process as the owner of a file.
+
+    Servers and poolers refuse to run as root.
+    """
     status = path.stat()
     return {"user": status.st_uid, "group": status.st_gid, "extra_groups": []} if IS_ROOT else {}
 
 
 class OwnServer:
-    """A server that the test is the administrator of."""
+    """A server that the test administers."""
 
     def __init__(self, home: Path, programs: Path) -> None:
         self.home = home
         self.data = home / "data"
-        self.url = URL.create("postgresql", embedded.SUPERUSER, database="postgres", query={"host": str(home)})
+        self.url = URL.create("postgresql", SUPERUSER, database="postgres", query={"host": str(home)})
         self.programs = programs
         self.within: tuple[str, ...] = ()
-        """A command that runs its programs somewhere else, as its user."""
+        """A command that runs its programs in another namespace, as its user."""
 
     def configure(self, *settings: str) -> None:
-        """Add lines to its settings, for the next start."""
+        """Add lines to the settings, for the next start."""
         with (self.data / "postgresql.conf").open("a") as config:
             config.write("".join(f"{setting}\n" for setting in settings))
 
     def start(self) -> None:
-        """Start it, and wait until it takes connections."""
+        """Start the server, and wait until it accepts connections."""
         self.run("pg_ctl", "start", "-w", "-t", "120", "-D", self.data)
 
     def stop(self, mode: str = "fast") -> None:
-        """Stop it, and wait until it has."""
+        """Stop the server, and wait for its end."""
         self.run("pg_ctl", "stop", "-w", "-t", "120", "-m", mode, "-D", self.data)
 
     def restart(self, mode: str) -> None:
-        """Stop it so, and start it again."""
+        """Stop the server in this mode, and start it again."""
         self.stop(mode)
         self.start()
 
@@ -86,24 +92,25 @@ class OwnServer:
             )
         assert done.returncode == 0, (self.home / "log").read_text(errors="replace")[-3000:]
 
-    def logged(self, what: str) -> int:
-        """How often something stands in its log."""
-        return (self.home / "log").read_text(errors="replace").count(what)
+    def logged(self, text: str) -> int:
+        """Count a text in the log."""
+        return (self.home / "log").read_text(errors="replace").count(text)
 
 
 OwnServers = Callable[..., OwnServer]
-"""Starts one: settings, and `within`, if it is to run in a network namespace."""
+"""A function that starts a server: settings, and `within` for a network namespace."""
 
 
 @contextmanager
 def pristine_home() -> Iterator[Pristine]:
-    """Create a server once, for all tests that want one of their own."""
+    """Create a server once, for all tests that need one of their own."""
     home = new_folder()
     try:
-        with embedded.running_server(home, version=POSTGRES_VERSION) as server:
+        with running_server(home, version=POSTGRES_VERSION) as server:
             schema.bring_up(db.Database(server.connect_args, "a new database"))
             pid = (home / "data" / "postmaster.pid").read_text().splitlines()[0]
-            programs = Path(f"/proc/{pid}/exe").resolve().parent  # where the server's user can run them
+            # Where the server's user can run them.
+            programs = Path(f"/proc/{pid}/exe").resolve().parent
         yield Pristine(home, programs)
     finally:
         shutil.rmtree(home)
@@ -111,14 +118,14 @@ def pristine_home() -> Iterator[Pristine]:
 
 @contextmanager
 def running(pristine: Pristine, settings: Sequence[str], *, within: str = "") -> Iterator[OwnServer]:
-    """A copy of it with these settings, for as long as it is needed; in a network namespace, if one is named."""
+    """Run a copy of a pristine server with these settings, if named in a network namespace."""
     server = OwnServer(new_folder(), pristine.programs)
     if within:
         owner = pristine.data.stat()
         server.within = ("nsenter", f"--net=/run/netns/{within}", "-S", str(owner.st_uid), "-G", str(owner.st_gid))
     try:
         subprocess.run(["cp", "-a", f"{pristine.home}/.", server.home], check=True)
-        # These servers crash, but never the machine below them, so nothing depends on fsync; it makes a test slow.
+        # These servers crash, but never the machine below them. So fsync would only cost time.
         server.configure(f"unix_socket_directories = '{server.home}'", "fsync = off", *settings)
         server.start()
         yield server

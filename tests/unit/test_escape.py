@@ -117,3 +117,9 @@ def test_redact_masks_a_password(message: str, shown: str) -> None:
 )
 def test_redact_keeps_a_message_without_a_password(message: str) -> None:
     assert redact(message) == message
+
+
+@pytest.mark.parametrize("part", ["://", "a:1/", "://a:1/", "a@", "password=", "?"])
+def test_redact_takes_linear_time(part: str) -> None:
+    """A quadratic pattern would take minutes."""
+    redact("x://" + part * 20_000)

@@ -1,12 +1,13 @@
--- Version 2: events that only a person can judge, corrections by people, and how long a payment has had its state.
+-- Version 2: events that only a person can judge, corrections by people, and the time since which a payment has its
+-- state.
 --
 -- Every name that PostgreSQL could find in another schema is written with its own, as everywhere in payproc's SQL.
 
 ALTER TYPE payproc.event_type ADD VALUE 'flag';
 ALTER TYPE payproc.reason ADD VALUE 'flagged';
 
--- `updated_at` moved with every ignored entry. What takes its place is the time of the last entry that moved the payment.
--- A new column, not a renamed one: PostgreSQL 18 names its NOT NULL constraint after the column.
+-- `updated_at` changed with every ignored entry. The time of the last entry that moved the payment replaces it, in a new
+-- column, because PostgreSQL 18 names a NOT NULL constraint after its column and a rename would keep the old name.
 ALTER TABLE payproc.payments ADD COLUMN state_since TIMESTAMP WITH TIME ZONE;
 
 WITH entry AS MATERIALIZED (
@@ -38,7 +39,7 @@ CREATE TABLE payproc.corrections (
     CONSTRAINT corrections_have_one_a_position PRIMARY KEY (payment_id, position)
 );
 
--- record_decisions takes another list, so it is another procedure; its body comes after this file.
+-- record_decisions takes one more list, so it is another procedure. Its body is installed after this file.
 CREATE PROCEDURE payproc.record_decisions(
     in_run_id bigint, in_sources text, in_lines text, in_event_ids text, in_payment_ids text, in_kinds text, in_types text,
     in_versions text, in_outcomes text, in_reasons text, in_befores text, in_afters text, in_payloads text,
@@ -46,7 +47,7 @@ CREATE PROCEDURE payproc.record_decisions(
 )
 LANGUAGE plpgsql AS 'BEGIN END';
 
--- The roles that own and use resolutions do the same with corrections; those of the old procedure, with the new one.
+-- Owners and privileges: corrections gets those of resolutions, and the new procedure those of the old one.
 DO $grants$
 DECLARE
     new_object text;

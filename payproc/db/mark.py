@@ -1,0 +1,116 @@
+"""The mark: the comment on the table runs that describes the schema.
+
+Belongs here: how the mark is written, read and missed. It holds the schema's version, its
+variant (one server, or Citus), and a digest of the procedure. The procedure has no version of its
+own.
+"""
+
+import re
+from typing import NamedTuple
+
+import psycopg2.extensions
+
+from payproc.errors import CannotFinish
+
+VERSION = 2
+"""Version of the tables. Each version after the first has a file in versions/ that leads to it."""
+
+_TABLES = {"payments", "events", "event_conflicts", "runs", "resolutions"}
+"""The tables of every version."""
+
+_LATER_TABLES = ((2, "corrections"),)
+"""Later tables, each with the version that added it."""
+
+_PATTERN = re.compile(r"payproc schema version (\d+)( for Citus)?(?:, procedure ([0-9a-f]+))?")
+
+_RELATIONS = """
+    SELECT relname::text, pg_catalog.obj_description(oid, 'pg_class'), pg_catalog.pg_get_userbyid(relowner)::text,
+           relkind::text, relpersistence::text
+    FROM pg_catalog.pg_class
+    WHERE relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = 'payproc')
+"""
+
+_HAS_COLUMN = """
+    SELECT FROM pg_catalog.pg_attribute WHERE attrelid = %s::regclass::oid AND attname = %s AND NOT attisdropped
+"""
+
+_PROCEDURES = """
+    SELECT prosrc FROM pg_catalog.pg_proc
+    WHERE pronamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = 'payproc')
+          AND proname = 'record_decisions'
+"""
+
+_HAS_UNIQUE_POSITIONS = """
+    SELECT FROM pg_catalog.pg_constraint WHERE conrelid = %s::regclass::oid AND contype = 'u'
+"""
+
+
+class Mark(NamedTuple):
+    """Version and variant of a schema, and its procedure's digest: None in mid-upgrade."""
+
+    version: int
+    for_citus: bool
+    digest: str | None
+
+    def __str__(self) -> str:
+        variant = " for Citus" if self.for_citus else ""
+        procedure = f", procedure {self.digest}" if self.digest else ""
+        return f"payproc schema version {self.version}{variant}{procedure}"
+
+
+class FoundSchema(NamedTuple):
+    """The schema as a database has it."""
+
+    mark: Mark
+    owner: str
+    unlogged: list[str]
+    """Tables that a crash of the server would empty."""
+    bodies: list[str]
+    """Sources of the procedure. It may be gone, or replaced by somebody."""
+
+
+def write_mark(mark: Mark) -> str:
+    """Return the statement that writes a mark."""
+    return f"COMMENT ON TABLE payproc.runs IS '{mark}'"
+
+
+def read_schema(cursor: psycopg2.extensions.cursor, where: str) -> FoundSchema | None:
+    """Return the schema of the database `where`, or None.
+
+    Raises CannotFinish if it is damaged or not payproc's.
+    """
+    cursor.execute(_RELATIONS)
+    relations = {name: rest for name, *rest in cursor.fetchall()}
+    if not relations:
+        return None
+    tables = [name for name, (_, _, kind, _) in relations.items() if kind == "r"]
+    if not set(tables) >= _TABLES:
+        raise CannotFinish(
+            f"the schema payproc of the database {where} is not payproc's: it holds {len(relations)} tables and "
+            "indexes of something else; name another database"
+        )
+    comment, owner, *_ = relations["runs"]
+    found = _PATTERN.fullmatch(comment or "")
+    if found is None:
+        raise CannotFinish(
+            f"the schema payproc of the database {where} has lost its mark, as by a restore without comments; as its "
+            f"owner {owner} run: {write_mark(_recognize(cursor))}"
+        )
+    mark = Mark(int(found[1]), bool(found[2]), found[3])
+    for version, name in _LATER_TABLES:
+        if version <= mark.version <= VERSION and name not in tables:
+            raise CannotFinish(
+                f"the schema payproc of the database {where} lacks its table {name}; restore it from a backup"
+            )
+    cursor.execute(_PROCEDURES)
+    bodies = [body for (body,) in cursor.fetchall()]
+    unlogged = sorted(name for name in tables if relations[name][3] == "u")
+    return FoundSchema(mark, owner, unlogged, bodies)
+
+
+def _recognize(cursor: psycopg2.extensions.cursor) -> Mark:
+    """Return the mark of a schema that has lost it, by its tables."""
+    cursor.execute(_HAS_COLUMN, ("payproc.payments", "state_since"))
+    version = 2 if cursor.rowcount else 1
+    cursor.execute(_HAS_UNIQUE_POSITIONS, ("payproc.events",))
+    return Mark(version, for_citus=not cursor.rowcount, digest=None)

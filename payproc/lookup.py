@@ -1,0 +1,100 @@
+"""Look up the facts that a batch is decided on.
+
+Belongs here: the queries between a batch and `Known`. The decisions are batch.py's.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import NamedTuple
+
+import psycopg2.extensions
+
+from payproc.batch import InputEvent, Known, RecordedByThisRun, RecordedEvent
+from payproc.logic import Decision, EventType, Outcome, Reason, State, classify
+
+SEPARATOR = "\x1f"
+"""Separates the items of a list for the server. Neither an id nor a line of JSON can hold it."""
+
+_EVENTS = """
+    SELECT event_id, payment_id, type, outcome, CASE WHEN run_id = %s AND recorded_at >= %s
+           THEN ARRAY[source::text, line::text, reason::text, state_before::text, state_after::text] ELSE '{}' END
+    FROM payproc.events WHERE event_id = ANY (string_to_array(%s, chr(31)))
+"""
+
+_PAYMENTS = """
+    SELECT payment_id, state, version
+    FROM payproc.payments WHERE payment_id = ANY (string_to_array(%s, chr(31)))
+"""
+
+_CONFLICTS = """
+    SELECT event_id, payment_id, type, run_id = %s AND recorded_at >= %s, source, line
+    FROM payproc.event_conflicts WHERE event_id = ANY (string_to_array(%s, chr(31)))
+"""
+
+# Members by their text, because a lookup is several times as fast as a call of the enum.
+_TYPES = {each.value: each for each in EventType}
+_OUTCOMES = {each.value: each for each in Outcome}
+_STATES = {each.value: each for each in State}
+
+
+class ThisRun(NamedTuple):
+    """The run whose events are no duplicates to it.
+
+    Its number alone is not enough, because numbers may start again.
+    """
+
+    run_id: int
+    since: datetime | str
+    """Time of its start by the server's clock. Nothing older is the run's own."""
+
+
+NO_RUN = ThisRun(0, "infinity")
+"""A run without events: numbers start at 1."""
+
+
+def look_up(
+    connection: psycopg2.extensions.connection, run: ThisRun, event_ids: Iterable[str], payment_ids: Iterable[str]
+) -> Known:
+    """Fetch the recorded events of these event_ids, and the state and version of these payments."""
+    with connection.cursor() as cursor:
+        # Events first. An event recorded between the two queries then meets a payment that has
+        # moved on, or its own event_id, when it is written, and is contested. In the other order it
+        # could pass for new.
+        cursor.execute(_EVENTS, (*run, SEPARATOR.join(event_ids)))
+        recorded = {
+            event_id: RecordedEvent(
+                payment_id, _TYPES[event_type], _OUTCOMES[outcome], _by_this_run(outcome, *own) if own else None
+            )
+            for event_id, payment_id, event_type, outcome, own in cursor
+        }
+        cursor.execute(_PAYMENTS, (SEPARATOR.join(payment_ids),))
+        payments = {payment_id: (_STATES[state], version) for payment_id, state, version in cursor}
+    return Known(recorded, payments, {})
+
+
+def look_up_conflicts(
+    connection: psycopg2.extensions.connection, run: ThisRun, batch: Iterable[InputEvent], known: Known
+) -> None:
+    """Add the recorded conflicts of the batch's event_ids to `known`.
+
+    A batch without conflicts costs no query.
+    """
+    event_ids = {
+        event.event_id
+        for event in (input_event.event for input_event in (batch if known.recorded else ()))
+        if (original := known.recorded.get(event.event_id)) is not None
+        and classify(event, original, State.CREATED).reason is Reason.EVENT_ID_CONFLICT
+        and (event.event_id, event.payment_id, event.type) not in known.conflicts
+    }
+    if not event_ids:
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(_CONFLICTS, (*run, SEPARATOR.join(event_ids)))
+        for event_id, payment_id, event_type, is_own, source, line in cursor:
+            conflict = (event_id, payment_id, _TYPES[event_type])
+            known.conflicts.setdefault(conflict, (source, line) if is_own else None)
+
+
+def _by_this_run(outcome: str, source: str, line: str, reason: str, before: str, after: str) -> RecordedByThisRun:
+    decision = Decision(_OUTCOMES[outcome], Reason(reason), _STATES[before], _STATES[after])
+    return RecordedByThisRun(int(source), int(line), decision)

