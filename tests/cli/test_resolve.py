@@ -2,13 +2,14 @@
 
 import fcntl
 import termios
+from pathlib import Path
 
 import pytest
 
-from tests.support.command import Payproc, error_line
+from tests.support.command import Payproc, RunningCommand, error_line
 from tests.support.events import event_line, write_lines
 from tests.support.in_process import InProcess
-from tests.support.postgres import Sql
+from tests.support.postgres import Sql, wait_for
 from tests.support.terminal import open_terminal
 
 DAY = [
@@ -82,9 +83,18 @@ def test_resolve_on_a_terminal_asks(payproc: Payproc, flagged: InProcess, sql: S
         with payproc.start(*arguments, **streams, start_new_session=True, preexec_fn=take_terminal) as process:
             shown = terminal.read_until(b"[y/N]: ")
             assert shown.replace(b"\r\n", b"\n") == QUESTION
+            wait_for(lambda: is_asleep(process))  # a signal just before the read would interrupt nothing
             terminal.type(answer)
-            assert process.wait(timeout=30) == code
+            try:
+                assert process.wait(timeout=30) == code
+            finally:
+                process.kill()
     assert sql.value("SELECT count(*) FROM payproc.resolutions") == (code == 0)
+
+
+def is_asleep(process: RunningCommand) -> bool:
+    """Return whether the process waits in a system call."""
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
 
 def take_terminal() -> None:
