@@ -113,7 +113,7 @@ def test_processes_and_people_record_each_event_once(payproc: Payproc, database:
 
 
 @pytest.mark.slow
-def test_serializable_processes_record_each_event_once(payproc: Payproc, sql: Sql) -> None:
+def test_serializable_processes_record_events_once(payproc: Payproc, sql: Sql) -> None:
     """A transaction that fails is retried, and its events are reported as new."""
     sql.rows(f"ALTER DATABASE \"{sql.url.database}\" SET default_transaction_isolation = 'serializable'")
     day = messy_day(11, 4000)

@@ -81,7 +81,7 @@ def feed(payproc: Payproc, content: bytes, chance: Random, *arguments: str) -> t
     ("seed", "workers", "damaged"),
     [(100, 2, 1_000), *(pytest.param(100 + workers, workers, 20_000, marks=slow) for workers in (1, 2, 3))],
 )
-def test_damaged_lines_are_reported_and_others_recorded(
+def test_damaged_lines_spare_their_neighbours(
     payproc: Payproc, sql: Sql, seed: int, workers: int, damaged: int
 ) -> None:
     """A damaged line is an event or reported as malformed, and its good neighbour is recorded."""
