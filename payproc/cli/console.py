@@ -7,6 +7,7 @@ importing it takes longer than most commands.
 
 import contextlib
 import os
+import select
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -16,6 +17,7 @@ import typer
 
 from payproc.cli.table import Column, Row, Styled, lay_out
 from payproc.escape import printable, redact
+from payproc.signals import interrupt
 
 if TYPE_CHECKING:
     from payproc.notes import Note
@@ -74,6 +76,27 @@ def open_screen(*, stderr: bool = False) -> Screen:
 def print_message(text: str) -> None:
     """Print one line on stderr, without passwords and without control characters."""
     typer.echo(f"payproc: {printable(redact(text))}", err=True)
+
+
+def confirm(question: str) -> bool:
+    """Ask a yes-or-no question on the terminal; the default is no.
+
+    Raises KeyboardInterrupt after a signal, and typer.Abort at the end of the input. input() would
+    miss a signal that arrives just before it reads, and hang until the next key.
+    """
+    while True:
+        typer.echo(f"{question} [y/N]: ", nl=False, err=True)
+        sys.stderr.flush()
+        select.select([sys.stdin, interrupt.wake_up], [], [])
+        interrupt.check()
+        answer = sys.stdin.readline()
+        if not answer:
+            raise typer.Abort
+        if answer.strip().lower() in ("y", "yes"):
+            return True
+        if answer.strip().lower() in ("", "n", "no"):
+            return False
+        typer.echo("Error: invalid input", err=True)
 
 
 def make_notifier(quiet: bool) -> "Note":

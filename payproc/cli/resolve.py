@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from payproc.cli.console import make_notifier, print_message
+from payproc.cli.console import confirm, make_notifier, print_message
 from payproc.cli.exits import exit_on_errors
 from payproc.cli.options import DatabaseUrl, Quiet, format_examples, refuse_option, refuse_undecodable
 from payproc.cli.render import DONE
@@ -61,12 +61,12 @@ def resolve(
         if not yes and not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise WrongUsage("no terminal to ask on; add --yes, and --expect STATE to be safe")
 
-        def confirm(found: "Review", _: State) -> bool:
+        def approve(found: "Review", _: State) -> bool:
             return yes or _ask(found, decision)
 
         with location.open_database(database_url, make_notifier(quiet)) as database:
             schema.prepare_schema(database, print_message, create=False)
-            resolved = review.resolve(database, event_id, decision, confirm)
+            resolved = review.resolve(database, event_id, decision, approve)
             if resolved is None:
                 raise CannotFinish("nothing was changed")
             found, position = resolved
@@ -98,7 +98,7 @@ def _login_name() -> str:
 
 def _ask(review: "Review", decision: "ReviewDecision") -> bool:
     typer.echo(_describe_review(review), err=True)
-    return typer.confirm(_describe_effect(review, decision, is_done=False) + "?", err=True)
+    return confirm(_describe_effect(review, decision, is_done=False) + "?")
 
 
 def _describe_review(review: "Review") -> str:

@@ -178,15 +178,15 @@ def omitted(*, applied: int, dismissed: int) -> str:
     count = applied + dismissed
     return (
         f"payproc: left out {count} resolution{'s' * (count > 1)} ({applied} applied, {dismissed} dismissed): "
-        "decisions of people are not replayed; in a copy 2 events wait for a person"
+        "decisions of people are not replayed; in a copy 2 events need review"
     )
 
 
 FIRST_OMITTED = 'event "e00" of payment "p00\\u202e": left out: its line has the type authorize, the record fail'
 OMITTED_RECORDS = [
     "… and 2 more records",
-    "payproc: left out 22 records: ingested again, they would not be what is on record; somebody has changed the "
-    "tables by hand, or the database has another encoding than UTF8",
+    "payproc: left out 22 records: ingested again, they would differ from the record; the tables were edited "
+    "manually, or the encoding of the database is not UTF8",
     "payproc: in a copy 0 events have another outcome, and 22 payments end in another state",
 ]
 

@@ -104,11 +104,18 @@ def test_twenty_malformed_lines_are_listed(run_in_process: InProcess) -> None:
     assert finished.stdout.splitlines()[-1].startswith("0 events · 1,234 malformed lines · ")
 
 
+REJECTED = "REJECT: 1 event was rejected"
+
+
 @pytest.mark.parametrize(
     ("fail_on", "code", "expected"),
     [
-        ("REJECT", 3, ["REJECT: 1 came out so"]),
-        ("manual_review REJECT reject", 3, ["MANUAL_REVIEW: 1 came out so", "REJECT: 1 came out so"]),
+        ("REJECT", 3, [REJECTED]),
+        (
+            "manual_review REJECT reject",
+            3,
+            ["MANUAL_REVIEW: 1 event was sent to review", REJECTED],
+        ),
         ("IGNORE", 0, []),
     ],
 )
@@ -259,7 +266,7 @@ def test_fail_on_reject_ignores_known_conflicts(run_in_process: InProcess, confl
     """So the replay of a day stays clean."""
     gate = ("ingest", "-", "--quiet", "--fail-on", "REJECT")
     day = conflicts.read_bytes()
-    assert run_in_process(*gate, stdin=day) == (3, "", "payproc: --fail-on REJECT: 2 came out so\n")
+    assert run_in_process(*gate, stdin=day) == (3, "", "payproc: --fail-on REJECT: 2 events were rejected\n")
     assert run_in_process(*gate, stdin=day) == (0, "", "")
     more = day + event_line("e1", "p3", "fail") + b"\n"
     assert run_in_process(*gate, "--dry-run", stdin=more).code == 3

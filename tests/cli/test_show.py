@@ -87,7 +87,7 @@ def test_show_table_has_the_resolution(filled: InProcess) -> None:
     wide = filled("show", "p5", env={"COLUMNS": "160"}).stdout.splitlines()
     assert wide[-1].split()[:6] == ["3", "e5", "resolution", "applied", "by", "alice"]
     assert wide[-1].rstrip().endswith("seen in the bank's file")
-    assert "waiting" not in "".join(wide)
+    assert "open reviews" not in "".join(wide)
     assert "seen in the bank's" in filled("show", "p5").stdout
 
 
@@ -95,7 +95,7 @@ def test_show_table_has_the_resolution(filled: InProcess) -> None:
 def test_show_long_ids_wrap_uncut(filled: InProcess, columns: int) -> None:
     """No line is wider than the terminal, and no character of an id is lost."""
     shown = filled("show", "p" * 255, env={"COLUMNS": str(columns)}).stdout
-    table = shown.split("entry\n")[1].split("waiting")[0]
+    table = shown.split("entry\n")[1].split("open reviews")[0]
     assert max(len(row) for row in table.splitlines()) <= columns
     assert table.count("e") >= 255
     assert "…" not in shown

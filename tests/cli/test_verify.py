@@ -12,8 +12,8 @@ FINDINGS = """\
 payment p1: entry 1: rules_changed: found REJECT payment_failed, created to created, \
 expected MANUAL_REVIEW predecessor_missing, created to created
 payment p2: wrong_state: found failed, expected authorized
-2 payments, 3 entries: 1 fault in the books
-1 recorded decision would have another outcome by today's rules; the books are consistent with the rules of their time
+2 payments, 3 entries: 1 problem found
+1 recorded decision would have another outcome by today's rules; the histories follow the rules of their time
 """
 WRONG_STATE = """
     {"payment_id": "p2", "problem": "wrong_state", "position": null, "found": "failed", "expected": "authorized"}

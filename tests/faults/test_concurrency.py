@@ -50,7 +50,7 @@ class Person(threading.Thread):
             resolve(self.database, event_id, ReviewDecision(resolution, "n", self.by), lambda *_: True)
             self.resolved.append((event_id, resolution.value))
         except CannotFinish as error:
-            if f'event "{event_id}": was ' in str(error):
+            if f'event "{event_id}": already resolved: ' in str(error):
                 self.too_late += 1  # the other person was first
             else:
                 self.unexpected.append(error)

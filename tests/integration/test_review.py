@@ -198,9 +198,13 @@ def test_later_events_start_from_the_resolved_state(
 @pytest.mark.parametrize(
     ("event_id", "decision", "message"),
     [
-        ("nope", APPLY, 'event "nope": is not on record'),
-        ("e1", APPLY, 'event "e1": came out APPLY (transition), so there is nothing to decide'),
-        ("e2", APPLY, 'event "e2": came out IGNORE (already_in_state), so there is nothing to decide'),
+        ("nope", APPLY, 'event "nope": not found'),
+        ("e1", APPLY, 'event "e1": has the outcome APPLY (transition), expected MANUAL_REVIEW; nothing was changed'),
+        (
+            "e2",
+            APPLY,
+            'event "e2": has the outcome IGNORE (already_in_state), expected MANUAL_REVIEW; nothing was changed',
+        ),
         (
             "e3",
             ReviewDecision(Resolution.APPLY, "x", "y", State.CAPTURED),
@@ -239,7 +243,7 @@ def test_resolving_twice_names_the_first_resolution(database: Database, recorder
         "SELECT to_char(resolved_at AT TIME ZONE 'UTC', 'YYYY-MM-DD \"at\" HH24:MI:SS') FROM payproc.resolutions"
     )
     assert str(raised.value) == (
-        f'event "e1": was applied by alice on {at} UTC, with the note "it was paid"; nothing was changed'
+        f'event "e1": already resolved: applied by alice on {at} UTC, with the note "it was paid"; nothing was changed'
     )
     assert sql.rows("SELECT state, version FROM payproc.payments") == [("captured", 2)]
 
@@ -255,7 +259,7 @@ def test_one_of_two_concurrent_resolutions_wins(
             wait_for(lambda: sql.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'") == 2)
         errors = [error for error in (attempt.exception() for attempt in attempts) if error is not None]
     (message,) = map(str, errors)
-    assert message.startswith('event "e1": was ')
+    assert message.startswith('event "e1": already resolved: ')
     assert sql.value("SELECT count(*) FROM payproc.resolutions") == 1
     verified()
 
@@ -291,7 +295,7 @@ def test_invisible_resolution_is_found_before_writing(database: Database, record
         return True
 
     sql.rows("UPDATE payproc.payments SET state = 'captured', version = 2 WHERE payment_id = 'p1'")
-    with pytest.raises(CannotFinish, match=r'^event "e1": was applied by bob on '):
+    with pytest.raises(CannotFinish, match=r'^event "e1": already resolved: applied by bob on '):
         resolve(database, "e1", DISMISS, meanwhile)
     assert sql.rows("SELECT version FROM payproc.payments") == [(2,)]
     assert sql.rows("SELECT resolved_by FROM payproc.resolutions") == [("bob",)]

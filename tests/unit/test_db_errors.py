@@ -38,8 +38,8 @@ def describe(sqlstate: str | None, message: str, **more: str) -> str:
         ("42501", "payproc needs its schema once (an owner runs `payproc init`) and, on schema payproc, USAGE on the "
                   "schema, SELECT, INSERT and UPDATE on its tables, and EXECUTE on its procedure"),
         ("25006", "connect to the primary, with a role that may write"),
-        ("23505", "what is stored contradicts itself: somebody has changed the tables by hand, or restored a part of "
-                  "them; see `payproc verify`"),
+        ("23505", "the stored data is inconsistent: the tables were edited manually or restored "
+                  "in part; see `payproc verify`"),
         ("57014", "if it was a timeout, raise statement_timeout for this role"),
         ("53100", "free some space and run it again"),
         ("53300", "use fewer --workers or raise max_connections"),
