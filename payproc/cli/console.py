@@ -86,12 +86,15 @@ def confirm(question: str) -> bool:
     """
     while True:
         typer.echo(f"{question} [y/N]: ", nl=False, err=True)
-        sys.stderr.flush()
-        select.select([sys.stdin, interrupt.wake_up], [], [])
-        interrupt.check()
-        answer = sys.stdin.readline()
-        if not answer:
-            raise typer.Abort
+        try:
+            select.select([sys.stdin, interrupt.wake_up], [], [])
+            interrupt.check()
+            answer = sys.stdin.readline()
+            if not answer:
+                raise typer.Abort
+        except BaseException:
+            typer.echo(err=True)  # the next message gets a line of its own
+            raise
         if answer.strip().lower() in ("y", "yes"):
             return True
         if answer.strip().lower() in ("", "n", "no"):
