@@ -90,11 +90,12 @@ def confirm(question: str) -> bool:
             select.select([sys.stdin, interrupt.wake_up], [], [])
             interrupt.check()
             answer = sys.stdin.readline()
-            if not answer:
-                raise typer.Abort
-        except BaseException:
+        except KeyboardInterrupt:
             typer.echo(err=True)  # the next message gets a line of its own
             raise
+        if not answer:
+            typer.echo(err=True)
+            raise typer.Abort
         if answer.strip().lower() in ("y", "yes"):
             return True
         if answer.strip().lower() in ("", "n", "no"):
