@@ -23,7 +23,8 @@ from payproc.ingest import run as ingest
 from payproc.ingest.run import Ingest, Options
 from payproc.logic import Resolution
 from payproc.payments import load_payment
-from payproc.review import ReviewDecision, open_reviews, resolve
+from payproc.review import ReviewDecision, resolve
+from payproc.review_queue import open_reviews
 from payproc.runs import list_runs
 from payproc.signals import Interrupt
 from payproc.verify import VerifySummary, verify
