@@ -24,7 +24,6 @@ from payproc.review import (
     AlreadyResolved,
     PendingEvent,
     Refused,
-    Resolved,
     ReviewDecision,
     find_pending,
     keeps_moving,
@@ -125,7 +124,7 @@ def _plan(events: Iterator[PendingEvent], filters: ReviewFilter, decision: Revie
         try:
             refuse_applied_flag(event, decision.resolution)
         except Refused as error:
-            yield _refuse(order, error, event), event.reason
+            yield _refuse(order, error), event.reason
             continue
         after = decision.state_after(event)
         before = msgspec.structs.replace(event, state=after, version=event.version + 1)
@@ -183,7 +182,8 @@ class Resolver:
         if order.filters is not None and not order.filters.fits(event.state, event.type):
             raise Refused(
                 f'payment "{unambiguous(event.payment_id)}": is {event.state.value} by now, so the filters do not pick '
-                f'its event "{unambiguous(event.event_id)}" any more; nothing was changed'
+                f'its event "{unambiguous(event.event_id)}" any more; nothing was changed',
+                event.payment_id,
             )
         if _fits(order, event.version, event.state):
             return
@@ -196,7 +196,8 @@ class Resolver:
                 return
         raise Refused(
             f'payment "{unambiguous(event.payment_id)}": is {event.state.value} at version {event.version}, '
-            f"expected {_describe_premises(order)}; nothing was changed"
+            f"expected {_describe_premises(order)}; nothing was changed",
+            event.payment_id,
         )
 
     def _compare(self, order: Order, error: AlreadyResolved) -> BulkResult:
@@ -207,7 +208,7 @@ class Resolver:
             decision.note,
             decision.by,
         ):
-            return _refuse(order, error, resolved)
+            return _refuse(order, error)
         # A rerun continues the batch that took this decision, whatever interrupted it.
         self._began_at = min(self._began_at, resolved.resolved_at)
         return _make_result(
@@ -247,12 +248,12 @@ def _make_result(order: Order, fate: Fate, payment_id: str, before: State, after
     )
 
 
-def _refuse(order: Order, error: CannotFinish, event: PendingEvent | Resolved | None = None) -> BulkResult:
+def _refuse(order: Order, error: CannotFinish) -> BulkResult:
     return BulkResult(
         order.source,
         order.line,
         order.event_id,
-        None if event is None else event.payment_id,
+        error.payment_id if isinstance(error, Refused) else None,
         order.decision.resolution,
         Fate.REFUSED,
         None,

@@ -130,6 +130,10 @@ class Resolved(msgspec.Struct, frozen=True):
 class Refused(CannotFinish):
     """A decision that cannot be recorded. Nothing was changed."""
 
+    def __init__(self, message: str, payment_id: str | None = None) -> None:
+        super().__init__(message)
+        self.payment_id = payment_id
+
 
 class AlreadyResolved(Refused):
     """A decision about an event that has one already."""
@@ -140,7 +144,8 @@ class AlreadyResolved(Refused):
         super().__init__(
             f'event "{unambiguous(event_id)}": already resolved: {done} by {unambiguous(resolved.resolved_by)} on '
             f"{resolved.resolved_at:%Y-%m-%d at %H:%M:%S} UTC, with the note "
-            f'"{unambiguous(resolved.note)}"; nothing was changed'
+            f'"{unambiguous(resolved.note)}"; nothing was changed',
+            resolved.payment_id,
         )
 
 
@@ -170,7 +175,8 @@ def resolve(
         if decision.expected is not None and review.state is not decision.expected:
             raise Refused(
                 f'payment "{unambiguous(review.payment_id)}": is {review.state.value}, '
-                f"expected {decision.expected.value}; nothing was changed"
+                f"expected {decision.expected.value}; nothing was changed",
+                review.payment_id,
             )
         refuse_applied_flag(review, decision.resolution)
         if not confirm(review, decision.state_after(review)):
@@ -197,13 +203,16 @@ def refuse_applied_flag(event: PendingEvent, resolution: Resolution) -> None:
     if resolution is Resolution.APPLY and event.type not in STATE_NAMED_BY:
         raise Refused(
             f'event "{unambiguous(event.event_id)}": is a {event.type.value}, which names no state to apply, '
-            "expected --dismiss; nothing was changed"
+            "expected --dismiss; nothing was changed",
+            event.payment_id,
         )
 
 
 def keeps_moving(event: PendingEvent) -> Refused:
     """Return the error for a payment that moved before each attempt to record."""
-    return Refused(f'payment "{unambiguous(event.payment_id)}": keeps moving; nothing was changed, try again')
+    return Refused(
+        f'payment "{unambiguous(event.payment_id)}": keeps moving; nothing was changed, try again', event.payment_id
+    )
 
 
 def record(cursor: psycopg2.extensions.cursor, event: PendingEvent, decision: ReviewDecision) -> int | None:
@@ -255,6 +264,7 @@ def _find(cursor: psycopg2.extensions.cursor, query: str, event_id: str) -> Row:
     if (outcome := Outcome(row["outcome"])) is not Outcome.MANUAL_REVIEW:
         raise Refused(
             f'event "{unambiguous(event_id)}": has the outcome {outcome.value} ({row["reason"]}), '
-            "expected MANUAL_REVIEW; nothing was changed"
+            "expected MANUAL_REVIEW; nothing was changed",
+            row["payment_id"],
         )
     return row

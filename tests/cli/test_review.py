@@ -22,7 +22,8 @@ ROW = ["e1", "p1", "authorized", "capture", "the step before it is missing; lega
 
 REVIEW = """
     {"event_id": "e1", "payment_id": "p1", "state": "authorized", "version": 2, "type": "capture",
-     "reason": "predecessor_missing", "legal_now": true, "state_when_flagged": "created", "run_id": 1, "source": "day.jsonl", "line": 1,
+     "reason": "predecessor_missing", "legal_now": true, "state_when_flagged": "created",
+     "run_id": 1, "source": "day.jsonl", "line": 1,
      "payload": {"event_id": "e1", "payment_id": "p1", "type": "capture"}}
 """
 
