@@ -9,6 +9,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from payproc.bulk import Order, Resolver, plan
 from payproc.cli.render import to_json_line
 from payproc.db.connection import Database
 from payproc.export import ExportSummary, export
@@ -24,7 +26,7 @@ from payproc.ingest.run import Ingest, Options
 from payproc.logic import Resolution
 from payproc.payments import load_payment
 from payproc.review import ReviewDecision, resolve
-from payproc.review_queue import open_reviews
+from payproc.review_queue import ReviewFilter, open_reviews
 from payproc.runs import list_runs
 from payproc.signals import Interrupt
 from payproc.verify import VerifySummary, verify
@@ -48,6 +50,15 @@ class PersonDecides(NamedTuple):
 
     number: int
     resolution: str
+    note: str
+    by: str
+
+
+class PersonDecidesAll(NamedTuple):
+    """A resolution of all pending events, or of those that are legal at their turn."""
+
+    resolution: str
+    legal_now: bool
     note: str
     by: str
 
@@ -125,7 +136,7 @@ def _good_lines(draw: st.DrawFn, event_ids: list[str], payment_ids: list[str]) -
 
 
 @st.composite
-def _stories(draw: st.DrawFn) -> list[Run | PersonDecides]:
+def _stories(draw: st.DrawFn) -> list[Run | PersonDecides | PersonDecidesAll]:
     """Draw colliding runs over few events of few payments, with resolutions in between."""
     event_ids = draw(st.lists(_ids, min_size=5, max_size=30, unique=True))
     payment_ids = draw(st.lists(_ids, min_size=1, max_size=4, unique=True))
@@ -139,7 +150,8 @@ def _stories(draw: st.DrawFn) -> list[Run | PersonDecides]:
     )
     text = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30)
     person = st.builds(PersonDecides, st.integers(0, 50), st.sampled_from(("apply", "dismiss")), text, text)
-    return draw(st.lists(run | run | person, min_size=3, max_size=8))
+    everything = st.builds(PersonDecidesAll, st.sampled_from(("apply", "dismiss")), st.booleans(), text, text)
+    return draw(st.lists(run | run | run | person | person | everything, min_size=3, max_size=8))
 
 
 # ---- Payproc and the model -------------------------------------------------------------------------
@@ -185,6 +197,17 @@ class Comparison:
         resolved = resolve(self.database, event_id, decision, lambda _, after: after == entry["state_after"])
         assert resolved is not None
         assert resolved[1] == entry["position"]
+
+    def decide_all(self, person: PersonDecidesAll) -> None:
+        """Resolve all that the person picks, by a plan that must come true."""
+        decision = ReviewDecision(Resolution(person.resolution), person.note, person.by)
+        filters = ReviewFilter(legal_now=person.legal_now)
+        planned = [result for result, _ in plan(self.database, filters, decision)]
+        with closing(Resolver(self.database)) as resolver:
+            orders = [Order(str(each.event_id), decision, filters=filters) for each in planned]
+            assert [resolver.resolve(order)[0] for order in orders] == planned
+        expected = self.model.resolve_all(person.resolution, person.note, person.by, legal_now=person.legal_now)
+        assert sorted((str(each.event_id), each.result.value) for each in planned) == expected
 
     def compare(self, sql: Sql) -> None:
         """Compare the tables, `show` of every payment, the review queue, `runs` and `verify`."""
@@ -287,12 +310,12 @@ def _but(row: Row, *names: str) -> Row:
 @pytest.fixture
 def tell(
     database: Database, sql: Sql, tmp_path: Path, new_database: NewDatabase, template: str, sql_on: SqlOn
-) -> Callable[[list[Run | PersonDecides]], None]:
+) -> Callable[[list[Run | PersonDecides | PersonDecidesAll]], None]:
     """Tells a story to an empty payproc and to the model, and compares them."""
     copy_url = new_database(template)
     copy, sql_on_copy = as_database(copy_url, "the copy"), sql_on(copy_url)
 
-    def tell(story: list[Run | PersonDecides]) -> None:
+    def tell(story: list[Run | PersonDecides | PersonDecidesAll]) -> None:
         for each in (sql, sql_on_copy):
             each.rows(
                 "TRUNCATE payproc.payments, payproc.events, payproc.event_conflicts, payproc.resolutions, payproc.runs"
@@ -305,6 +328,8 @@ def tell(
             for step in story:
                 if isinstance(step, Run):
                     count("lines compared with the model", comparison.run(step))
+                elif isinstance(step, PersonDecidesAll):
+                    comparison.decide_all(step)
                 else:
                     comparison.decide(step)
             if comparison.model.runs:
@@ -324,7 +349,7 @@ def tell(
     ],
 )
 def test_story_ends_as_the_model_says(
-    tell: Callable[[list[Run | PersonDecides]], None], number: int, stories: int
+    tell: Callable[[list[Run | PersonDecides | PersonDecidesAll]], None], number: int, stories: int
 ) -> None:
     """A number fails again when it is run again.
 
@@ -340,7 +365,7 @@ def test_story_ends_as_the_model_says(
         suppress_health_check=list(HealthCheck),
     )
     @given(_stories())
-    def compare(story: list[Run | PersonDecides]) -> None:
+    def compare(story: list[Run | PersonDecides | PersonDecidesAll]) -> None:
         tell(story)
 
     compare()
