@@ -38,12 +38,14 @@ REVIEWS = """
 
 _ONE = REVIEWS.format(events="SELECT * FROM payproc.events WHERE event_id = %s")
 
-# The same without the line, for decisions that nobody looks at.
+# The same without the line, for decisions that nobody looks at. Compare and set also finds a decision
+# that this does not see yet.
 _BRIEF = """
     WITH event AS MATERIALIZED (
-        SELECT event_id, payment_id, type, outcome, reason FROM payproc.events WHERE event_id = %s
+        SELECT event_id, events.payment_id, type, outcome, reason, resolutions.event_id IS NOT NULL AS is_resolved
+        FROM payproc.events LEFT JOIN payproc.resolutions USING (event_id) WHERE event_id = %s
     )
-    SELECT event_id, payment_id, state, version, type, outcome, reason
+    SELECT event_id, payment_id, state, version, type, outcome, reason, is_resolved
     FROM event JOIN payproc.payments USING (payment_id)
 """
 
@@ -258,9 +260,10 @@ def _find(cursor: psycopg2.extensions.cursor, query: str, event_id: str) -> Row:
     # In this order, the second query sees a decision that is taken between the two. In the other
     # order, the payment would be read in the state after that decision, and a second decision would
     # seem to fit.
-    cursor.execute(_RESOLVED, (event_id,))
-    if resolved := next(read_rows(cursor), None):
-        raise AlreadyResolved(event_id, make_struct(Resolved, resolved))
+    if row.get("is_resolved", True):
+        cursor.execute(_RESOLVED, (event_id,))
+        if resolved := next(read_rows(cursor), None):
+            raise AlreadyResolved(event_id, make_struct(Resolved, resolved))
     if (outcome := Outcome(row["outcome"])) is not Outcome.MANUAL_REVIEW:
         raise Refused(
             f'event "{unambiguous(event_id)}": has the outcome {outcome.value} ({row["reason"]}), '
