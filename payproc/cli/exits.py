@@ -8,8 +8,8 @@ Exit codes:
     0              done
     1              could not finish
     2              wrong usage
-    3              done, but some lines were malformed, an outcome named by --fail-on occurred, or
-                   the records are inconsistent
+    3              done, but some lines were malformed, an outcome named by --fail-on occurred,
+                   decisions were refused, or the records are inconsistent
     130, 143, 129  interrupted by SIGINT, SIGTERM or SIGHUP
     141            the reader of stdout went away
 """

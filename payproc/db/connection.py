@@ -126,21 +126,29 @@ class Database:
 
         Raises CannotFinish for any error of the database.
         """
-        with closing(self.connect()) as connection:
-            # Every write here is compare and set or harmless to lose; a stricter default would only
-            # make it fail.
-            connection.set_session(isolation_level="READ COMMITTED", autocommit=False)
-            try:
-                with connection.cursor() as cursor:
-                    cursor.execute(_WAIT_FOR_DISK)
-                    yield cursor
-                connection.notices.clear()
-                connection.commit()
-                self.refuse_warnings(connection, list(connection.notices))
-            except psycopg2.Error as error:
-                raise self.translate(error) from error
-            finally:
-                _rollback_quietly(connection)
+        with closing(self.connect()) as connection, self.transaction_on(connection) as cursor:
+            yield cursor
+
+    @contextmanager
+    def transaction_on(self, connection: psycopg2.extensions.connection) -> Iterator[psycopg2.extensions.cursor]:
+        """Open a transaction on an open connection of this database, for many short ones in a row.
+
+        Raises CannotFinish for any error of the database.
+        """
+        # Every write here is compare and set or harmless to lose; a stricter default would only
+        # make it fail.
+        connection.set_session(isolation_level="READ COMMITTED", autocommit=False)
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(_WAIT_FOR_DISK)
+                yield cursor
+            connection.notices.clear()
+            connection.commit()
+            self.refuse_warnings(connection, list(connection.notices))
+        except psycopg2.Error as error:
+            raise self.translate(error) from error
+        finally:
+            _rollback_quietly(connection)
 
     @contextmanager
     def snapshot(self) -> Iterator[psycopg2.extensions.connection]:

@@ -18,11 +18,12 @@ REPEATED_REFUND = [
 LONG_EVENT, LONG_PAYMENT, LONG_NOTE = "e" * 255, "p" * 255, "why " * 100
 
 HEADER = ["Event", "Payment", "Now", "Type", "Why it needs review", "Age", "From"]
-ROW = ["e1", "p1", "authorized", "capture", "the step before it is missing", "N s", "run 1, day.jsonl:1"]
+ROW = ["e1", "p1", "authorized", "capture", "the step before it is missing; legal now", "N s", "run 1, day.jsonl:1"]
 
 REVIEW = """
     {"event_id": "e1", "payment_id": "p1", "state": "authorized", "version": 2, "type": "capture",
-     "reason": "predecessor_missing", "state_when_flagged": "created", "run_id": 1, "source": "day.jsonl", "line": 1,
+     "reason": "predecessor_missing", "legal_now": true, "state_when_flagged": "created",
+     "run_id": 1, "source": "day.jsonl", "line": 1,
      "payload": {"event_id": "e1", "payment_id": "p1", "type": "capture"}}
 """
 

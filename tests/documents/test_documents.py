@@ -182,7 +182,9 @@ def test_reference_lists_the_fields_of_objects(payproc: Payproc, sql: Sql) -> No
     payproc.summary("-", "--decisions", "second.jsonl", stdin=lines, code=3)
     objects |= decision_objects(payproc.folder)
     objects["`review`"] = json.loads(payproc("review", "--format", "json").stdout)
-    payproc("resolve", "e1", "--dismiss", "--note", "x", "--yes")
+    resolve = ("resolve", "--all", "--dismiss", "--note", "x", "--yes", "--format", "json")
+    objects["`resolve`"] = json.loads(payproc(*resolve, "--decisions", "results.jsonl").stdout)
+    objects["a result of `resolve` in `--decisions`"] = json.loads((payproc.folder / "results.jsonl").read_text())
     payproc("correct", "p1", "--to", "captured", "--note", "x", "--yes")
     objects["`show`"] = shown = json.loads(payproc("show", "p1", "--format", "json").stdout)
     objects["an event in `history`"], _, decision, correction = shown["history"]
