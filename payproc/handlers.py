@@ -18,7 +18,7 @@ import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
 
-from payproc.batch import EventResult, InputEvent, Known, Place, Result, decide, place_of, retry_set
+from payproc.batch import EventResult, InputEvent, Known, Place, Result, decide, get_place, select_retries
 from payproc.db.connection import Database
 from payproc.db.errors import is_about_connection, is_about_content, is_lost_race, is_transient
 from payproc.errors import CannotFinish
@@ -125,16 +125,16 @@ class Recorder:
                 continue
             if not contested and not settled:
                 return list[Result](results)
-            settled.update((place_of(result.input_event), result) for result in results)
+            settled.update((get_place(result.input_event), result) for result in results)
             pending = contested
-        return [settled[place_of(input_event)] for input_event in batch]
+        return [settled[get_place(input_event)] for input_event in batch]
 
     def _settle_halves(self, batch: Sequence[InputEvent]) -> dict[Place, Result]:
         """Bisect the batch to isolate the events that another process recorded first."""
         middle = len(batch) // 2
         settled: dict[Place, Result] = {}
         for half in (batch[:middle], batch[middle:]):
-            settled.update(zip(map(place_of, half), self._settle(half, is_first_attempt=False), strict=True))
+            settled.update(zip(map(get_place, half), self._settle(half, is_first_attempt=False), strict=True))
         return settled
 
     def _decide(self, batch: Sequence[InputEvent], run: ThisRun) -> list[EventResult]:
@@ -162,7 +162,7 @@ class Recorder:
             raise CannotFinish("the procedure record_decisions has lost its body; run payproc init")
         mark = max((number for number, each in enumerate(notices, 1) if each.endswith(_COMMIT_MARK)), default=0)
         self._database.refuse_warnings(self._connection, notices[mark:])
-        return retry_set(results, new, [int(number) for number in contested.split(",")]) if contested else []
+        return select_retries(results, new, [int(number) for number in contested.split(",")]) if contested else []
 
 
 class RetryBudget:
