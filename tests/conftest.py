@@ -25,7 +25,7 @@ from payproc.db import schema
 from payproc.db.connection import Database
 from payproc.embedded.binaries import POSTGRES_VERSION
 from payproc.embedded.initdb import SUPERUSER
-from payproc.embedded.server import running_server
+from payproc.embedded.server import run_server
 from tests.support.command import Payproc
 from tests.support.postgres import IS_FOR_CITUS, NewDatabase, Server, Sql, SqlOn, as_database
 from tests.support.servers import OwnServers, Pristine, pristine_home, running
@@ -67,12 +67,12 @@ def server() -> Iterator[Server]:
     home = Path(tempfile.mkdtemp(prefix="payproc-tests-", dir=_memory()))
     try:
         version = int(os.environ.get("PAYPROC_TEST_POSTGRES", POSTGRES_VERSION))
-        with running_server(home, version=version):
+        with run_server(home, version=version):
             pass
         with (home / "data" / "postgresql.conf").open("a") as settings:
             # Nobody pulls the plug on this server (who does has one of its own), and it makes a database a test.
             settings.write("fsync = off\n")
-        with running_server(home, version=version) as running:
+        with run_server(home, version=version) as running:
             query = {"host": str(running.socket_folder)}
             yield Server(URL.create("postgresql+psycopg2", SUPERUSER, database="postgres", query=query))
     finally:

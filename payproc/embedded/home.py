@@ -27,7 +27,7 @@ _QUIET_SECONDS = 3
 
 _POLL_SECONDS = 0.02
 
-_ADVICE = {
+_ADVICE_BY_ERRNO = {
     errno.EMFILE: "allow this session more open files (ulimit -n)",
     errno.ENFILE: "close some programs",
     errno.EAGAIN: "allow this session more processes (ulimit -u)",
@@ -38,7 +38,7 @@ _ADVICE = {
 """Remedies for errors that have nothing to do with permissions."""
 
 
-def default_home() -> Path:
+def choose_home() -> Path:
     """Return PAYPROC_HOME, else a folder in the user's data directory, for root below /var/lib."""
     try:
         if named := os.environ.get(HOME_VARIABLE):
@@ -72,7 +72,7 @@ def explain_errors(home: Path) -> Iterator[None]:
     except OSError as error:
         has_place = isinstance(error.filename, str) and Path(error.filename) != home
         where = f"{error.filename}: " if has_place else ""
-        advice = _ADVICE.get(error.errno or 0, f"set {HOME_VARIABLE} to a folder that you may write")
+        advice = _ADVICE_BY_ERRNO.get(error.errno or 0, f"set {HOME_VARIABLE} to a folder that you may write")
         raise CannotFinish(
             f"the embedded database cannot use {home}: {where}{error.strerror or error}; "
             f"{advice}, or name a server with --database-url"

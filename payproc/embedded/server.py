@@ -62,7 +62,7 @@ class EmbeddedServer:
 
 
 @contextmanager
-def running_server(path: Path, *, version: int = POSTGRES_VERSION, note: Note = drop_note) -> Iterator[EmbeddedServer]:
+def run_server(path: Path, *, version: int = POSTGRES_VERSION, note: Note = drop_note) -> Iterator[EmbeddedServer]:
     """Use the embedded server of a home.
 
     Create and start it if need be. Stop it on leaving if nobody else uses it.

@@ -13,7 +13,7 @@ from sqlalchemy import URL
 from payproc.db import schema
 from payproc.db.connection import Database
 from payproc.embedded.initdb import SUPERUSER
-from payproc.embedded.server import running_server
+from payproc.embedded.server import run_server
 from payproc.errors import CannotFinish
 from tests.support.command import Payproc
 from tests.support.events import event_line
@@ -98,7 +98,7 @@ def embedded_old(pristine: Pristine) -> Iterator[tuple[Sql, Path]]:
         home = folder / "home"
         subprocess.run(["cp", "-a", pristine.home, home], check=True)
         folder.chmod(0o755)
-        with running_server(home) as server:
+        with run_server(home) as server:
             query = {"host": str(server.socket_folder)}
             url = URL.create("postgresql", SUPERUSER, database="postgres", query=query)
             with closing(Sql(url)) as sql:
