@@ -230,12 +230,12 @@ def test_retries_hold_later_events_of_the_payment() -> None:
     assert retried(batch, 2) == [2, 4]
 
 
-def test_retry_set_holds_later_events_of_the_event_id() -> None:
+def test_retries_hold_later_events_of_the_event_id() -> None:
     batch = make_batch(("e1", "p1", AUTHORIZE), ("e1", "p2", AUTHORIZE), ("e2", "p2", CAPTURE), ("e3", "p3", FAIL))
     assert retried(batch, 1) == [1, 2, 3]  # the payment of the conflict depends on it in turn
 
 
-def test_retry_set_counts_new_events_only() -> None:
+def test_retries_count_new_events_only() -> None:
     facts = known({"e0": RecordedEvent("p0", CAPTURE, Outcome.APPLY)})
     batch = make_batch(("e0", "p0", CAPTURE), ("e1", "p1", AUTHORIZE), ("e2", "p2", AUTHORIZE))
     assert retried(batch, 2, facts=facts) == [3]
