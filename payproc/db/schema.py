@@ -1,7 +1,6 @@
-"""The schema: created, brought up to date, and required by the commands.
+"""The schema: created, upgraded, and required by the commands.
 
-Belongs here: every change between an empty database and the tables that the rest of payproc
-takes for granted.
+Belongs here: creating the schema, upgrading it, and the check before a command.
 
 The files in versions/ lead from each version to the next. Each step is one transaction under an
 advisory lock, so two commands cannot take the same step, and a crash leaves the version before it.
@@ -65,7 +64,9 @@ def require_schema(database: Database) -> None:
 
 
 def prepare_schema(database: Database, note: Callable[[str], None], *, create: bool) -> None:
-    """Make the schema fit for writing, as far as allowed unasked. `note` gets a line on each change.
+    """Create or upgrade the schema for a writing command, if allowed.
+
+    `note` gets a line for each change.
 
     A missing schema is created if `create` is set. The schema of an embedded database is brought up
     to date; a server's never is. Raises CannotFinish if the schema cannot be used as it is.
@@ -92,8 +93,8 @@ def prepare_schema(database: Database, note: Callable[[str], None], *, create: b
         if found.mark.version != VERSION or not is_about_privileges(error):
             raise
         note(
-            f"the procedure of the schema payproc is another payproc's, and only its owner {found.owner} may replace "
-            f"it by `payproc init`; going on with it"
+            "the procedure of the schema payproc differs from this version's; continuing with it; "
+            f"its owner {found.owner} can replace it with payproc init"
         )
 
 
@@ -208,8 +209,8 @@ def _choose_step(
     mark = found.mark
     if for_citus and not mark.for_citus:
         raise CannotFinish(
-            f"the schema payproc of the database {database.where} was made for one server and cannot be distributed "
-            "any more; name another database, or go on with this one as it is"
+            f"the schema payproc of the database {database.where} was created for one server and cannot be "
+            "converted; name another database, or omit --citus"
         )
     if mark.version > VERSION:
         _refuse_other_version(mark, database)

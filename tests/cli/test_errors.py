@@ -204,7 +204,7 @@ def test_foreign_schema_is_left_alone(tmp_path: Path, bare_url: URL, sql_on: Sql
     sql_on(bare_url).rows("CREATE SCHEMA payproc CREATE TABLE events (x text)")
     for command in ("ingest good.jsonl", "show p1", "init", "ingest --dry-run good.jsonl"):
         line = error_line(InProcess(tmp_path, bare_url)(*command.split()), 1)
-        assert "is not payproc's: it holds 1 tables and indexes of something else" in line
+        assert "belongs to another application: it holds 1 other tables and indexes" in line
 
 
 def test_newer_schema_is_left_alone(run_in_process: InProcess, sql: Sql, good: Path) -> None:

@@ -178,8 +178,7 @@ def test_init_of_a_plain_schema_is_refused(new_coordinator: Callable[..., Coordi
     line = error_line(run("init", "--citus"), 1)
     assert line.startswith("payproc: the schema payproc of the database postgresql://")
     assert line.endswith(
-        "/plain was made for one server and cannot be distributed any more; name another database, or go on with this "
-        "one as it is"
+        "/plain was created for one server and cannot be converted; name another database, or omit --citus"
     )
     assert calls(sql) == []
 

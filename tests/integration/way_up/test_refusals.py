@@ -77,7 +77,7 @@ def test_foreign_schema_is_left_alone(bare_url: URL, sql_on: SqlOn) -> None:
     sql = sql_on(bare_url)
     sql.rows("CREATE SCHEMA payproc CREATE TABLE runs (run_id bigint)")
     before = catalog(sql)
-    with pytest.raises(CannotFinish, match="is not payproc's"):
+    with pytest.raises(CannotFinish, match="belongs to another application"):
         schema.bring_up(as_database(bare_url, "a database"))
     assert catalog(sql) == before
 
