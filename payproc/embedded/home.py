@@ -1,6 +1,6 @@
 """Home: the folder of an embedded server, its files and their locks.
 
-What belongs here: the place of the home, the rights to use it, and the advice if it cannot be used.
+Belongs here: the place of the home, the rights to use it, and the advice if it cannot be used.
 Everything inside is done with its owner's rights. root.py reaches the home of another user.
 """
 
@@ -23,7 +23,7 @@ HOME_VARIABLE = "PAYPROC_HOME"
 ROOT_HOME = Path("/var/lib/payproc")
 
 _QUIET_SECONDS = 3
-"""Seconds of waiting for a server or another command before the user reads the reason."""
+"""Seconds to wait silently before the reason is printed."""
 
 _POLL_SECONDS = 0.02
 
