@@ -49,8 +49,8 @@ class EventResult(msgspec.Struct, frozen=True, gc=False):
     decision: Decision
     version: int
     is_new: bool
-    """True if it has to be written. Duplicates do not, nor events that an earlier attempt of this
-    run recorded."""
+    """True for a result to write. False for duplicates, and for events recorded by an earlier
+    attempt of this run."""
     recorded: RecordedEvent | None = None
     """The event that was on record under its event_id before it, if any."""
     is_known: bool = False
@@ -100,14 +100,14 @@ def decide(batch: Sequence[InputEvent], known: Known) -> list[EventResult]:
                 states_seen.pop(payment_id, None)  # after the run's own events, the stored state is the one to report
             results.append(EventResult(input_event, decision, version, True))
         elif (earlier := _find_earlier_decision(input_event, original)) is not None:
-            # An attempt recorded this very line and was cut off before it could report it.
+            # An earlier attempt recorded this line, but was interrupted before its report.
             states_seen[payment_id] = earlier.state_after
             results.append(EventResult(input_event, earlier, version, False))
         else:
             decision = classify(event, original, states_seen.get(payment_id, state))
             is_conflict = decision.reason is Reason.EVENT_ID_CONFLICT
-            # An attempt that was cut off may have recorded this very conflict, so its own place
-            # does not count.
+            # An interrupted attempt may have recorded this conflict, so its own place does not
+            # count.
             place = get_place(input_event)
             is_known = is_conflict and conflicts.setdefault((event_id, payment_id, event.type), place) != place
             results.append(EventResult(input_event, decision, version, is_conflict, original, is_known))

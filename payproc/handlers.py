@@ -60,12 +60,11 @@ class Recorder:
         self._connection.close()
 
     def handle(self, batch: Sequence[InputEvent]) -> list[Result]:
-        """Process events in order; return their results in the same order. They are durable then.
+        """Process events in order; return durable results.
 
-        Raises CannotFinish if the database cannot be worked with. A part of the batch may be
-        recorded then; handling it again, in another run, is safe. Every later batch is refused,
-        because it holds later events of the same payments, and recording those first would reverse
-        their order.
+        Raises CannotFinish if the database is unusable. Part of the batch may be recorded; another
+        run may repeat it. Later batches are refused, because they would reverse the order of a
+        payment's events.
         """
         if not self._may_go_on:
             raise CannotFinish("an earlier batch failed")
@@ -120,7 +119,7 @@ class Recorder:
                 continue
             except (psycopg2.Error, CannotFinish) as error:
                 if isinstance(error, psycopg2.Error) and is_about_connection(error):
-                    self._connection.close()  # the driver may still take the dead connection for open
+                    self._connection.close()  # the driver may still report it as open
                 budget.fail(error, self._connection)
                 continue
             if not contested and not settled:
@@ -182,8 +181,8 @@ class RetryBudget:
         if self._fewest_new is None or len(new) < self._fewest_new:
             self._fewest_new = len(new)
             self._failures = 0
-        # The cause of a contest is visible by now, so the next look finds something else, unless
-        # the tables contradict themselves.
+        # The cause of a contest is committed, so the next look-up differs. If it does not, the
+        # tables are inconsistent.
         first = (new[0].input_event, new[0].version) if new else None
         self._repeats = self._repeats + 1 if first is not None and first == self._first else 0
         self._first = first

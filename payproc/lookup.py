@@ -38,9 +38,9 @@ _STATES = {each.value: each for each in State}
 
 
 class ThisRun(NamedTuple):
-    """The run whose events are no duplicates to it.
+    """Identity of a run, to recognize its own events.
 
-    Its number alone is not enough, because numbers may start again.
+    A number alone does not suffice, because numbers may start again.
     """
 
     run_id: int
@@ -57,9 +57,8 @@ def look_up(
 ) -> Known:
     """Fetch the recorded events of these event_ids, and the state and version of these payments."""
     with connection.cursor() as cursor:
-        # Events first. An event recorded between the two queries then meets a payment that has
-        # moved on, or its own event_id, when it is written, and is contested. In the other order it
-        # could pass for new.
+        # Events first. An event recorded between the queries is then contested on writing. In the
+        # other order it could pass for new.
         cursor.execute(_LOOK_UP_EVENTS, (*run, SEPARATOR.join(event_ids)))
         recorded = {
             event_id: RecordedEvent(

@@ -4,9 +4,9 @@ Belongs here: the format of an input line. Nothing here knows the meaning of an 
 that the line came from.
 
 msgspec decodes the three fields that matter and checks the syntax of the rest without building it.
-It cannot see the following, which is found separately: invalid UTF-8 in skipped fields (by decoding
-the whole line, which recording needs anyway), a repeated identity key (by counting), NUL and lone
-surrogates (only lines with a \\u escape can hold them, so only those are examined).
+msgspec does not see three faults. Invalid UTF-8 in skipped fields is found by decoding the line.
+Repeated keys are counted. NUL and lone surrogates need a \\u escape, so only such lines are
+examined.
 
 Ordinary lines are parsed fifty at a time, because each of these tests costs nearly as much for one
 line as for fifty. If a test fails for the fifty, each line is parsed on its own, so results and

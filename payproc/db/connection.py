@@ -1,7 +1,7 @@
-"""Connections to the database: how one is opened, its transactions, and its name.
+"""Connections to the database: opening one, its transactions, and its name.
 
-Belongs here: everything about the server that is not about payments. No message that leaves
-this module holds a password or the query part of a connection string.
+Belongs here: opening connections, transactions and snapshots, and the database's name in messages.
+No message that leaves this module holds a password or the query part of a connection string.
 
 Everything here is plain psycopg2, because SQLAlchemy would add a quarter of a second to the start
 of every command.
@@ -70,7 +70,7 @@ class Database:
         why_gone: Callable[[], str | None] = lambda: None,
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Name a database; nothing is opened yet.
+        """Store the parameters; open nothing.
 
         `parameters` are libpq's:
         https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
@@ -208,7 +208,7 @@ def _wait(connection: psycopg2.extensions.connection) -> None:
 
 
 def _rollback_quietly(connection: psycopg2.extensions.connection) -> None:
-    """Roll back, because a pool would throw away a connection that comes back within a transaction.
+    """Roll back, ignoring errors. A pool discards a connection that returns inside a transaction.
 
     Like any statement it waits for the server's answer.
     """

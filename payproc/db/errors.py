@@ -78,10 +78,8 @@ def describe_error(
 def is_about_connection(error: psycopg2.Error) -> bool:
     """Return whether the connection is dead or could not be opened.
 
-    The client library finds that out: no SQLSTATE.
-
-    The driver may still take a dead connection for open: if sending failed, while a last notice can
-    be read.
+    Such errors come from libpq and have no SQLSTATE. The driver may still report a dead connection
+    as open.
     """
     return not error.pgcode and type(error) in (psycopg2.OperationalError, psycopg2.DatabaseError)
 

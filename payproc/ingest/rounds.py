@@ -25,7 +25,7 @@ class MalformedLine(msgspec.Struct, frozen=True):
 
 
 Entry = MalformedLine | int
-"""A malformed line, or the worker that has the event of a line."""
+"""A malformed line, or the number of the worker that has the line's event."""
 
 
 class Handler(Protocol):

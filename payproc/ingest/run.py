@@ -1,6 +1,7 @@
-"""One ingest: lines in, batches out to workers, results back in input order.
+"""Run: one ingest, from its first line to its last count.
 
-Belongs here: the course of a run, from its first line to its last count. Nothing here decides.
+Belongs here: the course of a run: lines in, batches out to workers, results back in input order.
+Nothing here decides.
 
 Lines are read into rounds. A round is split by payment among the workers, each with a thread and a
 connection of its own that takes its parts in order, so each payment keeps its order. A few rounds
@@ -116,14 +117,14 @@ class Ingest:
         self._progress_at = self._began
 
     def run(self, stop: Interrupt) -> None:
-        """Process everything, or until `stop` is requested.
+        """Process all sources, or stop early after a signal.
 
-        `summary` is right also after an exception.
+        `summary` is correct even after an exception.
 
         Raises CannotFinish, WrongUsage for unreadable input, BrokenPipeError if nobody reads a
         report any more.
         """
-        # Nothing here makes cycles, so the collector would search the events in flight in vain.
+        # No cycles arise here, so collections would only cost time.
         collects = gc.isenabled()
         gc.disable()
         try:
