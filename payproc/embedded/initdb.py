@@ -24,7 +24,7 @@ _ERROR = re.compile("error|PANIC|FATAL|terminated by signal")
 _BIG_MEMORY_BYTES = 4 << 30
 
 _SETTINGS = """
-# ---- Set by payproc when it created this server. Change them as you like and restart. --------------------------------
+# ---- Set by payproc when it created this server. Change them as you like and restart. ------------
 listen_addresses = ''            # no network, ever; `payproc` sets unix_socket_directories on start
 shared_buffers = {shared_buffers}
 max_wal_size = {max_wal_size}            # fewer checkpoints while a dump is loaded

@@ -211,7 +211,7 @@ def test_lines_between_own_events_see_their_state() -> None:
     ]
 
 
-# --- select_retries -----------------------------------------------------------------------------------
+# --- select_retries -------------------------------------------------------------------------------
 
 
 def retried(batch: list[InputEvent], *contested: int, facts: Known | None = None) -> list[int]:

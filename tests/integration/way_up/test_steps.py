@@ -131,7 +131,7 @@ def test_comment_above_the_procedure_is_no_change(database: Database, monkeypatc
     assert schema.bring_up(database) == []
 
 
-# ---- A version for every change -------------------------------------------------------------------
+# ---- A version for every change ------------------------------------------------------------------
 
 TABLES = {2: "ac14875303afa25b"}
 """Digest by version of the statements that create the tables, in both variants."""
