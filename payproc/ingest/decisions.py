@@ -1,6 +1,4 @@
-"""Output files of an ingest: the lines of `--decisions`, and the writing of it and of
-`--malformed`.
-"""
+"""Decisions: the lines of `--decisions`, and the writer of them and of `--malformed`."""
 
 import contextlib
 import shutil
@@ -34,8 +32,8 @@ class DecisionLine(msgspec.Struct, omit_defaults=True):
     known: bool = False
 
 
-class OutputFiles:
-    """The output files of a run, written round by round. Either may be missing."""
+class LineWriter:
+    """Writer of --decisions and --malformed, round by round. Either file may be missing."""
 
     def __init__(self, decisions: IO[bytes] | None, malformed: IO[bytes] | None, sources: Sequence[str]) -> None:
         """Take the open files, and the names of the run's sources."""
@@ -123,6 +121,6 @@ def _explain_errors(option: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise CannotFinish(
-            f"{option}: cannot be written: {error.strerror}; what was recorded stays recorded, and is reported as "
-            "duplicates when the same command is run again"
+            f"{option}: cannot be written: {error.strerror}; recorded events stay recorded, and a rerun reports them "
+            "as duplicates"
         ) from error

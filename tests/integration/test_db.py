@@ -1,9 +1,9 @@
-"""A transaction against a real database: what is kept of it, and what is said when its connection is lost."""
+"""Transactions on a real database: commit, rollback, lost connection."""
 
 import os
 import socket
-from contextlib import closing
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
 
 import psycopg2.extensions
 import pytest
@@ -12,20 +12,23 @@ from payproc.db.connection import Database
 from payproc.errors import CannotFinish
 from tests.support.postgres import Sql
 
+Opened = psycopg2.extensions.cursor | psycopg2.extensions.connection
+
 OPEN_RUN = "INSERT INTO payproc.runs (sources) VALUES ('{test}')"
 
 
 def cut(connection: psycopg2.extensions.connection) -> None:
-    """Take its link away, as a network does: neither side gets a last word through."""
+    """Cut the link as a network does, so neither side can send a last message."""
     with closing(socket.socket(fileno=os.dup(connection.fileno()))) as link:
         link.shutdown(socket.SHUT_RDWR)
 
 
-def check_lost(said: str, database: Database) -> None:
-    """One line that says what happened, without the client library's guesses at why."""
-    assert said.startswith(f"cannot reach the database {database.where}: ")
-    assert "closed" in said
-    assert "probably" not in said
+def check_lost(message: str, database: Database) -> None:
+    """Check for one line without libpq's guesses."""
+    assert message.startswith(f"cannot reach the database {database.where}: ")
+    assert "closed" in message
+    assert "probably" not in message
+    assert "\n" not in message
 
 
 def runs(sql: Sql) -> int:
@@ -64,7 +67,9 @@ def test_snapshot_on_a_cut_link_cannot_finish(database: Database) -> None:
 
 
 @pytest.mark.parametrize("opened", [Database.transaction, Database.snapshot], ids=["transaction", "snapshot"])
-def test_early_exit_rolls_back_before_closing(database: Database, monkeypatch: pytest.MonkeyPatch, opened: Any) -> None:
+def test_early_exit_rolls_back_before_closing(
+    database: Database, monkeypatch: pytest.MonkeyPatch, opened: Callable[[Database], AbstractContextManager[Opened]]
+) -> None:
     """A pool drops a connection that is closed within a transaction."""
     at_the_end = []
 

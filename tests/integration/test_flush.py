@@ -13,7 +13,7 @@ import pytest
 
 from payproc.batch import Result
 from payproc.db.connection import Database
-from payproc.embedded.server import EmbeddedServer, running_server
+from payproc.embedded.server import EmbeddedServer, run_server
 from payproc.handlers import Recorder
 from tests.support.events import input_events, reasons
 from tests.support.postgres import wait_for
@@ -56,7 +56,7 @@ def open_server(running: EmbeddedServer) -> Database:
 def test_reported_event_survives_a_power_cut(home: Path, is_duplicate: bool) -> None:
     """A duplicate repeats an event that may not be durable yet."""
     batch = input_events(("e1", "p1", "authorize"))
-    with running_server(home) as running:
+    with run_server(home) as running:
         database = open_server(running)
         with closing(database.connect()) as connection, connection.cursor() as cursor:
             cursor.execute("INSERT INTO payproc.runs (sources) VALUES ('{a}'), ('{b}')")
@@ -74,7 +74,7 @@ def test_reported_event_survives_a_power_cut(home: Path, is_duplicate: bool) -> 
             assert reasons(recorder.handle(batch)) == ["duplicate_event" if is_duplicate else "transition"]
             pull_the_plug(running)
         wait_for(lambda: not (home / "data" / "postmaster.pid").exists())
-    with running_server(home) as running, open_server(running).transaction() as after:
+    with run_server(home) as running, open_server(running).transaction() as after:
         after.execute("SELECT event_id, version FROM payproc.events JOIN payproc.payments USING (payment_id)")
         assert after.fetchall() == [("e1", 1)]
 
@@ -82,7 +82,7 @@ def test_reported_event_survives_a_power_cut(home: Path, is_duplicate: bool) -> 
 def test_restart_in_mid_batch_loses_nothing_reported(home: Path, background: ThreadPoolExecutor) -> None:
     """An event that was committed in memory only is recorded again."""
     handling: Future[list[Result]]
-    with running_server(home) as running:
+    with run_server(home) as running:
         database = open_server(running)
         with closing(database.connect()) as connection, connection.cursor() as cursor:
             cursor.execute("INSERT INTO payproc.runs (sources) VALUES ('{a}')")
@@ -106,7 +106,7 @@ def test_restart_in_mid_batch_loses_nothing_reported(home: Path, background: Thr
                 assert cursor.fetchall() == [(2,)]  # e1 is committed, in memory only
             pull_the_plug(running)
         wait_for(lambda: not (home / "data" / "postmaster.pid").exists())
-    with running_server(home):
+    with run_server(home):
         assert reasons(handling.result()) == ["transition", "transition", "transition"]
         recorder.close()
         with database.transaction() as after:

@@ -143,7 +143,7 @@ def test_kind_of_error(sqlstate: str | None, expected: set[str]) -> None:
     assert {kind for kind, is_kind in kinds.items() if is_kind(error)} == expected
 
 
-def test_drivers_own_error_is_not_about_the_connection() -> None:
+def test_drivers_own_error_is_no_connection_error() -> None:
     assert not is_about_connection(psycopg2.InterfaceError("cursor already closed"))
     assert not is_about_connection(psycopg2.ProgrammingError("no results to fetch"))
 
