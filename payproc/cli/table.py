@@ -3,15 +3,18 @@
 Belongs here: the widths of columns, the wrapping of text, and the layout of rows. The module is
 pure: console.py knows the stream and its styles. Rich drew the same tables at fifty times the cost.
 
-Widths follow the content of a sample of the rows, unless a column has a fixed width. A wider cell
-wraps inside its column and is never truncated, because a user looks an id up by its whole text. A
-number never wraps. Memory is flat: only the sample of the rows is held.
+Widths follow the content of a sample of the rows, unless a column has a fixed width. Where they do
+not fit, prose wraps and paths are cut on the left before an id breaks. An id wraps and is never
+truncated, because a user looks it up by its whole text. A number never wraps. Memory is flat: only
+the sample of the rows is held.
 """
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice, zip_longest
 from typing import NamedTuple
+
+from payproc.cli.place import Place, fit_place
 
 SAMPLE_ROWS = 1_000
 """Rows whose content decides the widths, unless the caller gives others to measure."""
@@ -27,6 +30,12 @@ _ONE_CELL = frozenset(map(chr, range(0x20, 0x7F))) | frozenset("→␣…–·�
 
 _WORD = re.compile(r"\s*\S+\s*")
 
+_UNBROKEN = re.compile(r"\S+(?: →)?")
+"""A word, with the arrow that a transition leaves at the end of a line."""
+
+_MAX_WORD_WIDTH = 24
+"""Width that prose keeps for its longest word before an id breaks."""
+
 
 class Styled(NamedTuple):
     """A line of a cell in a style: bold, dim, red, green or yellow."""
@@ -35,7 +44,7 @@ class Styled(NamedTuple):
     style: str
 
 
-Line = str | Styled
+Line = str | Styled | Place
 
 Cell = Line | list[Line]
 """One line, or a list of lines."""
@@ -54,6 +63,12 @@ class Column(NamedTuple):
     """Fixed width in cells; 0 follows the content."""
     is_number: bool = False
     """Numbers align right and never wrap."""
+    is_id: bool = False
+    """Ids keep their width until no other column can give any."""
+
+
+Layout = Sequence[Sequence[int]]
+"""The columns to print, each with the numbers of the fields that it stacks from top to bottom."""
 
 
 def lay_out(
@@ -63,17 +78,23 @@ def lay_out(
     paint: Paint,
     *,
     measured: Iterable[Row] | None = None,
+    layouts: Sequence[Layout] = (),
     rule: str = "─",
 ) -> Iterator[str]:
     """Yield the lines of a table in `width` cells: the header, a rule, and the rows.
 
     A row without cells is a blank line. The widths follow the rows `measured`, by default the first
-    SAMPLE_ROWS.
+    SAMPLE_ROWS. The first of the `layouts` that fits without breaking an id is taken, else the last.
     """
     if measured is None:
         rows = iter(rows)
         measured = list(islice(rows, SAMPLE_ROWS))
         rows = chain(measured, rows)
+    measured = list(measured)
+    layout = _choose_layout(columns, measured, width, layouts) if layouts else [[n] for n in range(len(columns))]
+    columns = _stack_columns(columns, layout)
+    if layouts:
+        measured, rows = (map(_stacker(layout), some) for some in (measured, rows))
     widths = compute_widths(columns, measured, width)
     yield from _lay_out_header(columns, widths, paint)
     yield rule * (sum(widths) + len(GAP) * (len(widths) - 1))
@@ -82,36 +103,105 @@ def lay_out(
 
 
 def compute_widths(columns: Sequence[Column], rows: Iterable[Row], width: int) -> list[int]:
-    """Return the width of each column: that of its content, reduced until the table fits."""
-    widths = [column.width or max(map(measure_text, column.header.split("\n"))) for column in columns]
-    flexible = [number for number, column in enumerate(columns) if not column.width]
-    for row in rows if flexible else ():
-        for number in flexible if row else ():
-            cell = row[number]
-            for line in cell if isinstance(cell, list) else (cell,):
-                taken = measure_text(line.text if isinstance(line, Styled) else line)
-                widths[number] = max(widths[number], taken)
-    _shrink(widths, [number for number, column in enumerate(columns) if not column.is_number], width)
+    """Return the width of each column: that of its content, reduced until the table fits.
+
+    Prose and paths shrink to what stays readable, then every column but the numbers.
+    """
+    widths, floors = _measure_columns(columns, rows)
+    _shrink(widths, floors, width)
+    _shrink(widths, [each if column.is_number else 0 for each, column in zip(widths, columns, strict=True)], width)
     return widths
 
 
-def _shrink(widths: list[int], shrinking: Sequence[int], width: int) -> None:
-    """Reduce the widest of the columns `shrinking` until all columns fit into `width`.
+def _choose_layout(columns: Sequence[Column], rows: Sequence[Row], width: int, layouts: Sequence[Layout]) -> Layout:
+    """Return the first layout whose columns fit at their least readable widths, else the last."""
+    _, floors = _measure_columns(columns, rows)
+    for layout in layouts:
+        least = [max(floors[number] for number in stacked) for stacked in layout]
+        if sum(least) + len(GAP) * (len(least) - 1) <= width:
+            return layout
+    return layouts[-1]
+
+
+def _stack_columns(columns: Sequence[Column], layout: Layout) -> list[Column]:
+    """Return the columns of a layout; one that holds several fields has a header of several lines."""
+    return [
+        Column(
+            "\n".join(columns[number].header for number in stacked),
+            max(columns[number].width for number in stacked),
+            all(columns[number].is_number for number in stacked),
+            any(columns[number].is_id for number in stacked),
+        )
+        for stacked in layout
+    ]
+
+
+def _stacker(layout: Layout) -> Callable[[Row], Row]:
+    """Return the function that stacks the fields of a row."""
+
+    def stack(row: Row) -> Row:
+        cells: list[Cell] = []
+        for stacked in layout if row else ():
+            if len(stacked) == 1:
+                cells.append(row[stacked[0]])
+                continue
+            lines: list[Line] = []
+            for number in stacked:
+                cell = row[number]
+                lines += cell if isinstance(cell, list) else (cell,)
+            cells.append(lines)
+        return cells
+
+    return stack
+
+
+def _measure_columns(columns: Sequence[Column], rows: Iterable[Row]) -> tuple[list[int], list[int]]:
+    """Return the width of each column's content, and the least width in which it reads well."""
+    widths = [column.width or max(map(measure_text, column.header.split("\n"))) for column in columns]
+    floors = [column.width or max(map(measure_text, column.header.split())) for column in columns]
+    flexible = [(number, column) for number, column in enumerate(columns) if not column.width]
+    for row in rows if flexible else ():
+        for number, column in flexible if row else ():
+            cell = row[number]
+            for line in cell if isinstance(cell, list) else (cell,):
+                text = line if isinstance(line, str) else line.text
+                taken = measure_text(text)
+                widths[number] = max(widths[number], taken)
+                if taken <= floors[number]:
+                    continue
+                floors[number] = max(floors[number], _least_width(line, taken, column))
+    return widths, floors
+
+
+def _least_width(line: Line, taken: int, column: Column) -> int:
+    """Return the least width in which a line reads well: an id whole, prose with whole words."""
+    if isinstance(line, Place):
+        return min(taken, measure_text(line.short))
+    if column.is_id or column.is_number:
+        return taken
+    text = line if isinstance(line, str) else line.text
+    return min(_MAX_WORD_WIDTH, max(map(measure_text, _UNBROKEN.findall(text)), default=0))
+
+
+def _shrink(widths: list[int], floors: Sequence[int], width: int) -> None:
+    """Reduce the widest of the columns until all fit into `width` or are at their floors.
 
     Columns of the same width share a reduction as evenly as in Rich.
     """
     last = len(widths) - 1
     excess = sum(widths) + len(GAP) * last - width
+    floors = [max(floor, _MIN_COLUMN_WIDTH - (number < last)) for number, floor in enumerate(floors)]
     while excess > 0:
-        taken = {number: widths[number] + (number < last) for number in shrinking}  # with a part of the gap
-        widest = max(taken.values(), default=_MIN_COLUMN_WIDTH)
-        if widest == _MIN_COLUMN_WIDTH:
+        # With a part of the gap.
+        taken = {number: each + (number < last) for number, each in enumerate(widths) if each > floors[number]}
+        if not taken:
             return
+        widest = max(taken.values())
         step = widest - max([_MIN_COLUMN_WIDTH, *(each for each in taken.values() if each != widest)])
         most = min(excess, step)
-        tied = [number for number in shrinking if taken[number] == widest]
+        tied = [number for number, each in taken.items() if each == widest]
         for left, number in zip(range(len(tied), 0, -1), tied, strict=True):
-            cut = min(most, round(excess / left))
+            cut = min(most, round(excess / left), widths[number] - floors[number])
             widths[number] -= cut
             excess -= cut
 
@@ -149,6 +239,8 @@ def _lay_out_cell(cell: Cell, width: int, is_number: bool, paint: Paint) -> list
     """Return the lines of a cell, each as wide as its column."""
     if isinstance(cell, list):
         return [shown for line in cell for shown in _lay_out_cell(line, width, is_number, paint)]
+    if isinstance(cell, Place):
+        return [line + " " * (width - measure_text(line)) for line in fit_place(cell, width, measure_text, wrap)]
     text, style = cell if isinstance(cell, Styled) else (cell, "")
     if not style and len(text) <= width and text.isascii():  # most cells; this path takes half the time
         return [text.rjust(width) if is_number else text.ljust(width)]
