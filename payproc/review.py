@@ -17,9 +17,7 @@ from payproc.db.rows import FETCH_LINES, FETCH_ROWS, make_struct, open_stream, r
 from payproc.errors import CannotFinish
 from payproc.escape import unambiguous
 from payproc.logic import STATE_NAMED_BY, EventType, Outcome, Reason, Resolution, State
-
-MAX_ATTEMPTS = 100
-"""Attempts to decide about a payment that keeps moving between the look and the decision."""
+from payproc.moves import MAX_ATTEMPTS, move_payment
 
 # Citus may have distributed events, payments and runs to different machines. It can join rows of
 # another machine if a step of its own has fetched them before. MATERIALIZED makes such a step of
@@ -60,15 +58,6 @@ _COUNT = """
 """
 
 _RESOLVED = "SELECT resolution, resolved_by, resolved_at, note FROM payproc.resolutions WHERE event_id = %s"
-
-# As in record_decisions.sql: only if version and state are still those shown to the person.
-_MOVE = """
-    UPDATE payproc.payments
-    SET state = %(after)s, version = %(version)s + 1,
-        state_since = CASE WHEN %(after)s::text = %(before)s::text THEN state_since ELSE now() END
-    WHERE payment_id = %(payment_id)s AND version = %(version)s AND state::text = %(before)s
-    RETURNING version
-"""
 
 # Only if nobody has decided yet.
 _RESOLVE = """
@@ -177,22 +166,23 @@ def _read_pages(database: Database, reason: Reason | None, rows: int) -> Iterato
 
 def _record(database: Database, event_id: str, review: Review, decision: ReviewDecision) -> int | None:
     """Move the payment and record the decision, or neither; return the decision's position."""
-    values = {
-        "event_id": event_id,
-        "payment_id": review.payment_id,
-        "version": review.version,
-        "before": review.state,
-        "after": decision.state_after(review),
-        "resolution": decision.resolution,
-        "note": decision.note,
-        "by": decision.by,
-    }
+    before, after = review.state, decision.state_after(review)
     with database.transaction() as cursor:
-        cursor.execute(_MOVE, values)
-        if moved := cursor.fetchone():
-            cursor.execute(_RESOLVE, {**values, "position": moved[0]})
-            if written := cursor.fetchone():
-                return int(written[0])
+        position = move_payment(cursor, review.payment_id, version=review.version, before=before, after=after)
+        if position is not None:
+            values = {
+                "event_id": event_id,
+                "payment_id": review.payment_id,
+                "position": position,
+                "before": before,
+                "after": after,
+                "resolution": decision.resolution,
+                "note": decision.note,
+                "by": decision.by,
+            }
+            cursor.execute(_RESOLVE, values)
+            if cursor.fetchone():
+                return position
             # Another decision about it is written but was not visible yet: several machines do not
             # show the writes of a transaction at the same moment.
             cursor.connection.rollback()
