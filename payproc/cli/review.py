@@ -1,7 +1,7 @@
 """`payproc review`: the queue of events that need a person's decision."""
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +10,7 @@ import typer
 from payproc.cli.console import Screen, make_notifier, open_screen
 from payproc.cli.exits import exit_on_errors
 from payproc.cli.options import MAX_LIMIT, DatabaseUrl, Format, FormatOption, Quiet, format_examples
-from payproc.cli.render import MIN_WIDE_COLUMNS, format_origin, to_json_line
+from payproc.cli.render import MIN_WIDE_COLUMNS, format_age, format_origin, to_json_line
 from payproc.cli.rules import MEANING
 from payproc.cli.table import GAP, Column, Row, Styled
 from payproc.escape import cell_text
@@ -92,16 +92,7 @@ def _make_columns(width: int, *, is_wide: bool) -> list[Column]:
 def _make_row(review: "Review", now: datetime, *, is_wide: bool) -> Row:
     event, payment = cell_text(review.event_id), cell_text(review.payment_id)
     kind, state = review.type.value, Styled(review.state.value, "bold")
-    why, age, origin = MEANING[review.reason], _format_age(now - review.recorded_at), format_origin(review)
+    why, age, origin = MEANING[review.reason], format_age(now - review.recorded_at), format_origin(review)
     if is_wide:
         return event, payment, state, kind, why, age, origin
     return [event, payment], [kind, state], why, [age, origin]
-
-
-def _format_age(age: timedelta) -> str:
-    """Return an age in its largest unit: 12 s, 5 min, 3 h, 9 d."""
-    seconds = max(int(age.total_seconds()), 0)
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"
