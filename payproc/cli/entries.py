@@ -7,7 +7,7 @@ screen, or one with long ids, gets several fields in a column, one below the oth
 from typing import TYPE_CHECKING
 
 from payproc.cli.render import DONE, format_origin, format_time, style_outcome
-from payproc.cli.table import Cell, Column, Layout, Row, Styled
+from payproc.cli.table import Cell, Column, Layout, Line, Row, Styled
 from payproc.escape import cell_text, unambiguous
 
 if TYPE_CHECKING:  # these import psycopg2
@@ -56,14 +56,16 @@ def make_history_row(payment_id: str, entry: "HistoryEntry | ConflictEntry") -> 
 
     if not isinstance(entry, ConflictEntry):
         return [cell_text(payment_id), *_make_cells(entry)]
-    whose = "" if entry.recorded.payment_id == payment_id else " of another payment"
+    recorded: list[Line] = [f"recorded as {entry.recorded.type.value}"]
+    if entry.recorded.payment_id != payment_id:
+        recorded.append("of another payment")
     return [
         cell_text(payment_id),
         cell_text(entry.event_id),
         entry.type.value,
         style_outcome(entry.outcome),
         entry.reason.value,
-        f"recorded as {entry.recorded.type.value}{whose}",
+        recorded,
         format_time(entry.recorded_at),
         format_origin(entry),
     ]

@@ -36,10 +36,10 @@ _COLUMNS = (
     Column("Since (UTC)"),
     Column("Age", is_number=True),
     Column("Entries", is_number=True),
-    Column("Open reviews", is_number=True),
+    Column("Waiting", is_number=True),
 )
 
-_LAYOUTS = ([[0], [1], [2], [3], [4], [5]], [[0], [1], [2, 3], [4], [5]], [[0, 1], [2, 3], [4, 5]])
+_LAYOUTS = ([[0], [1], [2], [3], [4], [5]], [[0], [1], [2, 3], [4, 5]], [[0, 1], [2, 3], [4, 5]])
 
 
 def payments(

@@ -5,8 +5,9 @@ because the file's name and the line number identify the line. The cut is before
 there is room, and never inside a number. The module is pure.
 """
 
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+from payproc.cli.wrap import measure_text, wrap
 
 CUT = "…"
 """Mark of the missing beginning of a path."""
@@ -31,47 +32,43 @@ class Place(NamedTuple):
         return f"{CUT}{slash}{name}{self.after}" if folder else f"{self.path}{self.after}"
 
 
-Measure = Callable[[str], int]
-"""Function that returns the width of a text in cells."""
-
-
-def fit_place(place: Place, width: int, measure: Measure, wrap: Callable[[str, int], Sequence[str]]) -> Sequence[str]:
+def fit_place(place: Place, width: int) -> list[str]:
     """Return a place in lines of at most `width` cells: one, or two with the path on the second."""
-    if measure(place.text) <= width:
+    if measure_text(place.text) <= width:
         return [place.text]
-    room = width - measure(place.before) - measure(place.after)
-    if (path := _cut_at_folder(place.path, room, measure)) is not None:
+    room = width - measure_text(place.before) - measure_text(place.after)
+    if (path := _cut_at_folder(place.path, room)) is not None:
         return [f"{place.before}{path}{place.after}"]
     above = wrap(place.before.rstrip(), width) if place.before.strip() else []
-    room = width - measure(place.after)
-    if measure(place.path) <= room:
+    room = width - measure_text(place.after)
+    if measure_text(place.path) <= room:
         return [*above, f"{place.path}{place.after}"]
-    if (path := _cut_at_folder(place.path, room, measure)) is not None:
+    if (path := _cut_at_folder(place.path, room)) is not None:
         return [*above, f"{path}{place.after}"]
-    if (path := _cut_name(place.path, room, measure)) is not None:
+    if (path := _cut_name(place.path, room)) is not None:
         return [*above, f"{path}{place.after}"]
     *full, last = wrap(place.path, width)
-    end = [f"{last}{place.after}"] if measure(last) <= room else [last, *wrap(place.after, width)]
+    end = [f"{last}{place.after}"] if measure_text(last) <= room else [last, *wrap(place.after, width)]
     return [*above, *full, *end]
 
 
-def _cut_at_folder(path: str, room: int, measure: Measure) -> str | None:
+def _cut_at_folder(path: str, room: int) -> str | None:
     """Return the longest end of a path that begins at a slash and fits, or None."""
     start = path.find("/", 1)
     while start >= 0:
         shown = CUT + path[start:]
-        if measure(shown) <= room:
+        if measure_text(shown) <= room:
             return shown
         start = path.find("/", start + 1)
     return None
 
 
-def _cut_name(path: str, room: int, measure: Measure) -> str | None:
+def _cut_name(path: str, room: int) -> str | None:
     """Return the longest end of a file's name that fits and begins outside of numbers, or None."""
     for cut in range(path.rfind("/") + 1 or 1, len(path) - 1):
         if path[cut - 1].isdigit() and path[cut].isdigit():
             continue
         shown = CUT + path[cut:]
-        if measure(shown) <= room:
+        if measure_text(shown) <= room:
             return shown
     return None

@@ -90,10 +90,10 @@ def _describe_payments(found: "Status") -> Iterator[str]:
 
 def _describe_waiting(found: "Status", now: datetime) -> Iterator[str]:
     if found.oldest_waiting is None:
-        yield "no events"
+        yield "none"
         return
     width = len(f"{found.waiting.events:,}")
-    yield f"{found.waiting.events:,} of them {found.waiting.legal_now:,} legal now"
+    yield f"{format_count(found.waiting.events, 'event')}, {found.waiting.legal_now:,} of them legal now"
     for reason, waiting in found.waiting_by_reason.items():
         legal = f", {waiting.legal_now:,} legal now" if waiting.legal_now else ""
         yield f"{waiting.events:>{width},} {reason.value}: {MEANING[reason]}{legal}"
@@ -117,5 +117,5 @@ def _describe_last_run(found: "Status") -> Iterator[str]:
 
 def _describe_unfinished(found: "Status") -> str:
     if not found.unfinished_runs:
-        return "no runs"
+        return "none"
     return f"{'run' if len(found.unfinished_runs) == 1 else 'runs'} {', '.join(map(str, found.unfinished_runs))}"

@@ -15,6 +15,7 @@ from itertools import chain, islice, zip_longest
 from typing import NamedTuple
 
 from payproc.cli.place import Place, fit_place
+from payproc.cli.wrap import measure_text, wrap
 
 SAMPLE_ROWS = 1_000
 """Rows whose content decides the widths, unless the caller gives others to measure."""
@@ -25,16 +26,14 @@ GAP = "  "
 _MIN_COLUMN_WIDTH = 2
 """Width, including its part of the gap, below which no column shrinks."""
 
-_ONE_CELL = frozenset(map(chr, range(0x20, 0x7F))) | frozenset("→␣…–·─")
-"""Characters known to take one cell each. Others need Rich's tables of widths."""
-
-_WORD = re.compile(r"\s*\S+\s*")
-
 _UNBROKEN = re.compile(r"\S+(?: →)?")
 """A word, with the arrow that a transition leaves at the end of a line."""
 
 _MAX_WORD_WIDTH = 24
 """Width that prose keeps for its longest word before an id breaks."""
+
+_GOOD_LINE_WIDTH = 21
+"""Width in which prose reads well; that of the longest transition."""
 
 
 class Styled(NamedTuple):
@@ -90,37 +89,47 @@ def lay_out(
         rows = iter(rows)
         measured = list(islice(rows, SAMPLE_ROWS))
         rows = chain(measured, rows)
-    measured = list(measured)
-    layout = _choose_layout(columns, measured, width, layouts) if layouts else [[n] for n in range(len(columns))]
-    columns = _stack_columns(columns, layout)
-    if layouts:
-        measured, rows = (map(_stacker(layout), some) for some in (measured, rows))
-    widths = compute_widths(columns, measured, width)
+    layouts = layouts or [[[number] for number in range(len(columns))]]
+    measure = _measure_columns(columns, measured)
+    layout = next((each for each in layouts if _takes(each, measure.good) <= width), layouts[-1])
+    columns, widths = _stack_columns(columns, layout), _fit(columns, layout, measure, width)
+    if any(len(stacked) > 1 for stacked in layout):
+        rows = map(_stacker(layout), rows)
     yield from _lay_out_header(columns, widths, paint)
     yield rule * (sum(widths) + len(GAP) * (len(widths) - 1))
     for row in rows:
         yield from _lay_out_row(columns, widths, row or [""] * len(columns), paint)
 
 
-def compute_widths(columns: Sequence[Column], rows: Iterable[Row], width: int) -> list[int]:
-    """Return the width of each column: that of its content, reduced until the table fits.
+class Measure(NamedTuple):
+    """Widths of each field: that of its content, and the least ones in which it reads well or at all."""
 
-    Prose and paths shrink to what stays readable, then every column but the numbers.
+    content: list[int]
+    good: list[int]
+    readable: list[int]
+
+
+def compute_widths(columns: Sequence[Column], rows: Iterable[Row], width: int) -> list[int]:
+    """Return the width of each column: that of its content, reduced until the table fits."""
+    return _fit(columns, [[number] for number in range(len(columns))], _measure_columns(columns, rows), width)
+
+
+def _fit(columns: Sequence[Column], layout: Layout, measure: Measure, width: int) -> list[int]:
+    """Return the width of each column of a layout.
+
+    Prose and paths shrink first, to what reads well, then to what is readable. Then every column
+    shrinks but the numbers.
     """
-    widths, floors = _measure_columns(columns, rows)
-    _shrink(widths, floors, width)
-    _shrink(widths, [each if column.is_number else 0 for each, column in zip(widths, columns, strict=True)], width)
+    numbers = [each if column.is_number else 0 for each, column in zip(measure.content, columns, strict=True)]
+    widths, *floors = ([max(each[number] for number in stacked) for stacked in layout] for each in (*measure, numbers))
+    for least in floors:
+        _shrink(widths, least, width)
     return widths
 
 
-def _choose_layout(columns: Sequence[Column], rows: Sequence[Row], width: int, layouts: Sequence[Layout]) -> Layout:
-    """Return the first layout whose columns fit at their least readable widths, else the last."""
-    _, floors = _measure_columns(columns, rows)
-    for layout in layouts:
-        least = [max(floors[number] for number in stacked) for stacked in layout]
-        if sum(least) + len(GAP) * (len(least) - 1) <= width:
-            return layout
-    return layouts[-1]
+def _takes(layout: Layout, widths: Sequence[int]) -> int:
+    """Return the width of a table whose fields have these widths."""
+    return sum(max(widths[number] for number in stacked) for stacked in layout) + len(GAP) * (len(layout) - 1)
 
 
 def _stack_columns(columns: Sequence[Column], layout: Layout) -> list[Column]:
@@ -128,9 +137,7 @@ def _stack_columns(columns: Sequence[Column], layout: Layout) -> list[Column]:
     return [
         Column(
             "\n".join(columns[number].header for number in stacked),
-            max(columns[number].width for number in stacked),
-            all(columns[number].is_number for number in stacked),
-            any(columns[number].is_id for number in stacked),
+            is_number=all(columns[number].is_number for number in stacked),
         )
         for stacked in layout
     ]
@@ -148,39 +155,40 @@ def _stacker(layout: Layout) -> Callable[[Row], Row]:
             lines: list[Line] = []
             for number in stacked:
                 cell = row[number]
-                lines += cell if isinstance(cell, list) else (cell,)
+                lines += cell if isinstance(cell, list) else (cell,) if cell else ()
             cells.append(lines)
         return cells
 
     return stack
 
 
-def _measure_columns(columns: Sequence[Column], rows: Iterable[Row]) -> tuple[list[int], list[int]]:
-    """Return the width of each column's content, and the least width in which it reads well."""
+def _measure_columns(columns: Sequence[Column], rows: Iterable[Row]) -> Measure:
     widths = [column.width or max(map(measure_text, column.header.split("\n"))) for column in columns]
-    floors = [column.width or max(map(measure_text, column.header.split())) for column in columns]
+    readable = [column.width or max(map(measure_text, column.header.split())) for column in columns]
+    good = list(readable)
     flexible = [(number, column) for number, column in enumerate(columns) if not column.width]
     for row in rows if flexible else ():
         for number, column in flexible if row else ():
             cell = row[number]
             for line in cell if isinstance(cell, list) else (cell,):
-                text = line if isinstance(line, str) else line.text
-                taken = measure_text(text)
+                taken = measure_text(line if isinstance(line, str) else line.text)
                 widths[number] = max(widths[number], taken)
-                if taken <= floors[number]:
-                    continue
-                floors[number] = max(floors[number], _least_width(line, taken, column))
-    return widths, floors
+                if taken > readable[number]:
+                    well, at_all = _find_floors(line, taken, column)
+                    good[number], readable[number] = max(good[number], well), max(readable[number], at_all)
+    return Measure(widths, good, readable)
 
 
-def _least_width(line: Line, taken: int, column: Column) -> int:
-    """Return the least width in which a line reads well: an id whole, prose with whole words."""
+def _find_floors(line: Line, taken: int, column: Column) -> tuple[int, int]:
+    """Return the least widths in which a line reads well, and in which it reads at all."""
     if isinstance(line, Place):
-        return min(taken, measure_text(line.short))
+        short = measure_text(line.short)
+        return min(taken, measure_text(line.before) + short), min(taken, short)
     if column.is_id or column.is_number:
-        return taken
+        return taken, taken
     text = line if isinstance(line, str) else line.text
-    return min(_MAX_WORD_WIDTH, max(map(measure_text, _UNBROKEN.findall(text)), default=0))
+    word = min(_MAX_WORD_WIDTH, max(map(measure_text, _UNBROKEN.findall(text)), default=0))
+    return max(word, min(taken, _GOOD_LINE_WIDTH)), word
 
 
 def _shrink(widths: list[int], floors: Sequence[int], width: int) -> None:
@@ -240,7 +248,7 @@ def _lay_out_cell(cell: Cell, width: int, is_number: bool, paint: Paint) -> list
     if isinstance(cell, list):
         return [shown for line in cell for shown in _lay_out_cell(line, width, is_number, paint)]
     if isinstance(cell, Place):
-        return [line + " " * (width - measure_text(line)) for line in fit_place(cell, width, measure_text, wrap)]
+        return [line + " " * (width - measure_text(line)) for line in fit_place(cell, width)]
     text, style = cell if isinstance(cell, Styled) else (cell, "")
     if not style and len(text) <= width and text.isascii():  # most cells; this path takes half the time
         return [text.rjust(width) if is_number else text.ljust(width)]
@@ -250,50 +258,3 @@ def _lay_out_cell(cell: Cell, width: int, is_number: bool, paint: Paint) -> list
         shown = paint(Styled(part, style)) if style else part
         lines.append(blank + shown if is_number else shown + blank)
     return lines
-
-
-def wrap(text: str, width: int) -> list[str]:
-    """Wrap a text into lines of at most `width` cells.
-
-    Lines break between words, and inside a word that is longer than a line.
-    """
-    if measure_text(text) <= width:
-        return [text]
-    lines = []
-    line = ""
-    for word in _WORD.findall(text):
-        if measure_text(line + word.rstrip()) <= width:
-            line += word
-            continue
-        if line:
-            lines.append(line.rstrip())
-        *full, line = _chop(word, width)
-        lines += full
-    return [*lines, line.rstrip()]
-
-
-def _chop(word: str, width: int) -> list[str]:
-    """Break a word into full lines. A character of no width stays with the one before it."""
-    if _ONE_CELL.issuperset(word):
-        bare = word.rstrip()
-        *full, last = [bare[start : start + width] for start in range(0, len(bare), width)] or [""]
-        return [*full, last + word[len(bare) :]]
-    lines = [""]
-    taken = 0
-    for character in word:
-        size = measure_text(character)
-        if taken + size > width and not character.isspace():
-            lines.append("")
-            taken = 0
-        lines[-1] += character
-        taken += size
-    return lines
-
-
-def measure_text(text: str) -> int:
-    """Return the width of a text in cells of a terminal."""
-    if text.isascii() or _ONE_CELL.issuperset(text):
-        return len(text)
-    from rich.cells import cell_len  # 2 ms of CPU for widths that ordinary tables do not need
-
-    return cell_len(text)

@@ -5,13 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from payproc.cli.place import Place, fit_place
-from payproc.cli.table import measure_text, wrap
+from payproc.cli.wrap import measure_text
 
 PLACE = Place("run 7, ", "/var/spool/psp/2026-11-18/events-17.jsonl", ":15177")
-
-
-def fit(place: Place, width: int) -> list[str]:
-    return list(fit_place(place, width, measure_text, wrap))
 
 
 @pytest.mark.parametrize(
@@ -33,7 +29,7 @@ def fit(place: Place, width: int) -> list[str]:
 )
 def test_place_is_cut_on_the_left(width: int, lines: list[str]) -> None:
     """Before a folder where there is room, and never inside a number."""
-    assert fit(PLACE, width) == lines
+    assert fit_place(PLACE, width) == lines
 
 
 def test_place_names_the_whole_file_in_short() -> None:
@@ -44,6 +40,6 @@ def test_place_names_the_whole_file_in_short() -> None:
 
 @given(st.text("ab/019-. é支", min_size=1), st.integers(1, 10**9), st.integers(11, 40))
 def test_place_keeps_its_line_and_its_width(path: str, line: int, width: int) -> None:
-    lines = fit(Place("run 7, ", path, f":{line}"), width)
+    lines = fit_place(Place("run 7, ", path, f":{line}"), width)
     assert all(measure_text(shown) <= width for shown in lines)
     assert lines[-1].endswith(f":{line}")
