@@ -193,6 +193,12 @@ TABLE: Mapping[State, Mapping[EventType, Decision]] = {
 }
 """The decision table: 5 states x 5 events."""
 
+
+def is_legal(state: State, event_type: EventType) -> bool:
+    """Return whether the table applies such an event to a payment in this state."""
+    return TABLE[state][event_type].outcome is Outcome.APPLY
+
+
 _CONFLICT: Mapping[State, Decision] = {
     state: Decision(Outcome.REJECT, Reason.EVENT_ID_CONFLICT, state, state) for state in State
 }

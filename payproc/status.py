@@ -12,7 +12,7 @@ import psycopg2.extensions
 from payproc.db.connection import Database
 from payproc.db.mark import VERSION
 from payproc.db.rows import read_structs
-from payproc.logic import TABLE, EventType, Outcome, Reason, State
+from payproc.logic import EventType, Reason, State, is_legal
 from payproc.runs import Run, read_last_run
 
 _SERVER = "SELECT pg_catalog.current_setting('server_version')"
@@ -131,7 +131,7 @@ def _count_waiting(cursor: psycopg2.extensions.cursor) -> dict[Reason, Waiting]:
     for reason, event_type, state, count in cursor:
         waiting = found.setdefault(Reason(reason), Waiting())
         waiting.events += count
-        if TABLE[State(state)][EventType(event_type)].outcome is Outcome.APPLY:
+        if is_legal(State(state), EventType(event_type)):
             waiting.legal_now += count
     return {reason: found[reason] for reason in Reason if reason in found}
 
