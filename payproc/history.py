@@ -77,12 +77,12 @@ _COLUMNS = {
     "payment_id": "text",
     "position": "integer",
     "event_id": "text",
-    "type": "text",
-    "outcome": "text",
-    "reason": "text",
-    "resolution": "text",
-    "state_before": "text",
-    "state_after": "text",
+    "type": "payproc.event_type",
+    "outcome": "payproc.outcome",
+    "reason": "payproc.reason",
+    "resolution": "payproc.resolution",
+    "state_before": "payproc.state",
+    "state_after": "payproc.state",
     "recorded_at": "timestamptz",
     "run_id": "bigint",
     "source": "integer",
@@ -92,33 +92,36 @@ _COLUMNS = {
     "resolved_by": "text",
     "corrected_by": "text",
     "original_payment_id": "text",
-    "original_type": "text",
+    "original_type": "payproc.event_type",
 }
 """The columns of all kinds, with their types. A kind without one has NULL there."""
 
 _TABLES: dict[str, tuple[str, str, dict[str, str]]] = {
     "event": (
         "payproc.events",
-        "payment_id position event_id recorded_at run_id source line payload",
-        {name: f"{name}::text" for name in ("type", "outcome", "reason", "state_before", "state_after")},
+        "payment_id position event_id type outcome reason state_before state_after recorded_at run_id source line "
+        "payload",
+        {},
     ),
     "resolution": (
         "payproc.resolutions",
-        "payment_id position event_id note resolved_by",
-        {name: f"{name}::text" for name in ("resolution", "state_before", "state_after")}
-        | {"recorded_at": "resolved_at"},
+        "payment_id position event_id resolution state_before state_after note resolved_by",
+        {"recorded_at": "resolved_at"},
     ),
     "correction": (
         "payproc.corrections",
-        "payment_id position note corrected_by",
-        {name: f"{name}::text" for name in ("state_before", "state_after")} | {"recorded_at": "corrected_at"},
+        "payment_id position state_before state_after note corrected_by",
+        {"recorded_at": "corrected_at"},
     ),
     "conflict": (
         "payproc.event_conflicts AS conflict JOIN payproc.events AS original USING (event_id)",
         "event_id",
-        {name: f"conflict.{name}" for name in ("payment_id", "recorded_at", "run_id", "source", "line", "payload")}
-        | {"type": "conflict.type::text", "outcome": "'REJECT'::text", "reason": "'event_id_conflict'::text"}
-        | {"original_payment_id": "original.payment_id", "original_type": "original.type::text"},
+        {
+            name: f"conflict.{name}"
+            for name in ("payment_id", "type", "recorded_at", "run_id", "source", "line", "payload")
+        }
+        | {"outcome": "'REJECT'::payproc.outcome", "reason": "'event_id_conflict'::payproc.reason"}
+        | {"original_payment_id": "original.payment_id", "original_type": "original.type"},
     ),
 }
 """The table of each kind, its columns of the same name, and the expressions for others."""

@@ -15,13 +15,13 @@ from payproc.cli.exits import exit_on_errors
 from payproc.cli.files import identify_file
 from payproc.cli.options import (
     MAX_LIMIT,
-    MAX_RUN,
     DatabaseUrl,
     Format,
     FormatOption,
     Quiet,
     format_examples,
     parse_time_option,
+    refuse_option,
     refuse_undecodable,
 )
 from payproc.cli.render import MIN_WIDE_COLUMNS, to_json_line
@@ -51,8 +51,9 @@ class Kind(str, Enum):
 
 
 def history(
+    context: typer.Context,
     run: Annotated[
-        int | None, typer.Option(metavar="N", min=1, max=MAX_RUN, help="Only entries that this run recorded.")
+        int | None, typer.Option(metavar="N", min=1, max=MAX_LIMIT, help="Only entries that this run recorded.")
     ] = None,
     outcome: Annotated[
         Outcome | None, typer.Option(metavar="OUTCOME", case_sensitive=False, help="Only events with this outcome.")
@@ -91,6 +92,7 @@ def history(
         from payproc.db import location, schema
 
         for name, value in (("--by", by), ("--payment", payment)):
+            refuse_option(context, name, value)
             refuse_undecodable(name, value or "")
         if since is not None and until is not None and since >= until:
             raise WrongUsage(f"--until: {until:%Y-%m-%d %H:%M:%S} UTC is not later than --since, so nothing can fit")

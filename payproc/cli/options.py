@@ -16,9 +16,6 @@ from payproc.moments import parse_age, parse_moment
 MAX_LIMIT = 1_000_000_000
 """Largest --limit: beyond any queue, and within the range of PostgreSQL's LIMIT."""
 
-MAX_RUN = 2**63 - 1
-"""Largest number of a run that PostgreSQL can hold."""
-
 
 class Format(str, Enum):
     """Format of results."""
