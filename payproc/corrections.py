@@ -72,12 +72,23 @@ def correct(
     for _ in range(MAX_ATTEMPTS):
         with database.transaction() as cursor:
             standing = _find(cursor, payment_id)
-        _check(standing, correction)
+        check_correction(standing, correction)
         if not confirm(standing):
             return None
         if (position := _record(database, standing, correction)) is not None:
             return standing, position
     raise CannotFinish(f'payment "{unambiguous(payment_id)}": keeps moving; nothing was changed, try again')
+
+
+def check_correction(standing: Standing, correction: Correction) -> None:
+    """Raise CannotFinish if the correction does not fit the payment as it is now."""
+    name = f'payment "{unambiguous(standing.payment_id)}"'
+    if correction.expected is not None and standing.state is not correction.expected:
+        raise CannotFinish(
+            f"{name}: is {standing.state.value}, expected {correction.expected.value}; nothing was changed"
+        )
+    if standing.state is correction.state:
+        raise CannotFinish(f"{name}: is already {standing.state.value}, expected another state; nothing was changed")
 
 
 def _find(cursor: psycopg2.extensions.cursor, payment_id: str) -> Standing:
@@ -94,17 +105,6 @@ def _find(cursor: psycopg2.extensions.cursor, payment_id: str) -> Standing:
         if cursor.rowcount:
             hint = "; only a conflict names it, and none of its events is on record"
     raise CannotFinish(f'payment "{unambiguous(payment_id)}": not found{hint}')
-
-
-def _check(standing: Standing, correction: Correction) -> None:
-    """Raise CannotFinish if the correction does not fit the payment as it is now."""
-    name = f'payment "{unambiguous(standing.payment_id)}"'
-    if correction.expected is not None and standing.state is not correction.expected:
-        raise CannotFinish(
-            f"{name}: is {standing.state.value}, expected {correction.expected.value}; nothing was changed"
-        )
-    if standing.state is correction.state:
-        raise CannotFinish(f"{name}: is already {standing.state.value}, expected another state; nothing was changed")
 
 
 def _record(database: Database, standing: Standing, correction: Correction) -> int | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # as in `correct`
 
 EXAMPLES = format_examples(
     'payproc correct pay_coat --to refunded --note "the refund did go out"',
-    'payproc correct pay_coat --to captured --note "it bounced" --expect refunded -y',
+    'payproc correct pay_coat --to captured --note "it bounced" --expect refunded',
 )
 
 

@@ -183,8 +183,10 @@ def test_reference_lists_the_fields_of_objects(payproc: Payproc, sql: Sql) -> No
     objects |= decision_objects(payproc.folder)
     objects["`review`"] = json.loads(payproc("review", "--format", "json").stdout)
     payproc("resolve", "e1", "--dismiss", "--note", "x", "--yes")
+    payproc("correct", "p1", "--to", "captured", "--note", "x", "--yes")
     objects["`show`"] = shown = json.loads(payproc("show", "p1", "--format", "json").stdout)
-    objects["an event in `history`"], _, objects["a person's decision in `history`"] = shown["history"]
+    objects["an event in `history`"], _, decision, correction = shown["history"]
+    objects |= {"a person's decision in `history`": decision, "a person's correction in `history`": correction}
     (objects["one of `conflicts`"],) = shown["conflicts"]
     objects["`runs`"] = json.loads(payproc("runs", "--format", "json", "--limit", "1").stdout)
     sql.rows("UPDATE payproc.payments SET version = 9 RETURNING version")
