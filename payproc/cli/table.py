@@ -32,6 +32,9 @@ _UNBROKEN = re.compile(r"\S+(?: →)?")
 _MAX_WORD_WIDTH = 24
 """Width that prose keeps for its longest word before an id breaks."""
 
+_BROKEN_ID_WIDTH = 12
+"""Width that ids keep, once they break, before prose gives more."""
+
 _GOOD_LINE_WIDTH = 21
 """Width in which prose reads well; that of the longest transition."""
 
@@ -117,19 +120,26 @@ def compute_widths(columns: Sequence[Column], rows: Iterable[Row], width: int) -
 def _fit(columns: Sequence[Column], layout: Layout, measure: Measure, width: int) -> list[int]:
     """Return the width of each column of a layout.
 
-    Prose and paths shrink first, to what reads well, then to what is readable. Then every column
-    shrinks but the numbers.
+    Prose and paths shrink first: to what reads well, and further if that keeps the ids whole. If
+    not, ids break. Then every column shrinks but the numbers.
     """
+    broken = [_BROKEN_ID_WIDTH if column.is_id else each for each, column in zip(measure.good, columns, strict=True)]
     numbers = [each if column.is_number else 0 for each, column in zip(measure.content, columns, strict=True)]
-    widths, *floors = ([max(each[number] for number in stacked) for stacked in layout] for each in (*measure, numbers))
-    for least in floors:
-        _shrink(widths, least, width)
+    keeps_ids = _takes(layout, measure.readable) <= width
+    widths = _stack_widths(layout, measure.content)
+    for floors in (measure.good, measure.readable if keeps_ids else broken, numbers):
+        _shrink(widths, _stack_widths(layout, floors), width)
     return widths
+
+
+def _stack_widths(layout: Layout, widths: Sequence[int]) -> list[int]:
+    """Return the widths of a layout's columns, each that of the widest field."""
+    return [max(widths[number] for number in stacked) for stacked in layout]
 
 
 def _takes(layout: Layout, widths: Sequence[int]) -> int:
     """Return the width of a table whose fields have these widths."""
-    return sum(max(widths[number] for number in stacked) for stacked in layout) + len(GAP) * (len(layout) - 1)
+    return sum(_stack_widths(layout, widths)) + len(GAP) * (len(layout) - 1)
 
 
 def _stack_columns(columns: Sequence[Column], layout: Layout) -> list[Column]:
