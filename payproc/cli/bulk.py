@@ -28,7 +28,7 @@ from payproc.cli.table import Column
 from payproc.db.connection import Database
 from payproc.errors import CannotFinish, PayprocError, WrongUsage
 from payproc.escape import unambiguous
-from payproc.ingest.sources import check_sources, display_name, refuse_unreadable
+from payproc.ingest.sources import check_sources, format_name, refuse_unreadable
 from payproc.orders import Defaults, read_orders
 from payproc.review import ReviewDecision
 from payproc.review_queue import ReviewFilter
@@ -154,7 +154,7 @@ def resolve_all(
 
 def resolve_file(database: Database, name: str, defaults: Defaults, report: Report, outputs: OutputFiles) -> int:
     """Record the decisions of a file, in its order; return the exit code."""
-    source = display_name(name)
+    source = format_name(name)
     with contextlib.ExitStack() as stack:
         file = sys.stdin.buffer if name == "-" else stack.enter_context(Path(name).open("rb"))
         orders = read_orders(file, source, defaults, lambda start: refuse_unreadable(source, start, FROM_STDIN))

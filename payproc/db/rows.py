@@ -37,9 +37,9 @@ def open_stream(
     *,
     fetch_rows: int = FETCH_ROWS,
 ) -> Iterator[psycopg2.extensions.cursor]:
-    """Run a query in the connection's transaction; yield a cursor that fetches page by page.
+    """Run a query in the connection's transaction, and yield its cursor.
 
-    So memory stays flat.
+    The cursor fetches page by page, so memory stays flat.
     """
     cursor = connection.cursor(f"payproc_{next(_cursor_numbers)}")
     try:

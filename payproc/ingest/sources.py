@@ -56,7 +56,7 @@ def refuse_unreadable(name: str, start: bytes, command: str = "payproc ingest -"
             raise WrongUsage(f"{name}: is {kind}, expected JSON Lines in UTF-8; use: {tool} {file} | {command}")
 
 
-def display_name(name: str) -> str:
+def format_name(name: str) -> str:
     """Return a source's name as text. File names may hold bytes that no text can."""
     return STDIN if name == "-" else os.fsencode(name).decode(errors="backslashreplace")
 

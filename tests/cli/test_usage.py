@@ -1,7 +1,7 @@
-"""Wrong usage, tried as a new user would who has read only the README: each time one line, and exit code 2.
+"""Wrong usage: each call gets one line and exit code 2.
 
-The table holds each command's wrong arguments and the line on stderr. A line that ends with `…` goes on with the hint
-at the command's help. No row needs a database. To add one, write it down as it should be.
+The table holds each command's wrong arguments and the line on stderr. A line that ends with `…`
+continues with the hint at the command's help. No row needs a database.
 """
 
 import gzip
