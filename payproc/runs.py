@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 import msgspec
+import psycopg2.extensions
 
 from payproc.db.connection import Database
-from payproc.db.rows import make_struct, open_stream, read_rows
+from payproc.db.rows import Row, make_struct, open_stream, read_rows
 from payproc.errors import CannotFinish
 from payproc.logic import Outcome
 
-_OPEN = "INSERT INTO payproc.runs (sources) VALUES (%s) RETURNING run_id"
+_OPEN = "INSERT INTO payproc.runs (sources, label) VALUES (%s, %s) RETURNING run_id"
 
 _SAVE = """
     UPDATE payproc.runs
@@ -23,8 +24,8 @@ _SAVE = """
 """
 
 _LIST = """
-    SELECT run_id, sources AS source, started_at, active_at, finished_at, lines, malformed, lines - malformed AS events,
-           applied, ignored, rejected, manual_review
+    SELECT run_id, label, sources AS source, started_at, active_at, finished_at, lines, malformed,
+           lines - malformed AS events, applied, ignored, rejected, manual_review
     FROM payproc.runs ORDER BY run_id DESC LIMIT %s
 """
 
@@ -41,6 +42,8 @@ class Run(msgspec.Struct, frozen=True):
     """One ingest. Field for field the object that `runs --format json` prints."""
 
     run_id: int
+    label: str | None
+    """Its name for people, if `ingest --label` gave one."""
     source: list[str]
     started_at: datetime
     active_at: datetime
@@ -53,10 +56,10 @@ class Run(msgspec.Struct, frozen=True):
     outcomes: dict[Outcome, int]
 
 
-def open_run(database: Database, sources: list[str]) -> int:
+def open_run(database: Database, sources: list[str], label: str | None = None) -> int:
     """Begin a run; return its number. Raises CannotFinish."""
     with database.transaction() as cursor:
-        cursor.execute(_OPEN, (sources,))
+        cursor.execute(_OPEN, (sources, label))
         ((run_id,),) = cursor.fetchall()
     return int(run_id)
 
@@ -80,6 +83,14 @@ def save_counts(
 def list_runs(database: Database, limit: int | None) -> Iterator[Run]:
     """Yield past ingests, the newest first. Raises CannotFinish."""
     with database.snapshot() as connection, open_stream(connection, _LIST, (limit,)) as cursor:
-        for row in read_rows(cursor):
-            counts = {outcome: row[column] for outcome, column in _COLUMN_OF.items()}
-            yield make_struct(Run, {**row, "outcomes": counts})
+        yield from map(_make_run, read_rows(cursor))
+
+
+def read_last_run(cursor: psycopg2.extensions.cursor) -> Run | None:
+    """Return the newest ingest, or None if there was none."""
+    cursor.execute(_LIST, (1,))
+    return next(map(_make_run, read_rows(cursor)), None)
+
+
+def _make_run(row: Row) -> Run:
+    return make_struct(Run, {**row, "outcomes": {outcome: row[column] for outcome, column in _COLUMN_OF.items()}})

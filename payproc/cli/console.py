@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import typer
 
-from payproc.cli.table import Column, Row, Styled, lay_out
+from payproc.cli.table import Column, Layout, Row, Styled, lay_out
 from payproc.escape import printable, redact
 from payproc.signals import interrupt
 
@@ -57,10 +57,16 @@ class Screen:
             self._stream.write("\n".join(some) + "\n")
 
     def print_table(
-        self, columns: Sequence[Column], rows: Iterable[Row], *, measured: Iterable[Row] | None = None
+        self,
+        columns: Sequence[Column],
+        rows: Iterable[Row],
+        *,
+        measured: Iterable[Row] | None = None,
+        layouts: Sequence[Layout] = (),
     ) -> None:
-        """Print a table. The rows `measured`, by default the first ones, decide the widths."""
-        self.print(lay_out(columns, rows, self.width, self.paint, measured=measured, rule=self._rule))
+        """Print a table. The rows `measured`, by default the first ones, decide widths and layout."""
+        table = lay_out(columns, rows, self.width, self.paint, measured=measured, layouts=layouts, rule=self._rule)
+        self.print(table)
 
     def paint(self, styled: Styled) -> str:
         """Return a text in its style, as this screen takes it."""

@@ -8,14 +8,22 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from payproc.cli.console import ProblemLog, make_notifier, open_screen, print_message, progress_bar
+from payproc.cli.console import ProblemLog, make_notifier, print_message, progress_bar
 from payproc.cli.exits import DONE_WITH_FINDINGS, exit_on_errors
 from payproc.cli.files import OutputFiles, open_outputs
-from payproc.cli.options import DatabaseUrl, Format, FormatOption, Quiet, format_examples, refuse_option
-from payproc.cli.render import format_count, style_outcome, to_json
-from payproc.cli.table import Column, Line, Row
+from payproc.cli.options import (
+    DatabaseUrl,
+    Format,
+    FormatOption,
+    Quiet,
+    format_examples,
+    refuse_option,
+    refuse_undecodable,
+)
+from payproc.cli.render import format_count, to_json
+from payproc.cli.summary import NEWEST_FIRST, describe_next_steps, is_probably_newest_first, print_summary
 from payproc.errors import CannotFinish, PayprocError, WrongUsage
-from payproc.logic import OUTCOME_OF, Outcome, Reason
+from payproc.logic import Outcome
 from payproc.signals import interrupt
 
 if TYPE_CHECKING:  # as in `ingest`
@@ -68,6 +76,9 @@ def ingest(
             help="Exit with 3 if APPLY, IGNORE, REJECT or MANUAL_REVIEW occurs; may be repeated.",
         ),
     ] = None,
+    label: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Name of the run, for runs and status.", show_default=False)
+    ] = None,
     workers: Annotated[
         int,
         typer.Option(metavar="N", min=1, max=MAX_WORKERS, help="Database connections; payments are split among them."),
@@ -86,13 +97,14 @@ def ingest(
         names = _choose_inputs(files)
         for option, name in (("--decisions", decisions), ("--malformed", malformed)):
             refuse_option(context, option, name)
+        label = None if label is None else _check_label(context, label)
         report = Report(output_format, dry_run, quiet, "-" in (decisions, malformed), malformed is not None)
         with (
             open_outputs(names, decisions, malformed) as outputs,
             location.open_database(database_url, make_notifier(quiet), interruptible=False) as database,
         ):
             is_progress_shown = not quiet and sys.stderr.isatty() and decisions != "-"
-            summary = _run(database, names, workers, outputs, report, is_progress_shown)
+            summary = _run(database, names, workers, label, outputs, report, is_progress_shown)
         code = _choose_exit_code(summary, interrupt.take(), fail_on or [])
     raise typer.Exit(code)
 
@@ -105,6 +117,15 @@ def _choose_inputs(files: list[str] | None) -> list[str]:
     names = files or ["-"]
     check_sources(names)
     return names
+
+
+def _check_label(context: typer.Context, label: str) -> str:
+    """Return a label without the blanks around it. Raises WrongUsage for a bad one."""
+    refuse_option(context, "--label", label)
+    refuse_undecodable("--label", label)
+    if not label.strip():
+        raise WrongUsage("--label: empty, expected some text")
+    return label.strip()
 
 
 class Report(NamedTuple):
@@ -127,18 +148,22 @@ class Report(NamedTuple):
         if self.output_format is Format.JSON:
             typer.echo(to_json(summary), err=self.is_stdout_taken)
         elif not self.quiet:
-            _print_summary(summary, is_whole=is_whole, stderr=self.is_stdout_taken)
-        if not (self.dry_run or self.quiet):
+            print_summary(summary, is_whole=is_whole, stderr=self.is_stdout_taken)
+        if self.quiet:
+            return
+        if is_probably_newest_first(summary):
+            print_message(NEWEST_FIRST)
+        if not self.dry_run:
+            waiting = 0
             with contextlib.suppress(CannotFinish):  # best effort: the summary is already printed
-                self._print_open_reviews(database)
+                waiting = self._count_open(database)
+            for line in describe_next_steps(summary, waiting):
+                typer.echo(line, err=self.is_stdout_taken or self.output_format is Format.JSON)
 
-    def _print_open_reviews(self, database: "Database") -> None:
+    def _count_open(self, database: "Database") -> int:
         from payproc.review import count_open  # as in `ingest`
 
-        if count := count_open(database):
-            verb = "needs" if count == 1 else "need"
-            line = f"{format_count(count, 'event')} {verb} review; run payproc review"
-            typer.echo(line, err=self.is_stdout_taken or self.output_format is Format.JSON)
+        return count_open(database)
 
 
 class LineProblems(ProblemLog):
@@ -166,6 +191,7 @@ def _run(
     database: "Database",
     names: Sequence[str],
     workers: int,
+    label: str | None,
     outputs: OutputFiles,
     report: Report,
     is_progress_shown: bool,
@@ -183,7 +209,7 @@ def _run(
         ingesting = Ingest(
             database if has_schema else None,
             names,
-            Options(workers, report.dry_run, *outputs),
+            Options(workers, report.dry_run, *outputs, label),
             on_malformed=problems.add,
             on_progress=bar.enter_context(progress_bar(_count_bytes(names), "bytes", is_progress_shown)),
         )
@@ -209,41 +235,6 @@ def _count_bytes(names: Sequence[str]) -> int | None:
     if any(name == "-" or not Path(name).is_file() for name in names):
         return None
     return sum(Path(name).stat().st_size for name in names)
-
-
-def _print_summary(summary: "Summary", *, is_whole: bool, stderr: bool) -> None:
-    """Print the four outcomes with their reasons, and a line of totals."""
-    columns = (Column("Outcome"), Column("Events", is_number=True), Column("Share", is_number=True), Column("Reasons"))
-    rows: list[Row] = []
-    for outcome, count in summary.outcomes.items():
-        share = f"{count / summary.events:.1%}" if summary.events else "–"
-        reasons: list[Line] = [
-            f"{reason.value} {reason_count:,}" + _describe_known_conflicts(summary, reason)
-            for reason, reason_count in summary.reasons.items()
-            if OUTCOME_OF[reason] is outcome
-        ]
-        rows.append((style_outcome(outcome), f"{count:,}", share, reasons))
-    screen = open_screen(stderr=stderr)
-    screen.print_table(columns, rows)
-    screen.print([_describe_totals(summary, is_whole)])
-
-
-def _describe_known_conflicts(summary: "Summary", reason: Reason) -> str:
-    is_shown = reason is Reason.EVENT_ID_CONFLICT and summary.known_conflicts
-    return f" ({summary.known_conflicts:,} known)" if is_shown else ""
-
-
-def _describe_totals(summary: "Summary", is_whole: bool) -> str:
-    parts = [format_count(summary.events, "event")]
-    if summary.malformed:
-        parts.append(format_count(summary.malformed, "malformed line"))
-    seconds = summary.elapsed_seconds
-    rate = f" ({summary.events / seconds:,.0f} events/s)" if seconds and summary.events else ""
-    parts.append(f"{seconds:.2f} s{rate}")
-    parts.append("dry run: nothing was written" if summary.dry_run else f"run {summary.run_id}")
-    if not is_whole:
-        parts.append("not finished")
-    return " · ".join(parts)
 
 
 def _choose_exit_code(summary: "Summary", stopped_by: int | None, fail_on: Sequence[Outcome]) -> int:

@@ -4,12 +4,14 @@ Belongs here: an option or a check that two or more commands use. Every other op
 of its command.
 """
 
+from datetime import datetime, timedelta, timezone
 from enum import Enum
 from typing import Annotated, Any
 
 import typer
 
 from payproc.errors import WrongUsage
+from payproc.moments import parse_age, parse_moment
 
 MAX_LIMIT = 1_000_000_000
 """Largest --limit: beyond any queue, and within the range of PostgreSQL's LIMIT."""
@@ -35,6 +37,22 @@ FormatOption = Annotated[
     Format, typer.Option("--format", case_sensitive=False, help="Output for a person or for a script.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors and requested output.")]
+
+
+def parse_age_option(text: str) -> timedelta:
+    """Return an age. Raise BadParameter for another text."""
+    try:
+        return parse_age(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def parse_time_option(text: str) -> datetime:
+    """Return a time in UTC; an age counts from now. Raise BadParameter for another text."""
+    try:
+        return parse_moment(text, datetime.now(timezone.utc))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def format_examples(*commands: str) -> str:

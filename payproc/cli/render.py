@@ -4,19 +4,21 @@ Belongs here: a part that two or more commands show. A table is in the file of i
 from events is data: it passes through escape.py, so it cannot drive a terminal.
 """
 
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
+from payproc.cli.place import Place
 from payproc.cli.table import Styled
 from payproc.escape import printable_json, unambiguous
 from payproc.logic import Outcome, Resolution
 
 if TYPE_CHECKING:  # these import psycopg2
+    from payproc.history import ConflictEntry
     from payproc.payments import Conflict, EventEntry
     from payproc.review import Review
 
-MIN_WIDE_COLUMNS = 130
-"""Columns from which on a row of a history or a queue takes one line."""
+MIN_WIDE_COLUMNS = 110
+"""Columns from which on a row of a history or a queue takes one line, if its ids stay whole."""
 
 _STYLES = {
     Outcome.APPLY: "green",
@@ -53,11 +55,20 @@ def format_time(moment: datetime) -> str:
     return moment.astimezone(timezone.utc).isoformat(" ")[:19]
 
 
-def format_origin(entry: "EventEntry | Conflict | Review") -> str:
+def format_origin(entry: "EventEntry | Conflict | ConflictEntry | Review") -> Place:
     """Return the run, file and line that an event came from."""
-    return f"run {entry.run_id}, {unambiguous(entry.source)}:{entry.line}"
+    return Place(f"run {entry.run_id}, ", unambiguous(entry.source), f":{entry.line}")
 
 
 def format_count(number: int, one: str, many: str | None = None) -> str:
     """Return a number with its noun, as in `1 entry` and `2 entries`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def format_age(age: timedelta) -> str:
+    """Return an age in its largest unit: 12 s, 5 min, 3 h, 9 d."""
+    seconds = max(int(age.total_seconds()), 0)
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -22,9 +22,9 @@ from payproc.cli.filters import (
     make_filter,
 )
 from payproc.cli.options import DatabaseUrl, Format, FormatOption, Quiet, format_examples
-from payproc.cli.render import MIN_WIDE_COLUMNS, format_origin, to_json_line
+from payproc.cli.render import MIN_WIDE_COLUMNS, format_age, format_origin, to_json_line
 from payproc.cli.rules import MEANING
-from payproc.cli.table import GAP, Column, Row, Styled
+from payproc.cli.table import Column, Row, Styled
 from payproc.escape import cell_text
 from payproc.logic import Reason
 
@@ -33,6 +33,23 @@ if TYPE_CHECKING:  # as in `review`
     from payproc.review_queue import QueueCounts
 
 EXAMPLES = format_examples("payproc review", "payproc review --reason repeated_refund --limit 10")
+
+_COLUMNS = (
+    Column("Event", is_id=True),
+    Column("Payment", is_id=True),
+    Column("Now"),
+    Column("Type"),
+    Column("Why it needs review"),
+    Column("Age"),
+    Column("From"),
+)
+
+_LAYOUTS = (
+    [[0], [1], [2], [3], [4], [5], [6]],
+    [[0, 1], [3, 2], [4], [5, 6]],
+    [[0, 1], [3, 2, 5], [4, 6]],
+)
+"""The widest first; that of a row a line is for wide screens."""
 
 LEGAL_MARK = "; legal now"
 """Mark of an event that the table would apply to the payment's state now."""
@@ -90,40 +107,15 @@ def _print_queue(screen: Screen, reviews: "Iterable[Review]", now: datetime) -> 
     iterator = iter(reviews)
     if (first := next(iterator, None)) is None:
         return False
-    is_wide = screen.width >= MIN_WIDE_COLUMNS
-    rows = (_make_row(each, now, is_wide=is_wide) for each in chain((first,), iterator))
-    screen.print_table(_make_columns(screen.width, is_wide=is_wide), rows)
+    rows = (_make_row(each, now) for each in chain((first,), iterator))
+    layouts = _LAYOUTS if screen.width >= MIN_WIDE_COLUMNS else _LAYOUTS[1:]
+    screen.print_table(_COLUMNS, rows, layouts=layouts)
     return True
 
 
-def _make_columns(width: int, *, is_wide: bool) -> list[Column]:
-    """Return columns of fixed widths, so a long queue needs no measuring.
-
-    Events and payments share the rest of the width.
-    """
-    if is_wide:
-        widths = {"Event": 0, "Payment": 0, "Now": 10, "Type": 9, "Why it needs review": 40, "Age": 6, "From": 24}
-    else:
-        widths = {"Event\nPayment": 0, "Type\nNow": 10, "Why it needs review": 22, "Age\nFrom": 19}
-    left = width - sum(widths.values()) - len(GAP) * (len(widths) - 1)
-    shared = max(left // sum(not fixed for fixed in widths.values()), 8)
-    return [Column(header, fixed or shared) for header, fixed in widths.items()]
-
-
-def _make_row(review: "Review", now: datetime, *, is_wide: bool) -> Row:
+def _make_row(review: "Review", now: datetime) -> Row:
     event, payment = cell_text(review.event_id), cell_text(review.payment_id)
     kind, state = review.type.value, Styled(review.state.value, "bold")
     why = MEANING[review.reason] + (LEGAL_MARK if review.legal_now else "")
-    age, origin = _format_age(now - review.recorded_at), format_origin(review)
-    if is_wide:
-        return event, payment, state, kind, why, age, origin
-    return [event, payment], [kind, state], why, [age, origin]
-
-
-def _format_age(age: timedelta) -> str:
-    """Return an age in its largest unit: 12 s, 5 min, 3 h, 9 d."""
-    seconds = max(int(age.total_seconds()), 0)
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"
+    age, origin = format_age(now - review.recorded_at), format_origin(review)
+    return event, payment, state, kind, why, age, origin

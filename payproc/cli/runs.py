@@ -7,8 +7,9 @@ import typer
 from payproc.cli.console import make_notifier, open_screen
 from payproc.cli.exits import exit_on_errors
 from payproc.cli.options import MAX_LIMIT, DatabaseUrl, Format, FormatOption, Quiet, format_examples
+from payproc.cli.place import Place
 from payproc.cli.render import format_time, to_json_line
-from payproc.cli.table import Cell, Column, Line, Row
+from payproc.cli.table import Cell, Column, Line, Row, Styled
 from payproc.escape import unambiguous
 
 if TYPE_CHECKING:  # as in `runs`
@@ -58,8 +59,10 @@ def _make_row(run: "Run") -> Row:
     lasted = f"{(ended - run.started_at).total_seconds():.2f} s"
     state = "finished" if run.finished_at else "not finished"
     outcomes: list[Line] = [f"{outcome.value} {count:,}" for outcome, count in run.outcomes.items() if count]
-    sources: list[Line] = [unambiguous(source) for source in run.source[:MAX_SOURCES_SHOWN]]
-    if more := len(run.source) - len(sources):
+    sources: list[Line] = [Place("", unambiguous(source)) for source in run.source[:MAX_SOURCES_SHOWN]]
+    if (more := len(run.source) - MAX_SOURCES_SHOWN) > 0:
         sources.append(f"… and {more:,} more")
+    if run.label:
+        sources.insert(0, Styled(f"label: {unambiguous(run.label)}", "bold"))
     times: Cell = [format_time(run.started_at), f"{lasted}, {state}"]
     return str(run.run_id), times, [f"{run.events:,}", f"{run.malformed:,}"], outcomes or "none", sources

@@ -7,18 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from payproc.cli.console import Screen, make_notifier, open_screen
+from payproc.cli.entries import SHOW_COLUMNS, choose_show_layouts, make_show_row
 from payproc.cli.exits import exit_on_errors
 from payproc.cli.options import DatabaseUrl, Format, FormatOption, Quiet, format_examples, refuse_undecodable
-from payproc.cli.render import (
-    DONE,
-    MIN_WIDE_COLUMNS,
-    format_count,
-    format_origin,
-    format_time,
-    style_outcome,
-    to_json,
-)
-from payproc.cli.table import SAMPLE_ROWS, Column, Line, Row, Styled
+from payproc.cli.render import MIN_WIDE_COLUMNS, format_count, format_origin, format_time, to_json
+from payproc.cli.table import SAMPLE_ROWS, Column, Styled
 from payproc.errors import CannotFinish
 from payproc.escape import cell_text, unambiguous
 
@@ -26,6 +19,10 @@ if TYPE_CHECKING:  # as in `show`
     from payproc.payments import Conflict, HistoryEntry, Payment
 
 EXAMPLES = format_examples("payproc show pay_coat")
+
+_CONFLICT_HEADERS = ("Event", "Came as", "Recorded as", "Recorded (UTC)", "From")
+
+_CONFLICT_LAYOUTS = ([[0], [1], [2], [3], [4]], [[0], [1], [2], [3, 4]], [[0, 1, 2], [3, 4]])
 
 
 def show(
@@ -90,52 +87,12 @@ def _quote(payment_id: str) -> str:
 
 
 def _print_history(screen: Screen, history: "Sequence[HistoryEntry]") -> None:
-    """Print a row for each entry; on a narrow terminal, a row has two lines."""
-    is_wide = screen.width >= MIN_WIDE_COLUMNS
-    if is_wide:
-        headers = ["Event", "Type", "Outcome", "Reason", "Transition", "Recorded (UTC)", "From"]
-    else:
-        headers = ["Event\nType", "Outcome\nReason", "Transition", "Recorded (UTC)\nFrom"]
-    columns = (Column("#", is_number=True), *map(Column, headers))
-    row = _make_wide_row if is_wide else _make_narrow_row
+    """Print a row for each entry."""
     # Positions and line numbers grow towards the end.
     measured = [*history[:SAMPLE_ROWS], *history[SAMPLE_ROWS:][-SAMPLE_ROWS:]]
-    screen.print_table(columns, map(row, history), measured=map(row, measured))
-
-
-def _make_wide_row(entry: "HistoryEntry") -> Row:
-    event, kind, outcome, reason, origin = _make_cells(entry)
-    transition = " ".join(_describe_transition(entry))
-    return str(entry.position), event, kind, outcome, reason, transition, format_time(entry.recorded_at), origin
-
-
-def _make_narrow_row(entry: "HistoryEntry") -> Row:
-    event, kind, outcome, reason, origin = _make_cells(entry)
-    transition: list[Line] = [*_describe_transition(entry)]
-    return str(entry.position), [event, kind], [outcome, reason], transition, [format_time(entry.recorded_at), origin]
-
-
-def _make_cells(entry: "HistoryEntry") -> tuple[Line, Line, Line, Line, Line]:
-    """Return event, type, outcome, reason and origin.
-
-    A person's entry has the decision, its author and the note in the last three.
-    """
-    from payproc.payments import CorrectionEntry, ResolutionEntry  # as in `show`
-
-    if isinstance(entry, CorrectionEntry):
-        corrected = Styled("corrected", "bold")
-        return "", "correction", corrected, f"by {unambiguous(entry.corrected_by)}", unambiguous(entry.note)
-    event = cell_text(entry.event_id)
-    if isinstance(entry, ResolutionEntry):
-        decided = Styled(DONE[entry.resolution], "bold")
-        return event, "resolution", decided, f"by {unambiguous(entry.resolved_by)}", unambiguous(entry.note)
-    return event, entry.type.value, style_outcome(entry.outcome), entry.reason.value, format_origin(entry)
-
-
-def _describe_transition(entry: "HistoryEntry") -> tuple[str, ...]:
-    if entry.state_before is entry.state_after:
-        return (entry.state_after.value,)
-    return f"{entry.state_before.value} →", entry.state_after.value
+    layouts = choose_show_layouts(is_wide=screen.width >= MIN_WIDE_COLUMNS)
+    rows = map(make_show_row, history)
+    screen.print_table(SHOW_COLUMNS, rows, measured=map(make_show_row, measured), layouts=layouts)
 
 
 def _print_conflicts(screen: Screen, conflicts: "Iterable[Conflict]") -> None:
@@ -149,4 +106,5 @@ def _print_conflicts(screen: Screen, conflicts: "Iterable[Conflict]") -> None:
         )
         for conflict in conflicts
     )
-    screen.print_table([*map(Column, ("Event", "Came as", "Recorded as", "Recorded (UTC)", "From"))], rows)
+    columns = [Column(header, is_id=number < 3) for number, header in enumerate(_CONFLICT_HEADERS)]
+    screen.print_table(columns, rows, layouts=_CONFLICT_LAYOUTS)

@@ -3,15 +3,19 @@
 Belongs here: the widths of columns, the wrapping of text, and the layout of rows. The module is
 pure: console.py knows the stream and its styles. Rich drew the same tables at fifty times the cost.
 
-Widths follow the content of a sample of the rows, unless a column has a fixed width. A wider cell
-wraps inside its column and is never truncated, because a user looks an id up by its whole text. A
-number never wraps. Memory is flat: only the sample of the rows is held.
+Widths follow the content of a sample of the rows, unless a column has a fixed width. Where they do
+not fit, prose wraps and paths are cut on the left before an id breaks. An id wraps and is never
+truncated, because a user looks it up by its whole text. A number never wraps. Memory is flat: only
+the sample of the rows is held.
 """
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice, zip_longest
 from typing import NamedTuple
+
+from payproc.cli.place import Place, fit_place
+from payproc.cli.wrap import measure_text, wrap
 
 SAMPLE_ROWS = 1_000
 """Rows whose content decides the widths, unless the caller gives others to measure."""
@@ -22,10 +26,17 @@ GAP = "  "
 _MIN_COLUMN_WIDTH = 2
 """Width, including its part of the gap, below which no column shrinks."""
 
-_ONE_CELL = frozenset(map(chr, range(0x20, 0x7F))) | frozenset("→␣…–·─")
-"""Characters known to take one cell each. Others need Rich's tables of widths."""
+_UNBROKEN = re.compile(r"\S+(?: →)?")
+"""A word, with the arrow that a transition leaves at the end of a line."""
 
-_WORD = re.compile(r"\s*\S+\s*")
+_MAX_WORD_WIDTH = 24
+"""Width that prose keeps for its longest word before an id breaks."""
+
+_BROKEN_ID_WIDTH = 12
+"""Width that ids keep, once they break, before prose gives more."""
+
+_GOOD_LINE_WIDTH = 21
+"""Width in which prose reads well; that of the longest transition."""
 
 
 class Styled(NamedTuple):
@@ -35,7 +46,7 @@ class Styled(NamedTuple):
     style: str
 
 
-Line = str | Styled
+Line = str | Styled | Place
 
 Cell = Line | list[Line]
 """One line, or a list of lines."""
@@ -54,6 +65,12 @@ class Column(NamedTuple):
     """Fixed width in cells; 0 follows the content."""
     is_number: bool = False
     """Numbers align right and never wrap."""
+    is_id: bool = False
+    """Ids keep their width until no other column can give any."""
+
+
+Layout = Sequence[Sequence[int]]
+"""The columns to print, each with the numbers of the fields that it stacks from top to bottom."""
 
 
 def lay_out(
@@ -63,55 +80,146 @@ def lay_out(
     paint: Paint,
     *,
     measured: Iterable[Row] | None = None,
+    layouts: Sequence[Layout] = (),
     rule: str = "─",
 ) -> Iterator[str]:
     """Yield the lines of a table in `width` cells: the header, a rule, and the rows.
 
     A row without cells is a blank line. The widths follow the rows `measured`, by default the first
-    SAMPLE_ROWS.
+    SAMPLE_ROWS. The first of the `layouts` that fits without breaking an id is taken, else the last.
     """
     if measured is None:
         rows = iter(rows)
         measured = list(islice(rows, SAMPLE_ROWS))
         rows = chain(measured, rows)
-    widths = compute_widths(columns, measured, width)
+    layouts = layouts or [[[number] for number in range(len(columns))]]
+    measure = _measure_columns(columns, measured)
+    layout = next((each for each in layouts if _takes(each, measure.good) <= width), layouts[-1])
+    columns, widths = _stack_columns(columns, layout), _fit(columns, layout, measure, width)
+    if any(len(stacked) > 1 for stacked in layout):
+        rows = map(_stacker(layout), rows)
     yield from _lay_out_header(columns, widths, paint)
     yield rule * (sum(widths) + len(GAP) * (len(widths) - 1))
     for row in rows:
         yield from _lay_out_row(columns, widths, row or [""] * len(columns), paint)
 
 
+class Measure(NamedTuple):
+    """Widths of each field: that of its content, and the least ones in which it reads well or at all."""
+
+    content: list[int]
+    good: list[int]
+    readable: list[int]
+
+
 def compute_widths(columns: Sequence[Column], rows: Iterable[Row], width: int) -> list[int]:
     """Return the width of each column: that of its content, reduced until the table fits."""
-    widths = [column.width or max(map(measure_text, column.header.split("\n"))) for column in columns]
-    flexible = [number for number, column in enumerate(columns) if not column.width]
-    for row in rows if flexible else ():
-        for number in flexible if row else ():
-            cell = row[number]
-            for line in cell if isinstance(cell, list) else (cell,):
-                taken = measure_text(line.text if isinstance(line, Styled) else line)
-                widths[number] = max(widths[number], taken)
-    _shrink(widths, [number for number, column in enumerate(columns) if not column.is_number], width)
+    return _fit(columns, [[number] for number in range(len(columns))], _measure_columns(columns, rows), width)
+
+
+def _fit(columns: Sequence[Column], layout: Layout, measure: Measure, width: int) -> list[int]:
+    """Return the width of each column of a layout.
+
+    Prose and paths shrink first: to what reads well, and further if that keeps the ids whole. If
+    not, ids break. Then every column shrinks but the numbers.
+    """
+    broken = [_BROKEN_ID_WIDTH if column.is_id else each for each, column in zip(measure.good, columns, strict=True)]
+    numbers = [each if column.is_number else 0 for each, column in zip(measure.content, columns, strict=True)]
+    keeps_ids = _takes(layout, measure.readable) <= width
+    widths = _stack_widths(layout, measure.content)
+    for floors in (measure.good, measure.readable if keeps_ids else broken, numbers):
+        _shrink(widths, _stack_widths(layout, floors), width)
     return widths
 
 
-def _shrink(widths: list[int], shrinking: Sequence[int], width: int) -> None:
-    """Reduce the widest of the columns `shrinking` until all columns fit into `width`.
+def _stack_widths(layout: Layout, widths: Sequence[int]) -> list[int]:
+    """Return the widths of a layout's columns, each that of the widest field."""
+    return [max(widths[number] for number in stacked) for stacked in layout]
+
+
+def _takes(layout: Layout, widths: Sequence[int]) -> int:
+    """Return the width of a table whose fields have these widths."""
+    return sum(_stack_widths(layout, widths)) + len(GAP) * (len(layout) - 1)
+
+
+def _stack_columns(columns: Sequence[Column], layout: Layout) -> list[Column]:
+    """Return the columns of a layout; one that holds several fields has a header of several lines."""
+    return [
+        Column(
+            "\n".join(columns[number].header for number in stacked),
+            is_number=all(columns[number].is_number for number in stacked),
+        )
+        for stacked in layout
+    ]
+
+
+def _stacker(layout: Layout) -> Callable[[Row], Row]:
+    """Return the function that stacks the fields of a row."""
+
+    def stack(row: Row) -> Row:
+        cells: list[Cell] = []
+        for stacked in layout if row else ():
+            if len(stacked) == 1:
+                cells.append(row[stacked[0]])
+                continue
+            lines: list[Line] = []
+            for number in stacked:
+                cell = row[number]
+                lines += cell if isinstance(cell, list) else (cell,) if cell else ()
+            cells.append(lines)
+        return cells
+
+    return stack
+
+
+def _measure_columns(columns: Sequence[Column], rows: Iterable[Row]) -> Measure:
+    widths = [column.width or max(map(measure_text, column.header.split("\n"))) for column in columns]
+    readable = [column.width or max(map(measure_text, column.header.split())) for column in columns]
+    good = list(readable)
+    flexible = [(number, column) for number, column in enumerate(columns) if not column.width]
+    for row in rows if flexible else ():
+        for number, column in flexible if row else ():
+            cell = row[number]
+            for line in cell if isinstance(cell, list) else (cell,):
+                taken = measure_text(line if isinstance(line, str) else line.text)
+                widths[number] = max(widths[number], taken)
+                if taken > readable[number]:
+                    well, at_all = _find_floors(line, taken, column)
+                    good[number], readable[number] = max(good[number], well), max(readable[number], at_all)
+    return Measure(widths, good, readable)
+
+
+def _find_floors(line: Line, taken: int, column: Column) -> tuple[int, int]:
+    """Return the least widths in which a line reads well, and in which it reads at all."""
+    if isinstance(line, Place):
+        short = measure_text(line.short)
+        return min(taken, measure_text(line.before) + short), min(taken, short)
+    if column.is_id or column.is_number:
+        return taken, taken
+    text = line if isinstance(line, str) else line.text
+    word = min(_MAX_WORD_WIDTH, max(map(measure_text, _UNBROKEN.findall(text)), default=0))
+    return max(word, min(taken, _GOOD_LINE_WIDTH)), word
+
+
+def _shrink(widths: list[int], floors: Sequence[int], width: int) -> None:
+    """Reduce the widest of the columns until all fit into `width` or are at their floors.
 
     Columns of the same width share a reduction as evenly as in Rich.
     """
     last = len(widths) - 1
     excess = sum(widths) + len(GAP) * last - width
+    floors = [max(floor, _MIN_COLUMN_WIDTH - (number < last)) for number, floor in enumerate(floors)]
     while excess > 0:
-        taken = {number: widths[number] + (number < last) for number in shrinking}  # with a part of the gap
-        widest = max(taken.values(), default=_MIN_COLUMN_WIDTH)
-        if widest == _MIN_COLUMN_WIDTH:
+        # With a part of the gap.
+        taken = {number: each + (number < last) for number, each in enumerate(widths) if each > floors[number]}
+        if not taken:
             return
+        widest = max(taken.values())
         step = widest - max([_MIN_COLUMN_WIDTH, *(each for each in taken.values() if each != widest)])
         most = min(excess, step)
-        tied = [number for number in shrinking if taken[number] == widest]
+        tied = [number for number, each in taken.items() if each == widest]
         for left, number in zip(range(len(tied), 0, -1), tied, strict=True):
-            cut = min(most, round(excess / left))
+            cut = min(most, round(excess / left), widths[number] - floors[number])
             widths[number] -= cut
             excess -= cut
 
@@ -149,6 +257,8 @@ def _lay_out_cell(cell: Cell, width: int, is_number: bool, paint: Paint) -> list
     """Return the lines of a cell, each as wide as its column."""
     if isinstance(cell, list):
         return [shown for line in cell for shown in _lay_out_cell(line, width, is_number, paint)]
+    if isinstance(cell, Place):
+        return [line + " " * (width - measure_text(line)) for line in fit_place(cell, width)]
     text, style = cell if isinstance(cell, Styled) else (cell, "")
     if not style and len(text) <= width and text.isascii():  # most cells; this path takes half the time
         return [text.rjust(width) if is_number else text.ljust(width)]
@@ -158,50 +268,3 @@ def _lay_out_cell(cell: Cell, width: int, is_number: bool, paint: Paint) -> list
         shown = paint(Styled(part, style)) if style else part
         lines.append(blank + shown if is_number else shown + blank)
     return lines
-
-
-def wrap(text: str, width: int) -> list[str]:
-    """Wrap a text into lines of at most `width` cells.
-
-    Lines break between words, and inside a word that is longer than a line.
-    """
-    if measure_text(text) <= width:
-        return [text]
-    lines = []
-    line = ""
-    for word in _WORD.findall(text):
-        if measure_text(line + word.rstrip()) <= width:
-            line += word
-            continue
-        if line:
-            lines.append(line.rstrip())
-        *full, line = _chop(word, width)
-        lines += full
-    return [*lines, line.rstrip()]
-
-
-def _chop(word: str, width: int) -> list[str]:
-    """Break a word into full lines. A character of no width stays with the one before it."""
-    if _ONE_CELL.issuperset(word):
-        bare = word.rstrip()
-        *full, last = [bare[start : start + width] for start in range(0, len(bare), width)] or [""]
-        return [*full, last + word[len(bare) :]]
-    lines = [""]
-    taken = 0
-    for character in word:
-        size = measure_text(character)
-        if taken + size > width and not character.isspace():
-            lines.append("")
-            taken = 0
-        lines[-1] += character
-        taken += size
-    return lines
-
-
-def measure_text(text: str) -> int:
-    """Return the width of a text in cells of a terminal."""
-    if text.isascii() or _ONE_CELL.issuperset(text):
-        return len(text)
-    from rich.cells import cell_len  # 2 ms of CPU for widths that ordinary tables do not need
-
-    return cell_len(text)

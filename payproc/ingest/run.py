@@ -76,6 +76,8 @@ class Options(msgspec.Struct, frozen=True):
     dry_run: bool = False
     decisions: IO[bytes] | None = None
     malformed: IO[bytes] | None = None
+    label: str | None = None
+    """Name of the run for people."""
 
 
 class Ingest:
@@ -149,7 +151,7 @@ class Ingest:
         if self._options.dry_run:
             self._handlers.append(DryRun(self._database))
         elif self._database is not None:
-            self.summary.run_id = run_id = open_run(self._database, self.summary.source)
+            self.summary.run_id = run_id = open_run(self._database, self.summary.source, self._options.label)
             for _ in range(self._workers):
                 self._handlers.append(Recorder(self._database, run_id))
         self._executors += [ThreadPoolExecutor(1, "payproc-worker", block_signals) for _ in self._handlers]

@@ -218,6 +218,7 @@ def test_missing_schema_exits_with_1(tmp_path: Path, bare_url: URL) -> None:
     """A database that has lost its records never looks healthy."""
     resolve = "resolve e1 --apply --note x --yes"
     reads = ["show p1", "review", "review --format json", "verify", "verify --format json", "runs", "export"]
+    reads += ["payments", "history", "history --format json", "status", "status --format json"]
     for command in (resolve, "correct p1 --to failed --note x --yes", *reads):
         finished = InProcess(tmp_path, bare_url)(*command.split())
         line = error_line(finished, 1)

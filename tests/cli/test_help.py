@@ -12,7 +12,21 @@ import pytest
 from tests.support.command import Payproc
 from tests.support.documents import ROOT, run_script
 
-COMMANDS = ("ingest", "show", "review", "resolve", "correct", "verify", "rules", "runs", "export", "init")
+COMMANDS = (
+    "ingest",
+    "show",
+    "review",
+    "resolve",
+    "correct",
+    "payments",
+    "history",
+    "status",
+    "verify",
+    "rules",
+    "runs",
+    "export",
+    "init",
+)
 
 
 @pytest.mark.parametrize("width", ["80", pytest.param("200", marks=pytest.mark.slow)])

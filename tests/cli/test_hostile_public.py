@@ -16,10 +16,11 @@ import pytest
 import typer
 from sqlalchemy import URL
 
-from payproc import review
+from payproc import history, review
 from payproc.cli.main import app
 from payproc.db.connection import Database
 from payproc.export import count_lines
+from payproc.logic import Outcome
 from payproc.verify import count_entries
 from tests.support.in_process import InProcess
 from tests.support.old_schemas import load_version
@@ -87,6 +88,13 @@ READS: list[tuple[tuple[str | Path, ...], int]] = [
     (("correct", "p2", "--to", "captured", *DECIDE, "--expect", "failed"), 1),
     (("correct", "e1", "--to", "captured", *DECIDE), 1),
     (("correct", "p9", "--to", "captured", *DECIDE), 1),
+    (("payments",), 0),
+    (("payments", "--waiting", "--state", "created", "--older-than", "0s", "--limit", "2"), 0),
+    (("history",), 0),
+    (("history", "--limit", "2", "--kind", "event", "--outcome", "MANUAL_REVIEW", "--type", "capture"), 0),
+    (("history", "--run", "1", "--reason", "event_id_conflict", "--payment", "p2", "--since", "7d"), 0),
+    (("history", "--by", "alice", "--until", "2100-01-01", "--format", "json"), 0),
+    (("status",), 0),
     (("verify",), 0),
     (("runs",), 0),
     (("export",), 0),
@@ -147,7 +155,11 @@ def test_every_command_is_tried() -> None:
     assert commands.keys() - WITHOUT_DATABASE == {command[0] for command in [*WRITES, *(each for each, _ in READS)]}
 
 
-@pytest.mark.parametrize("count", [review.count_open, count_entries, count_lines])
+def count_history(database: Database) -> int:
+    return history.count_entries(database, history.HistoryFilter(outcome=Outcome.MANUAL_REVIEW))
+
+
+@pytest.mark.parametrize("count", [review.count_open, count_entries, count_lines, count_history])
 def test_count_calls_no_shadow(database: Database, count: Callable[[Database], int]) -> None:
     """These are for a progress bar, or for the line that an ingest ends with."""
     assert count(database) > 0

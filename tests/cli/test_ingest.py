@@ -62,8 +62,9 @@ def test_summary_table(run_in_process: InProcess, five: Path) -> None:
     """All outcomes are listed, in their order, and malformed lines apart on stderr."""
     finished = run_in_process("ingest", "five.jsonl")
     assert finished.code == 3
-    *table, footer, pending = finished.stdout.splitlines()
+    *table, footer, pending, rejected = finished.stdout.splitlines()
     assert pending == "1 event needs review; run payproc review"
+    assert rejected == "1 event was rejected; run payproc history --run 1 --outcome REJECT"
     assert [row.split() for row in table] == [
         ["Outcome", "Events", "Share", "Reasons"],
         [table[1]],
@@ -298,3 +299,32 @@ def test_conflict_of_a_retried_batch_is_new(payproc: Payproc, run_in_process: In
             assert sql.value("SELECT pg_terminate_backend(%s, 30000)", backend)
         stdout, _ = process.communicate()
     assert [json.loads(row).get("known") for row in stdout.splitlines()] == [None, None, True]
+
+
+def test_rejected_events_are_counted_once(run_in_process: InProcess) -> None:
+    """The line leads to the rejected events of its run; a replay adds none."""
+    day = b"\n".join(
+        [event_line("e1", "p1", "fail"), event_line("e2", "p1", "capture"), event_line("e1", "p2", "fail")]
+    )
+    first, again = (run_in_process("ingest", "-", stdin=day) for _ in range(2))
+    line = first.stdout.splitlines()[-1]
+    assert line == "2 events were rejected; run payproc history --run 1 --outcome REJECT"
+    command = line.partition("run payproc ")[2].split()
+    assert len(run_in_process(*command, "--format", "json").stdout.splitlines()) == 2
+    assert "rejected" not in again.stdout
+    assert "rejected" not in run_in_process("ingest", "-", "--dry-run", stdin=day).stdout
+    assert (
+        "rejected" in run_in_process("ingest", "-", "--format", "json", stdin=event_line("e9", "p1", "refund")).stderr
+    )
+
+
+@pytest.mark.parametrize("options", [[], ["--dry-run"], ["--format", "json"]])
+def test_newest_first_input_is_recognized(run_in_process: InProcess, options: list[str]) -> None:
+    """The advice works: the same lines in the other order need no review."""
+    day = [
+        event_line(f"{kind}{number}", f"p{number}", kind) for kind in ("authorize", "capture") for number in range(9)
+    ]
+    advice = "payproc: the input may be newest first (tac FILE | payproc ingest -; try --dry-run first)"
+    assert advice in messages(run_in_process("ingest", "-", *options, stdin=b"\n".join(reversed(day))))
+    assert advice not in messages(run_in_process("ingest", "-", "--dry-run", stdin=b"\n".join(day)))
+    assert advice not in messages(run_in_process("ingest", "-", "--quiet", stdin=b"\n".join(reversed(day))))

@@ -22,16 +22,24 @@ def peak_kib(process: RunningCommand) -> int:
 
 
 @pytest.mark.parametrize(
-    ("command", "many"), [("review", 60_000), ("review --format json", 300_000), ("export", 300_000)]
+    ("command", "many", "word"),
+    [
+        ("review", 60_000, b"capture"),
+        ("review --format json", 300_000, b"capture"),
+        ("export", 300_000, b"capture"),
+        ("history", 60_000, b"capture"),
+        ("history --format json", 300_000, b"capture"),
+        ("payments", 300_000, b"created"),
+    ],
 )
-def test_memory_is_flat_for_many_events(payproc: Payproc, sql: Sql, command: str, many: int) -> None:
+def test_memory_is_flat_for_many_events(payproc: Payproc, sql: Sql, command: str, many: int, word: bytes) -> None:
     peaks = []
     for first, last in ((1, FEW), (FEW + 1, many)):
         fill_queue(sql, first, last)
         process = payproc.start(*command.split(), "--quiet")
         listed = peak = 0
         for row in process.stdout:
-            listed += b"capture" in row
+            listed += word in row
             if listed == last and not peak:
                 peak = peak_kib(process)
         process.communicate()

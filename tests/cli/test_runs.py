@@ -53,3 +53,13 @@ def test_many_sources_are_short_in_tables(run_in_process: InProcess) -> None:
     assert {review["event_id"]: review["source"] for review in pending} == expected
     history = json.loads(run("show", "p3", "--format", "json").stdout)["history"]
     assert [entry["source"] for entry in history] == names[3::5]
+
+
+def test_run_label_is_shown(run_in_process: InProcess) -> None:
+    """Without a label it is null; the blanks around it go."""
+    run = run_in_process
+    run("ingest", "-", stdin=event_line("e1", "p1", "authorize"))
+    run("ingest", "-", "--label", " night of the 18th ", stdin=event_line("e2", "p1", "capture"))
+    listed = [json.loads(row)["label"] for row in run("runs", "--format", "json").stdout.splitlines()]
+    assert listed == ["night of the 18th", None]
+    assert "label: night of the 18th" in run("runs").stdout

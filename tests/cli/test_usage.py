@@ -26,6 +26,9 @@ PLAIN_STATES = STATES.replace("'", "")
 TYPES = "'authorize', 'capture', 'refund', 'fail', 'flag'"
 CONVERT = "expected JSON Lines in UTF-8; use"
 LIMIT = "a whole number from 1 to 1,000,000,000"
+COUNTS = "a whole number from 0 to 1,000,000,000"
+AGES = "expected an age such as 7d, 12h or 30m, and at most 36500d"
+TIMES = "expected a date such as 2026-11-18, a time such as 2026-11-18T04:47:54Z, or an age such as 7d, 12h or 30m"
 EXPECTED_URL = "--database-url: expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 ESCAPES = "; in a user or password write @ : / ? # as %40 %3A %2F %3F %23"
 HIDDEN = "an argument that may hold a password is in the wrong place; a database is named with --database-url"
@@ -63,6 +66,8 @@ REFUSED = {
         ("x" * 300, f"no such command '{'x' * 300}' …"),
     ],
     "ingest": [
+        ("day.jsonl --label ''", "--label: empty, expected some text"),
+        ("day.jsonl --label --quiet", "--label: needs a value, but the option --quiet follows it"),
         ("missing.jsonl", "missing.jsonl: cannot be read: No such file or directory"),
         ("''", "FILE: empty name, expected a file name, or - for standard input"),
         ("folder", "folder: is a directory, expected a file of JSON Lines; name its files, as in folder/*"),
@@ -302,6 +307,65 @@ REFUSED = {
             "--database-url postgresql://localhost/payments?schema=public",
             f'{EXPECTED_URL}, found the parameter "schema" that PostgreSQL\'s client library does not accept',
         ),
+    ],
+    "payments": [
+        ("pay_coat", "got unexpected extra argument(s) (pay_coat) …"),
+        ("--state paid", f"invalid value for '--state': 'paid' is not one of {STATES} …"),
+        ("--state", "option '--state' requires an argument …"),
+        ("--older-than", "option '--older-than' requires an argument …"),
+        ("--older-than 7", f"invalid value for '--older-than': '7' is not an age, {AGES} …"),
+        ("--older-than week", f"invalid value for '--older-than': 'week' is not an age, {AGES} …"),
+        ("--older-than -7d", f"invalid value for '--older-than': '-7d' is not an age, {AGES} …"),
+        ("--older-than 2026-11-18", f"invalid value for '--older-than': '2026-11-18' is not an age, {AGES} …"),
+        ("--older-than 100000d", f"invalid value for '--older-than': '100000d' is not an age, {AGES} …"),
+        ("--older 7d", "--older: no such option (did you mean --older-than?) …"),
+        ("--waiting yes", "got unexpected extra argument(s) (yes) …"),
+        ("--limit 0", f"--limit: expected {LIMIT} …"),
+        ("--json", "--json: no such option (did you mean --format json?) …"),
+    ],
+    "history": [
+        ("pay_coat", "got unexpected extra argument(s) (pay_coat) …"),
+        ("--run first", f"--run: expected {LIMIT} …"),
+        ("--run 0", f"--run: expected {LIMIT} …"),
+        ("--run 9223372036854775808", f"--run: expected {LIMIT} …"),
+        (
+            "--outcome REJECTED",
+            "invalid value for '--outcome': 'REJECTED' is not one of 'APPLY', 'IGNORE', 'REJECT', 'MANUAL_REVIEW' …",
+        ),
+        (
+            "--type void",
+            "invalid value for '--type': 'void' is not one of 'authorize', 'capture', 'refund', 'fail', 'flag' …",
+        ),
+        (
+            "--kind review",
+            "invalid value for '--kind': 'review' is not one of 'event', 'resolution', 'correction', 'conflict' …",
+        ),
+        ("--since yesterday", f"invalid value for '--since': 'yesterday' is not a time, {TIMES} …"),
+        ("--since 18.11.2026", f"invalid value for '--since': '18.11.2026' is not a time, {TIMES} …"),
+        ("--until 2026-02-30", f"invalid value for '--until': '2026-02-30' is not a time, {TIMES} …"),
+        ("--since ''", f"invalid value for '--since': '' is not a time, {TIMES} …"),
+        (
+            "--since 2026-11-18 --until 2026-11-18",
+            "--until: 2026-11-18 00:00:00 UTC is not later than --since, so nothing can fit",
+        ),
+        ("--limit -1", f"--limit: expected {LIMIT} …"),
+        ("--by", "option '--by' requires an argument …"),
+        ("--by --run=7", "--by: needs a value, but the option --run follows it"),
+        ("--payments pay_coat", "--payments: no such option (did you mean --payment?) …"),
+    ],
+    "status": [
+        ("pay_coat", "got unexpected extra argument(s) (pay_coat) …"),
+        ("--max-waiting many", f"--max-waiting: expected {COUNTS} …"),
+        ("--max-waiting -1", f"--max-waiting: expected {COUNTS} …"),
+        ("--max-waiting 1000000001", f"--max-waiting: expected {COUNTS} …"),
+        ("--max-waiting", "option '--max-waiting' requires an argument …"),
+        ("--max-age 7", f"invalid value for '--max-age': '7' is not an age, {AGES} …"),
+        ("--max-age 1.5h", f"invalid value for '--max-age': '1.5h' is not an age, {AGES} …"),
+        ("--max-age tomorrow", f"invalid value for '--max-age': 'tomorrow' is not an age, {AGES} …"),
+        ("--max-aeg 7d", "--max-aeg: no such option (did you mean --max-age?) …"),
+        ("--limit 5", "--limit: no such option …"),
+        ("--format text", "invalid value for '--format': 'text' is not one of 'table', 'json' …"),
+        ("--quiet yes", "got unexpected extra argument(s) (yes) …"),
     ],
     "export": [
         ("events.jsonl", "got unexpected extra argument(s) (events.jsonl) …"),

@@ -188,6 +188,7 @@ def test_reference_lists_the_fields_of_objects(payproc: Payproc, sql: Sql) -> No
     payproc.summary("-", "--decisions", "second.jsonl", stdin=lines, code=3)
     objects |= decision_objects(payproc.folder)
     objects["`review`"] = json.loads(payproc("review", "--format", "json").stdout)
+    objects |= status_objects(payproc)
     resolve = ("resolve", "--all", "--dismiss", "--note", "x", "--yes", "--format", "json")
     objects["`resolve`"] = json.loads(payproc(*resolve, "--decisions", "results.jsonl").stdout)
     objects["a result of `resolve` in `--decisions`"] = json.loads((payproc.folder / "results.jsonl").read_text())
@@ -196,6 +197,7 @@ def test_reference_lists_the_fields_of_objects(payproc: Payproc, sql: Sql) -> No
     objects["an event in `history`"], _, decision, correction = shown["history"]
     objects |= {"a person's decision in `history`": decision, "a person's correction in `history`": correction}
     (objects["one of `conflicts`"],) = shown["conflicts"]
+    objects |= listed_objects(payproc, shown)
     objects["`runs`"] = json.loads(payproc("runs", "--format", "json", "--limit", "1").stdout)
     sql.rows("UPDATE payproc.payments SET version = 9 RETURNING version")
     objects["`verify`"] = found = json.loads(payproc("verify", "--format", "json").stdout)
@@ -203,6 +205,34 @@ def test_reference_lists_the_fields_of_objects(payproc: Payproc, sql: Sql) -> No
     objects["`rules`"] = rules = json.loads(output("rules", "--format", "json"))
     objects |= {f"one of `{name}`": rows[0] for name, rows in rules.items()}
     assert described == {name: list(fields) for name, fields in objects.items()}
+
+
+def status_objects(payproc: Payproc) -> dict[str, dict[str, Any]]:
+    """Return the objects of payments and status by their names in the reference."""
+    status = json.loads(payproc("status", "--format", "json").stdout)
+    (by_reason,) = status["waiting_by_reason"].values()
+    assert by_reason.keys() == status["waiting"].keys()
+    return {
+        "`payments`": json.loads(payproc("payments", "--format", "json", "--limit", "1").stdout),
+        "`status`": status,
+        "`waiting`, and each of `waiting_by_reason`": by_reason,
+        "`oldest_waiting`": status["oldest_waiting"],
+    }
+
+
+def listed_objects(payproc: Payproc, shown: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the fields that entries have in the command history and not in show."""
+    event, conflict = (
+        json.loads(payproc("history", "--format", "json", "--kind", kind, "--limit", "1").stdout)
+        for kind in ("event", "conflict")
+    )
+    known, known_conflict = shown["history"][0], shown["conflicts"][0]
+    return {
+        "an entry of the command `history`, in addition": {name: 1 for name in event if name not in known},
+        "a conflict of the command `history`, in addition": {
+            name: 1 for name in conflict if name not in known_conflict
+        },
+    }
 
 
 def decision_objects(folder: Path) -> dict[str, dict[str, Any]]:

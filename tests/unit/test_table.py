@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from payproc.cli.table import GAP, SAMPLE_ROWS, Column, Row, Styled, compute_widths, lay_out, measure_text, wrap
+from payproc.cli.place import Place
+from payproc.cli.table import GAP, SAMPLE_ROWS, Column, Row, Styled, compute_widths, lay_out
+from payproc.cli.wrap import measure_text, wrap
 
 TEXTS = st.text(st.one_of(st.characters(categories=["L", "N", "P", "S"]), st.sampled_from("ab  →é支😀\u0301")))
 
@@ -105,3 +107,46 @@ def test_styles_are_painted_line_by_line() -> None:
     rows = [(Styled("abcdefgh", "red"),)]
     lines = list(lay_out(columns, rows, 80, lambda styled: f"<{styled.style}:{styled.text}>"))
     assert lines == ["<bold:Id>    ", "──────", "<red:abcdef>", "<red:gh>    "]
+
+
+LAYOUTS = ([[0], [1], [2], [3]], [[0, 1], [2, 3]], [[0, 1, 2, 3]])
+FIELDS = [Column("Event", is_id=True), Column("Payment", is_id=True), Column("Why"), Column("From")]
+FIELD_ROW: Row = (
+    "e" * 27,
+    "p" * 36,
+    "it authorizes after the failure",
+    Place("run 7, ", "/a/events-17.jsonl", ":15177"),
+)
+
+
+@pytest.mark.parametrize(
+    ("width", "header", "row"),
+    [
+        (
+            140,
+            ["Event" + " " * 24 + "Payment"],
+            ["e" * 27 + GAP + "p" * 36 + GAP + "it authorizes after the failure  run 7, /a/events-17.jsonl:15177"],
+        ),
+        (80, ["Event", "Payment"], ["e" * 27, "p" * 36]),
+        (50, ["Event", "Payment", "Why", "From"], ["e" * 27, "p" * 36, "it authorizes after the failure"]),
+    ],
+)
+def test_first_layout_that_keeps_ids_whole_is_taken(width: int, header: list[str], row: list[str]) -> None:
+    lines = list(lay_out(FIELDS, [FIELD_ROW], width, lambda styled: styled.text, layouts=LAYOUTS))
+    assert max(map(len, lines)) <= width
+    assert [line.startswith(each) for line, each in zip(lines, header, strict=False)] == [True] * len(header)
+    body = lines[next(number for number, line in enumerate(lines) if line.startswith("──")) + 1 :]
+    assert [line.startswith(each) for line, each in zip(body, row, strict=False)] == [True] * len(row)
+
+
+def test_prose_and_paths_shrink_before_ids() -> None:
+    assert compute_widths(FIELDS, [FIELD_ROW], 200) == [27, 36, 31, 31]
+    assert compute_widths(FIELDS, [FIELD_ROW], 121) == [27, 36, 22, 30]
+    assert compute_widths(FIELDS, [FIELD_ROW], 105) == [27, 36, 13, 23]
+    assert compute_widths(FIELDS, [FIELD_ROW], 90)[2:] == [21, 30]
+
+
+def test_stacked_fields_without_text_take_no_line() -> None:
+    rows: list[Row] = [("", "p1", "why", "here"), ("e2", "p2", "", "")]
+    table = list(lay_out(FIELDS, rows, 50, lambda styled: styled.text, layouts=LAYOUTS[1:2]))
+    assert [line.rstrip() for line in table[3:]] == ["p1       why", "         here", "e2", "p2"]

@@ -1,0 +1,133 @@
+"""`payproc history`: the entries of all payments, by run, outcome, person and time."""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from enum import Enum
+from itertools import chain
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from payproc.cli.console import make_notifier, open_screen, progress_bar
+from payproc.cli.entries import HISTORY_COLUMNS, choose_history_layouts, make_history_row
+from payproc.cli.exits import exit_on_errors
+from payproc.cli.files import identify_file
+from payproc.cli.options import (
+    MAX_LIMIT,
+    DatabaseUrl,
+    Format,
+    FormatOption,
+    Quiet,
+    format_examples,
+    parse_time_option,
+    refuse_option,
+    refuse_undecodable,
+)
+from payproc.cli.render import MIN_WIDE_COLUMNS, to_json_line
+from payproc.errors import WrongUsage
+from payproc.logic import EventType, Outcome, Reason
+
+if TYPE_CHECKING:  # as in `history`
+    from payproc.history import PaymentEntry
+
+EXAMPLES = format_examples(
+    "payproc history --since 7d --kind resolution",
+    "payproc history --run 1 --outcome REJECT",
+    "payproc history --limit 20 --format json",
+)
+
+PROGRESS_ENTRIES = 2_000
+"""Entries between two reports of progress."""
+
+
+class Kind(str, Enum):
+    """Kind of an entry."""
+
+    EVENT = "event"
+    RESOLUTION = "resolution"
+    CORRECTION = "correction"
+    CONFLICT = "conflict"
+
+
+def history(
+    context: typer.Context,
+    run: Annotated[
+        int | None, typer.Option(metavar="N", min=1, max=MAX_LIMIT, help="Only entries that this run recorded.")
+    ] = None,
+    outcome: Annotated[
+        Outcome | None, typer.Option(metavar="OUTCOME", case_sensitive=False, help="Only events with this outcome.")
+    ] = None,
+    reason: Annotated[
+        Reason | None, typer.Option(metavar="REASON", case_sensitive=False, help="Only events with this reason.")
+    ] = None,
+    event_type: Annotated[
+        EventType | None, typer.Option("--type", metavar="TYPE", case_sensitive=False, help="Only events of this type.")
+    ] = None,
+    kind: Annotated[
+        Kind | None,
+        typer.Option(metavar="KIND", case_sensitive=False, help="Only event, resolution, correction or conflict."),
+    ] = None,
+    by: Annotated[str | None, typer.Option(metavar="NAME", help="Only decisions of this person.")] = None,
+    payment: Annotated[str | None, typer.Option(metavar="PAYMENT_ID", help="Only entries of this payment.")] = None,
+    since: Annotated[
+        datetime | None,
+        typer.Option(metavar="TIME", parser=parse_time_option, help="Recorded then or later: 2026-11-18, 7d, 12h."),
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option(metavar="TIME", parser=parse_time_option, help="Recorded before then.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, max=MAX_LIMIT, help="Only the N newest.")] = None,
+    output_format: FormatOption = Format.TABLE,
+    quiet: Quiet = False,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """List the entries of all payments, the oldest first.
+
+    Times are of recording, in UTC; an age counts back from now. A conflict has the outcome REJECT.
+    As JSON, one object a line.
+    """
+    with exit_on_errors():
+        from payproc import history as entries  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
+        from payproc.db import location, schema
+
+        for name, value in (("--by", by), ("--payment", payment)):
+            refuse_option(context, name, value)
+            refuse_undecodable(name, value or "")
+        if since is not None and until is not None and since >= until:
+            raise WrongUsage(f"--until: {until:%Y-%m-%d %H:%M:%S} UTC is not later than --since, so nothing can fit")
+        picked = entries.HistoryFilter(
+            run, outcome, reason, event_type, kind.value if kind else None, by, payment, since, until
+        )
+        is_table = output_format is Format.TABLE
+        # A table on a terminal, or in a pager, is its own progress.
+        is_progress_shown = not quiet and sys.stderr.isatty() and identify_file(sys.stdout.fileno()) is not None
+        with location.open_database(database_url, make_notifier(quiet)) as database:
+            schema.require_schema(database)
+            total = entries.count_entries(database, picked, limit) if is_progress_shown else None
+            with progress_bar(total, "entries", is_progress_shown) as on_progress:
+                found = entries.list_entries(database, picked, limit, with_payload=not is_table)
+                _print(_report(found, on_progress), is_table=is_table)
+
+
+def _report(found: "Iterable[PaymentEntry]", on_progress: Callable[[int], None]) -> "Iterator[PaymentEntry]":
+    """Yield the entries, and report their number now and then."""
+    for number, each in enumerate(found):
+        if number % PROGRESS_ENTRIES == 0:
+            on_progress(number)
+        yield each
+
+
+def _print(found: "Iterator[PaymentEntry]", *, is_table: bool) -> None:
+    if not is_table:
+        for payment_id, entry in found:
+            # Beside the fields of `show`, and in front of them.
+            typer.echo(f'{{"payment_id":{to_json_line(payment_id)},{to_json_line(entry)[1:]}')
+        return
+    if (first := next(found, None)) is None:
+        typer.echo("no entries match")
+        return
+    screen = open_screen()
+    rows = (make_history_row(*each) for each in chain((first,), found))
+    layouts = choose_history_layouts(is_wide=screen.width >= MIN_WIDE_COLUMNS)
+    screen.print_table(HISTORY_COLUMNS, rows, layouts=layouts)

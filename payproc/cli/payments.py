@@ -1,0 +1,95 @@
+"""`payproc payments`: payments by state and age."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from itertools import chain
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from payproc.cli.console import make_notifier, open_screen
+from payproc.cli.exits import exit_on_errors
+from payproc.cli.options import (
+    MAX_LIMIT,
+    DatabaseUrl,
+    Format,
+    FormatOption,
+    Quiet,
+    format_examples,
+    parse_age_option,
+)
+from payproc.cli.render import format_age, format_time, to_json_line
+from payproc.cli.table import Column, Row, Styled
+from payproc.escape import cell_text
+from payproc.logic import State
+
+if TYPE_CHECKING:  # as in `payments`
+    from payproc.listing import ListedPayment
+
+EXAMPLES = format_examples(
+    "payproc payments --state authorized --older-than 0d", "payproc payments --waiting --limit 20"
+)
+
+_COLUMNS = (
+    Column("Payment", is_id=True),
+    Column("State"),
+    Column("Since (UTC)"),
+    Column("Age", is_number=True),
+    Column("Entries", is_number=True),
+    Column("Waiting", is_number=True),
+)
+
+_LAYOUTS = ([[0], [1], [2], [3], [4], [5]], [[0], [1], [2, 3], [4, 5]], [[0, 1], [2, 3], [4, 5]])
+
+
+def payments(
+    state: Annotated[
+        State | None, typer.Option(metavar="STATE", case_sensitive=False, help="Only payments in this state.")
+    ] = None,
+    older_than: Annotated[
+        timedelta | None,
+        typer.Option(metavar="AGE", parser=parse_age_option, help="Only those longer in their state: 7d, 12h, 30m."),
+    ] = None,
+    waiting: Annotated[bool, typer.Option("--waiting", help="Only payments with open reviews.")] = False,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, max=MAX_LIMIT, help="Only the N oldest.")] = None,
+    output_format: FormatOption = Format.TABLE,
+    quiet: Quiet = False,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """List payments, those longest in their state first.
+
+    As JSON, one object a line.
+    """
+    with exit_on_errors():
+        from payproc import listing  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
+        from payproc.db import location, schema
+
+        now = datetime.now(timezone.utc)
+        picked = listing.PaymentFilter(state, None if older_than is None else now - older_than, waiting)
+        with location.open_database(database_url, make_notifier(quiet)) as database:
+            schema.require_schema(database)
+            found = listing.list_payments(database, picked, limit)
+            if output_format is Format.JSON:
+                for payment in found:
+                    typer.echo(to_json_line(payment))
+            else:
+                _print_payments(found, now)
+
+
+def _print_payments(found: "Iterator[ListedPayment]", now: datetime) -> None:
+    if (first := next(found, None)) is None:
+        typer.echo("no payments match")
+        return
+    rows = (_make_row(payment, now) for payment in chain((first,), found))
+    open_screen().print_table(_COLUMNS, rows, layouts=_LAYOUTS)
+
+
+def _make_row(payment: "ListedPayment", now: datetime) -> Row:
+    return (
+        cell_text(payment.payment_id),
+        Styled(payment.state.value, "bold"),
+        format_time(payment.state_since),
+        format_age(now - payment.state_since),
+        f"{payment.version:,}",
+        Styled(f"{payment.waiting:,}", "yellow") if payment.waiting else "0",
+    )

@@ -1,0 +1,62 @@
+"""The end of an ingest: the next steps of a person, and a guess at the order of the input."""
+
+import pytest
+
+from payproc.cli.summary import describe_next_steps, is_probably_newest_first
+from payproc.ingest.run import Summary
+from payproc.logic import OUTCOME_OF, Outcome, Reason
+
+
+def make_summary(reasons: dict[Reason, int], known: int = 0) -> Summary:
+    """Return the summary of a run with these reasons."""
+    outcomes = dict.fromkeys(Outcome, 0)
+    for reason, count in reasons.items():
+        outcomes[OUTCOME_OF[reason]] += count
+    events = sum(reasons.values())
+    return Summary(
+        7, ["day.jsonl"], lines=events, events=events, outcomes=outcomes, reasons=reasons, known_conflicts=known
+    )
+
+
+@pytest.mark.parametrize(
+    ("missing", "flagged", "applied", "expected"),
+    [
+        (34, 0, 66, True),
+        (33, 0, 66, False),  # a third is not over a third
+        (34, 33, 33, True),
+        (34, 34, 30, False),  # half of the reviews are not most of them
+        (4, 0, 6, True),
+        (9, 0, 0, False),  # too few events to tell
+        (0, 0, 100, False),
+    ],
+)
+def test_order_is_guessed_from_missing_predecessors(missing: int, flagged: int, applied: int, expected: bool) -> None:
+    reasons = {Reason.TRANSITION: applied, Reason.PREDECESSOR_MISSING: missing, Reason.FLAGGED: flagged}
+    assert is_probably_newest_first(make_summary(reasons)) is expected
+
+
+@pytest.mark.parametrize(
+    ("waiting", "conflicts", "failed", "known", "lines"),
+    [
+        (0, 0, 0, 0, []),
+        (2, 0, 0, 0, ["2 events need review; run payproc review"]),
+        (
+            1,
+            1,
+            2,
+            0,
+            [
+                "1 event needs review; run payproc review",
+                "3 events were rejected; run payproc history --run 7 --outcome REJECT",
+            ],
+        ),
+        (0, 3, 0, 2, ["1 event was rejected; run payproc history --run 7 --outcome REJECT"]),
+        (0, 3, 0, 3, []),
+    ],
+)
+def test_next_steps_are_those_of_this_run(
+    waiting: int, conflicts: int, failed: int, known: int, lines: list[str]
+) -> None:
+    """A known conflict is on record under the run that came first."""
+    reasons = {Reason.EVENT_ID_CONFLICT: conflicts, Reason.PAYMENT_FAILED: failed}
+    assert list(describe_next_steps(make_summary(reasons, known), waiting)) == lines
