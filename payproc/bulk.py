@@ -19,8 +19,8 @@ from payproc.db.errors import is_about_content
 from payproc.errors import CannotFinish
 from payproc.escape import unambiguous
 from payproc.logic import Reason, Resolution, State
+from payproc.moves import MAX_ATTEMPTS
 from payproc.review import (
-    MAX_ATTEMPTS,
     AlreadyResolved,
     PendingEvent,
     Refused,

@@ -8,9 +8,10 @@ and every event_id is on record once, so an empty database that ingests the line
 histories, however the work is split. Conflicts go out last, because each needs the event with its
 event_id on record before it.
 
-Resolutions are omitted. They are not events, and repeating them by machine would mean deciding for
-people. The differences that follow are counted: the decision table is folded over the events, as an
-ingest of the copy would do.
+Resolutions and corrections are omitted. They are not events, and repeating them by machine would
+mean deciding for people. The differences that follow are counted: the decision table is folded over
+the events, as an ingest of the copy would do. A corrected payment that ends in another state in the
+copy is named, too.
 
 A line that contradicts its record is omitted, because it would silently become another event in the
 copy. So is a conflict whose event is omitted, because it would be the first under its
@@ -41,10 +42,15 @@ _EVENTS = """
     FROM payproc.events ORDER BY payment_id, position
 """
 
-# Only those of events of the same payment, so each is reached while its events are read.
-_RESOLUTIONS = """
-    SELECT resolutions.payment_id, resolutions.position, resolutions.state_after
+# Only those of payments with events, so each is reached while the events of its payment are read.
+_DECISIONS_OF_PEOPLE = """
+    WITH correction AS MATERIALIZED (SELECT payment_id, position, state_after FROM payproc.corrections)
+    SELECT resolutions.payment_id, resolutions.position, resolutions.state_after, false AS is_correction
     FROM payproc.resolutions JOIN payproc.events USING (event_id, payment_id)
+    UNION ALL
+    SELECT correction.payment_id, correction.position, correction.state_after, true
+    FROM correction JOIN payproc.events AS first
+         ON first.payment_id = correction.payment_id AND first.position = 1
     ORDER BY 1, 2
 """
 
@@ -58,6 +64,8 @@ _CONFLICTS = """
 
 _COUNT_RESOLUTIONS = "SELECT resolution, count(*) FROM payproc.resolutions GROUP BY resolution"
 
+_COUNT_CORRECTIONS = "SELECT count(*) FROM payproc.corrections"
+
 _COUNT_LINES = "SELECT (SELECT count(*) FROM payproc.events) + (SELECT count(*) FROM payproc.event_conflicts)"
 
 
@@ -70,6 +78,14 @@ class LeftOut(msgspec.Struct, frozen=True):
     why: str
 
 
+class CorrectedPayment(msgspec.Struct, frozen=True):
+    """A payment with corrections that ends in another state in a copy."""
+
+    payment_id: str
+    state: State
+    state_in_copy: State
+
+
 class ExportSummary(msgspec.Struct):
     """Counts of exported and omitted records, and of the differences of a copy."""
 
@@ -77,6 +93,7 @@ class ExportSummary(msgspec.Struct):
     conflicts: int = 0
     left_out: int = 0
     resolutions: dict[Resolution, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Resolution, 0))
+    corrections: int = 0
     waiting: int = 0
     """Events that need review in a copy."""
     changed_events: int = 0
@@ -91,7 +108,10 @@ class ExportSummary(msgspec.Struct):
 
 
 def export(
-    database: Database, summary: ExportSummary, on_left_out: Callable[[LeftOut], None] = lambda _: None
+    database: Database,
+    summary: ExportSummary,
+    on_left_out: Callable[[LeftOut], None] = lambda _: None,
+    on_corrected: Callable[[CorrectedPayment], None] = lambda _: None,
 ) -> Generator[bytes, None, None]:
     """Yield the records of one moment as blocks of lines; count in `summary`. Memory stays flat.
 
@@ -101,9 +121,11 @@ def export(
         with connection.cursor() as cursor:
             cursor.execute(_COUNT_RESOLUTIONS)
             summary.resolutions.update((Resolution(resolution), count) for resolution, count in cursor)
+            cursor.execute(_COUNT_CORRECTIONS)
+            ((summary.corrections,),) = cursor.fetchall()
         block = bytearray()
         for lines in (
-            _export_events(connection, summary, on_left_out),
+            _export_events(connection, summary, on_left_out, on_corrected),
             _export_conflicts(connection, summary, on_left_out),
         ):
             for line in lines:
@@ -158,14 +180,17 @@ class _Conflict(_Record, frozen=True, gc=False):
 
 
 def _export_events(
-    connection: psycopg2.extensions.connection, summary: ExportSummary, on_left_out: Callable[[LeftOut], None]
+    connection: psycopg2.extensions.connection,
+    summary: ExportSummary,
+    on_left_out: Callable[[LeftOut], None],
+    on_corrected: Callable[[CorrectedPayment], None],
 ) -> Iterator[bytes]:
     """Yield the lines of events, payment by payment, and count the differences of a copy."""
     with (
-        open_stream(connection, _RESOLUTIONS) as resolutions,
+        open_stream(connection, _DECISIONS_OF_PEOPLE) as decisions,
         open_stream(connection, _EVENTS, fetch_rows=FETCH_LINES) as cursor,
     ):
-        last_resolution = _LastResolutions(resolutions)
+        people = _DecisionsOfPeople(decisions)
         for payment_id, history in groupby(read_structs(cursor, _Event), key=attrgetter("payment_id")):
             state_in_copy = State.CREATED
             for event in history:
@@ -181,27 +206,33 @@ def _export_events(
                 state_in_copy = decision.state_after
                 summary.events += 1
                 yield event.line.encode()
-            _, state = max(last, last_resolution.of(payment_id))
-            summary.changed_payments += state != state_in_copy
+            decided, is_corrected = people.last_of(payment_id)
+            _, state = max(last, decided)
+            if state != state_in_copy:
+                summary.changed_payments += 1
+                if is_corrected:
+                    on_corrected(CorrectedPayment(payment_id, State(state), state_in_copy))
 
 
-class _LastResolutions:
-    """The last resolution of each payment, read along with the events in the same order."""
-
-    _NONE = (0, "")
+class _DecisionsOfPeople:
+    """The decisions of people about each payment, read along with the events in the same order."""
 
     def __init__(self, rows: Iterable[tuple[Any, ...]]) -> None:
         self._rows = iter(rows)
         self._next = next(self._rows, None)
 
-    def of(self, payment_id: str) -> tuple[int, str]:
-        """Return the position and state of a payment's last resolution; position 0 without one."""
-        last = self._NONE
+    def last_of(self, payment_id: str) -> tuple[tuple[int, str], bool]:
+        """Return position and state of a payment's last decision, and whether any is a correction.
+
+        Without one the position is 0.
+        """
+        last, is_corrected = (0, ""), False
         while self._next is not None and self._next[0] == payment_id:
-            _, position, state = self._next
+            _, position, state, is_correction = self._next
             last = (position, state)
+            is_corrected = is_corrected or is_correction
             self._next = next(self._rows, None)
-        return last
+        return last, is_corrected
 
 
 def _export_conflicts(

@@ -43,7 +43,18 @@ class ResolutionEntry(msgspec.Struct, frozen=True, tag_field="kind", tag="resolu
     resolved_by: str
 
 
-HistoryEntry = EventEntry | ResolutionEntry
+class CorrectionEntry(msgspec.Struct, frozen=True, tag_field="kind", tag="correction"):
+    """A person's correction of a payment's state, in the history of the payment."""
+
+    position: int
+    state_before: State
+    state_after: State
+    recorded_at: datetime
+    note: str
+    corrected_by: str
+
+
+HistoryEntry = EventEntry | ResolutionEntry | CorrectionEntry
 
 
 class RecordedFact(msgspec.Struct, frozen=True):
@@ -80,6 +91,25 @@ class Payment(msgspec.Struct, frozen=True):
     open_reviews: list[EventEntry]
     conflicts: list[Conflict]
 
+    @property
+    def rejected(self) -> list[EventEntry]:
+        """Return the rejected events of the history."""
+        return [entry for entry in self.history if isinstance(entry, EventEntry) and entry.outcome is Outcome.REJECT]
+
+    @property
+    def is_correctable(self) -> bool:
+        """Return whether anything since the last correction can only be mended by another one.
+
+        A rejected event and a conflict stay refused, and a decision about a review is final.
+        """
+        if not self.history:
+            return False
+        final = [entry.recorded_at for entry in self.rejected]
+        final += [entry.recorded_at for entry in self.history if isinstance(entry, ResolutionEntry)]
+        final += [conflict.recorded_at for conflict in self.conflicts if conflict.payment_id == self.payment_id]
+        corrected = [entry.recorded_at for entry in self.history if isinstance(entry, CorrectionEntry)]
+        return bool(final) and (not corrected or max(final) > max(corrected))
+
 
 _PAYMENT = "SELECT state, version FROM payproc.payments WHERE payment_id = %s"
 
@@ -98,6 +128,11 @@ _HISTORY = """
 _RESOLUTIONS = """
     SELECT position, event_id, resolution, state_before, state_after, resolved_at AS recorded_at, note, resolved_by
     FROM payproc.resolutions WHERE payment_id = %s
+"""
+
+_CORRECTIONS = """
+    SELECT position, state_before, state_after, corrected_at AS recorded_at, note, corrected_by
+    FROM payproc.corrections WHERE payment_id = %s
 """
 
 # Conflicts that name the payment, and those under one of its own event_ids that name another.
@@ -130,12 +165,14 @@ def load_payment(cursor: psycopg2.extensions.cursor, payment_id: str) -> Payment
     events = list(read_structs(cursor, EventEntry))
     cursor.execute(_RESOLUTIONS, (payment_id,))
     resolutions = list(read_structs(cursor, ResolutionEntry))
+    cursor.execute(_CORRECTIONS, (payment_id,))
+    corrections = list(read_structs(cursor, CorrectionEntry))
     cursor.execute(_CONFLICTS, {"payment_id": payment_id})
     conflicts = [make_struct(Conflict, {**row, "recorded": _original(row)}) for row in read_rows(cursor)]
     if stored is None and not conflicts:
         return None
     state, version = stored or (State.CREATED, 0)
-    history: list[HistoryEntry] = [*events, *resolutions]
+    history: list[HistoryEntry] = [*events, *resolutions, *corrections]
     history.sort(key=lambda entry: entry.position)
     resolved = {entry.event_id for entry in resolutions}
     open_reviews = [

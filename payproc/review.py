@@ -16,9 +16,7 @@ from payproc.db.rows import Row, make_struct, read_rows
 from payproc.errors import CannotFinish
 from payproc.escape import unambiguous
 from payproc.logic import STATE_NAMED_BY, EventType, Outcome, Reason, Resolution, State, is_legal
-
-MAX_ATTEMPTS = 100
-"""Attempts to decide about a payment that keeps moving between the look and the decision."""
+from payproc.moves import MAX_ATTEMPTS, move_payment
 
 # Citus may have distributed events, payments and runs to different machines. It can join rows of
 # another machine if a step of its own has fetched them before. MATERIALIZED makes such a step of
@@ -57,15 +55,6 @@ _COUNT = """
 _RESOLVED = """
     SELECT payment_id, position, resolution, state_before, state_after, note, resolved_by, resolved_at
     FROM payproc.resolutions WHERE event_id = %s
-"""
-
-# As in record_decisions.sql: only if version and state are still those shown to the person.
-_MOVE = """
-    UPDATE payproc.payments
-    SET state = %(after)s, version = %(version)s + 1,
-        state_since = CASE WHEN %(after)s::text = %(before)s::text THEN state_since ELSE now() END
-    WHERE payment_id = %(payment_id)s AND version = %(version)s AND state::text = %(before)s
-    RETURNING version
 """
 
 # Only if nobody has decided yet.
@@ -222,21 +211,22 @@ def record(cursor: psycopg2.extensions.cursor, event: PendingEvent, decision: Re
 
     None, and a transaction that is rolled back, if the payment has moved or somebody has decided.
     """
-    values = {
-        "event_id": event.event_id,
-        "payment_id": event.payment_id,
-        "version": event.version,
-        "before": event.state,
-        "after": decision.state_after(event),
-        "resolution": decision.resolution,
-        "note": decision.note,
-        "by": decision.by,
-    }
-    cursor.execute(_MOVE, values)
-    if moved := cursor.fetchone():
-        cursor.execute(_RESOLVE, {**values, "position": moved[0]})
-        if written := cursor.fetchone():
-            return int(written[0])
+    before, after = event.state, decision.state_after(event)
+    position = move_payment(cursor, event.payment_id, version=event.version, before=before, after=after)
+    if position is not None:
+        values = {
+            "event_id": event.event_id,
+            "payment_id": event.payment_id,
+            "position": position,
+            "before": before,
+            "after": after,
+            "resolution": decision.resolution,
+            "note": decision.note,
+            "by": decision.by,
+        }
+        cursor.execute(_RESOLVE, values)
+        if cursor.fetchone():
+            return position
     # Another decision about it may be written but not visible yet: several machines do not show the
     # writes of a transaction at the same moment.
     cursor.connection.rollback()

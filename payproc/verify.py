@@ -37,15 +37,21 @@ _HISTORIES = """
            resolutions.state_before, resolutions.state_after
     FROM payproc.resolutions LEFT JOIN payproc.events USING (event_id)
     UNION ALL
+    SELECT payment_id, position, NULL, 'state', 'correction', state_before, state_after FROM payproc.corrections
+    UNION ALL
     SELECT payment_id, NULL, NULL, NULL, version::text, NULL, state FROM payproc.payments
     ORDER BY 1, 2
 """
 
-_COUNT = "SELECT (SELECT count(*) FROM payproc.events) + (SELECT count(*) FROM payproc.resolutions)"
+_COUNT = """
+    SELECT (SELECT count(*) FROM payproc.events) + (SELECT count(*) FROM payproc.resolutions)
+         + (SELECT count(*) FROM payproc.corrections)
+"""
 
-Row = tuple[str, int | None, str, str, str, str, str]
-"""Payment, position, type, outcome or resolution, reason, state before, state after. A payment's
-own row has its version in place of the reason. Rows stay tuples, because there may be millions."""
+Row = tuple[str, int | None, str | None, str, str, str, str]
+"""Payment, position, type, outcome or resolution, reason, state before, state after. A correction
+has no type. A payment's own row has its version in place of the reason. Rows stay tuples, because
+there may be millions."""
 
 
 class Problem(str, Enum):
@@ -148,8 +154,10 @@ def _count_rows(
         yield row
 
 
-def _judge(event_type: str, outcome: str, reason: str, before: str, after: str) -> tuple[Problem | None, str]:
+def _judge(event_type: str | None, outcome: str, reason: str, before: str, after: str) -> tuple[Problem | None, str]:
     """Return the problem, if any, of an entry that differs from the table, and the expected one."""
+    if reason == "correction":
+        return (Problem.ILLEGAL_MOVE if after == before else None), f"{before} to another state"
     if reason == "nothing to resolve":
         return Problem.ILLEGAL_MOVE, "an earlier event of this payment in MANUAL_REVIEW"
     named = STATE_NAMED_BY.get(EventType(event_type), State(before)).value  # a flag names no state

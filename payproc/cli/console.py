@@ -86,11 +86,15 @@ def confirm(question: str) -> bool:
     """
     while True:
         typer.echo(f"{question} [y/N]: ", nl=False, err=True)
-        sys.stderr.flush()
-        select.select([sys.stdin, interrupt.wake_up], [], [])
-        interrupt.check()
-        answer = sys.stdin.readline()
+        try:
+            select.select([sys.stdin, interrupt.wake_up], [], [])
+            interrupt.check()
+            answer = sys.stdin.readline()
+        except KeyboardInterrupt:
+            typer.echo(err=True)  # the next message gets a line of its own
+            raise
         if not answer:
+            typer.echo(err=True)
             raise typer.Abort
         if answer.strip().lower() in ("y", "yes"):
             return True

@@ -15,7 +15,7 @@ from payproc.escape import printable_json, unambiguous
 from payproc.signals import interrupt
 
 if TYPE_CHECKING:  # as in `export`
-    from payproc.export import ExportSummary, LeftOut
+    from payproc.export import CorrectedPayment, ExportSummary, LeftOut
 
 EXAMPLES = format_examples(
     "payproc export > events.jsonl",
@@ -36,19 +36,25 @@ def export(quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
         from payproc.db import location, schema
 
         summary = events.ExportSummary()
-        omitted = ProblemLog()
+        omitted, corrected = ProblemLog(), ProblemLog()
         is_terminal = sys.stdout.isatty()
         # In a pipe, the reader may draw a progress bar of its own on the same terminal.
         is_progress_shown = not quiet and sys.stderr.isatty() and identify_file(sys.stdout.fileno()) is not None
         with location.open_database(database_url, make_notifier(quiet)) as database:
             schema.require_schema(database)
             total = events.count_lines(database) if is_progress_shown else None
-            blocks = events.export(database, summary, lambda record: omitted.add(_describe_omission(record)))
+            blocks = events.export(
+                database,
+                summary,
+                lambda record: omitted.add(_describe_omission(record)),
+                lambda payment: corrected.add(_describe_corrected(payment)),
+            )
             with contextlib.closing(blocks), progress_bar(total, "lines", is_progress_shown) as on_progress:
                 for block in blocks:
                     _write_whole(printable_json(block.decode()).encode() if is_terminal else block)
                     on_progress(summary.lines)
         omitted.close("record")
+        corrected.close("corrected payment")
         for line in _describe_summary(summary, quiet=quiet):
             print_message(line)
     raise typer.Exit(DONE_WITH_FINDINGS if summary.left_out else 0)
@@ -69,6 +75,13 @@ def _describe_omission(record: "LeftOut") -> str:
     )
 
 
+def _describe_corrected(payment: "CorrectedPayment") -> str:
+    return (
+        f'payment "{unambiguous(payment.payment_id)}": corrected: {payment.state.value} here, '
+        f"{payment.state_in_copy.value} in a copy"
+    )
+
+
 def _describe_summary(summary: "ExportSummary", *, quiet: bool) -> list[str]:
     """Return the counts of an export; with `quiet`, only the omissions."""
     lines = []
@@ -81,13 +94,9 @@ def _describe_summary(summary: "ExportSummary", *, quiet: bool) -> list[str]:
             f"left out {format_count(summary.left_out, 'record')}: ingested again, they would differ from the "
             "record; the tables were edited manually, or the encoding of the database is not UTF8"
         )
-    if resolutions := sum(summary.resolutions.values()):
-        counts = ", ".join(f"{count:,} {DONE[resolution]}" for resolution, count in summary.resolutions.items())
+    if omitted := _describe_decisions(summary):
         waiting = "1 event needs" if summary.waiting == 1 else f"{summary.waiting:,} events need"
-        lines.append(
-            f"left out {format_count(resolutions, 'resolution')} ({counts}): decisions of people are not replayed; "
-            f"in a copy {waiting} review"
-        )
+        lines.append(f"left out {omitted}: decisions of people are not replayed; in a copy {waiting} review")
     if summary.changed_events or summary.changed_payments:
         have = "has" if summary.changed_events == 1 else "have"
         end = "s" * (summary.changed_payments == 1)
@@ -96,3 +105,14 @@ def _describe_summary(summary: "ExportSummary", *, quiet: bool) -> list[str]:
             f"and {format_count(summary.changed_payments, 'payment')} end{end} in another state"
         )
     return lines
+
+
+def _describe_decisions(summary: "ExportSummary") -> str:
+    """Return the counts of omitted decisions of people, or nothing."""
+    parts = []
+    if resolutions := sum(summary.resolutions.values()):
+        counts = ", ".join(f"{count:,} {DONE[resolution]}" for resolution, count in summary.resolutions.items())
+        parts.append(f"{format_count(resolutions, 'resolution')} ({counts})")
+    if summary.corrections:
+        parts.append(format_count(summary.corrections, "correction"))
+    return " and ".join(parts)

@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from payproc.cli import export, ingest, init, resolve, review, rules, runs, show, verify
+from payproc.cli import correct, export, ingest, init, resolve, review, rules, runs, show, verify
 from payproc.cli.console import print_message
 from payproc.cli.exits import BROKEN_PIPE, abandon_stdout, get_interrupt_code, repair_streams
 from payproc.cli.options import format_examples
@@ -41,6 +41,7 @@ app.command(epilog=ingest.EXAMPLES)(ingest.ingest)
 app.command(epilog=show.EXAMPLES)(show.show)
 app.command(epilog=review.EXAMPLES)(review.review)
 app.command(epilog=resolve.EXAMPLES)(resolve.resolve)
+app.command(epilog=correct.EXAMPLES)(correct.correct)
 app.command(epilog=verify.EXAMPLES)(verify.verify)
 app.command(epilog=rules.EXAMPLES)(rules.rules)
 app.command(epilog=runs.EXAMPLES)(runs.runs)

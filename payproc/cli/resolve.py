@@ -4,8 +4,6 @@ Belongs here: the options, and a decision about one event. Many at once are in b
 """
 
 import contextlib
-import os
-import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,6 +31,7 @@ from payproc.cli.options import (
     refuse_option,
     refuse_undecodable,
 )
+from payproc.cli.people import By, Expect, OptionalNote, Yes, check_author, check_note, describe_move, require_consent
 from payproc.cli.render import DONE
 from payproc.cli.rules import MEANING
 from payproc.errors import CannotFinish, WrongUsage
@@ -60,18 +59,11 @@ def resolve(
     file: Annotated[
         str | None, typer.Option("--from", metavar="FILE", help="Take decisions as JSON, one a line; - for stdin.")
     ] = None,
-    note: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Why; kept with the decision.", show_default=False)
-    ] = None,
+    note: OptionalNote = None,
     apply: Annotated[bool, typer.Option("--apply", help="Move the payment to the state that the event names.")] = False,
     dismiss: Annotated[bool, typer.Option("--dismiss", help="Leave the payment as it is.")] = False,
-    by: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Who decides; default: your login name.", show_default=False)
-    ] = None,
-    expect: Annotated[
-        State | None,
-        typer.Option(metavar="STATE", case_sensitive=False, help="Refuse unless this is the payment's state."),
-    ] = None,
+    by: By = None,
+    expect: Expect = None,
     reason: ReasonFilter = None,
     event_type: TypeFilter = None,
     state: StateFilter = None,
@@ -84,7 +76,7 @@ def resolve(
         str | None, typer.Option(metavar="FILE", help="Write each result as a JSON object; - for stdout.")
     ] = None,
     output_format: FormatOption = Format.TABLE,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; required without a terminal.")] = False,
+    yes: Yes = False,
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,
 ) -> None:
@@ -100,11 +92,11 @@ def resolve(
 
         _check_usage(context)
         resolution = Resolution.APPLY if apply else Resolution.DISMISS if dismiss else None
-        note = note if note is None else _check_text(context, "--note", note)
-        by = _check_text(context, "--by", _login_name() if by is None else by)
+        note = note if note is None else check_note(context, note)
+        by = check_author(context, by)
         filters = make_filter(context, reason, event_type, payment, run, state, legal_now)
-        if file is None and not (yes or dry_run):
-            _check_terminal("or --dry-run" if every else "and --expect STATE")
+        if file is None:
+            require_consent(yes=yes or dry_run, advice="or --dry-run" if every else "and --expect STATE")
         report = bulk.Report(output_format, decisions, dry_run, quiet)
         code = 0
         with (
@@ -156,12 +148,6 @@ def _check_usage(context: typer.Context) -> None:
         check_file(context, file)
 
 
-def _check_terminal(safer: str) -> None:
-    """Raise WrongUsage if there is no terminal to ask on."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise WrongUsage(f"no terminal to ask on; add --yes, {safer} to be safe")
-
-
 def _check_inputs(context: typer.Context, given: Mapping[str, Any]) -> None:
     """Raise WrongUsage unless there is one of EVENT_ID, --all and --from, with options that fit it."""
     inputs = [
@@ -198,28 +184,6 @@ def _resolve_one(database: "Database", event_id: str, decision: "ReviewDecision"
     typer.echo(f"{effect} (entry {position}, by {unambiguous(decision.by)})")
 
 
-def _check_text(context: typer.Context, name: str, value: str) -> str:
-    """Return a text without the blanks around it.
-
-    Raises WrongUsage if it is empty, an option or not UTF-8.
-    """
-    refuse_option(context, name, value)
-    if not value.strip():
-        raise WrongUsage(f"{name}: empty, expected some text")
-    refuse_undecodable(name, value)
-    return value.strip()
-
-
-def _login_name() -> str:
-    """Return the name of this process's user, which the environment cannot change."""
-    import pwd  # a shared library that only this function needs
-
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return f"uid {os.getuid()}"
-
-
 def _ask(review: "Review", decision: "ReviewDecision") -> bool:
     typer.echo(_describe_review(review), err=True)
     return confirm(_describe_effect(review, decision, is_done=False) + "?")
@@ -240,11 +204,6 @@ def _describe_review(review: "Review") -> str:
 
 def _describe_effect(review: "Review", decision: "ReviewDecision", *, is_done: bool) -> str:
     """Return the effect of a decision on the payment, before or after it."""
-    state_after = decision.state_after(review)
     verb = DONE[decision.resolution] if is_done else decision.resolution.value
-    payment = unambiguous(review.payment_id)
-    if state_after is review.state:
-        effect = f"{payment} stays {state_after.value}"
-    else:
-        effect = f"{payment} {'moved' if is_done else 'moves'} from {review.state.value} to {state_after.value}"
+    effect = describe_move(review.payment_id, review.state, decision.state_after(review), is_done=is_done)
     return f"{verb} {unambiguous(review.event_id)}: {effect}"

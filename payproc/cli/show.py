@@ -1,5 +1,6 @@
 """`payproc show`: one payment with its state, its history and its conflicts."""
 
+import shlex
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,9 +66,27 @@ def _print_payment(screen: Screen, payment: "Payment") -> None:
     if payment.open_reviews:
         waiting = ", ".join(unambiguous(entry.event_id) for entry in payment.open_reviews)
         screen.print([screen.paint(Styled(f"open reviews: {waiting}", "yellow"))])
+    screen.print(_describe_dead_ends(screen, payment))
     if payment.conflicts:
         screen.print(["", "conflicts: other events under an event_id that was already used", ""])
         _print_conflicts(screen, payment.conflicts)
+
+
+def _describe_dead_ends(screen: Screen, payment: "Payment") -> list[str]:
+    """Return the number of rejected events, and the command for books that no event can put right."""
+    lines = []
+    if payment.rejected:
+        were = "event was" if len(payment.rejected) == 1 else "events were"
+        lines.append(screen.paint(Styled(f"{len(payment.rejected):,} {were} rejected", "red")))
+    if payment.is_correctable:
+        lines.append(f"if the state is wrong: payproc correct {_quote(payment.payment_id)} --to STATE --note TEXT")
+    return lines
+
+
+def _quote(payment_id: str) -> str:
+    """Return a payment_id as a shell takes it, or PAYMENT_ID if a person could not copy it."""
+    is_plain = payment_id == unambiguous(payment_id) and not payment_id.startswith("-")
+    return shlex.quote(payment_id) if is_plain else "PAYMENT_ID"
 
 
 def _print_history(screen: Screen, history: "Sequence[HistoryEntry]") -> None:
@@ -99,10 +118,13 @@ def _make_narrow_row(entry: "HistoryEntry") -> Row:
 def _make_cells(entry: "HistoryEntry") -> tuple[Line, Line, Line, Line, Line]:
     """Return event, type, outcome, reason and origin.
 
-    A resolution has its decision, author and note in the last three.
+    A person's entry has the decision, its author and the note in the last three.
     """
-    from payproc.payments import ResolutionEntry  # as in `show`
+    from payproc.payments import CorrectionEntry, ResolutionEntry  # as in `show`
 
+    if isinstance(entry, CorrectionEntry):
+        corrected = Styled("corrected", "bold")
+        return "", "correction", corrected, f"by {unambiguous(entry.corrected_by)}", unambiguous(entry.note)
     event = cell_text(entry.event_id)
     if isinstance(entry, ResolutionEntry):
         decided = Styled(DONE[entry.resolution], "bold")

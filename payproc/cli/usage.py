@@ -50,6 +50,7 @@ def _describe_problem(error: Any, arguments: Sequence[str], command: Any, root: 
         return f"{option}: no such option{_suggest(option, command, root)}"
     if isinstance(error, typer.BadParameter):
         text = _describe_range(error.param) or _restore_case(error.format_message())
+        text = text.replace("\n\t", " ")  # the choices of a missing option, a line each
     else:
         text = error.message  # Click 8.5 adds a second "Did you mean" in format_message
         # Path.is_file raises for a name that is too long.

@@ -77,9 +77,16 @@ def _make_line(result: EventResult, source: str) -> DecisionLine:
     input_event, decision, recorded = result.input_event, result.decision, result.recorded
     event = input_event.event
     line = DecisionLine(
-        source, input_event.line, event.event_id, event.payment_id, event.type,
-        decision.outcome, decision.reason, decision.state_before, decision.state_after,
-    )  # fmt: skip
+        source,
+        input_event.line,
+        event.event_id,
+        event.payment_id,
+        event.type,
+        decision.outcome,
+        decision.reason,
+        decision.state_before,
+        decision.state_after,
+    )
     if recorded is not None and decision.reason is Reason.DUPLICATE_EVENT:
         line.original_outcome = recorded.outcome
     elif recorded is not None:

@@ -50,10 +50,23 @@ def _count(batch: int, batches: int) -> int:
     if os.geteuid() == 0:
         as_owner = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
     command = [
-        "valgrind", "--quiet", "--tool=callgrind", "--trace-children=yes", f"--callgrind-out-file={home}/counted.%p",
-        str(program), "-D", str(home / "data"), "-c", "listen_addresses=", "-c", f"unix_socket_directories={home}",
-        "-c", "autovacuum=off", "-c", "jit=off",
-    ]  # fmt: skip
+        "valgrind",
+        "--quiet",
+        "--tool=callgrind",
+        "--trace-children=yes",
+        f"--callgrind-out-file={home}/counted.%p",
+        str(program),
+        "-D",
+        str(home / "data"),
+        "-c",
+        "listen_addresses=",
+        "-c",
+        f"unix_socket_directories={home}",
+        "-c",
+        "autovacuum=off",
+        "-c",
+        "jit=off",
+    ]
     parameters = {"host": str(home), "user": SUPERUSER, "dbname": "postgres"}
     with subprocess.Popen(
         command, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **as_owner

@@ -218,7 +218,7 @@ def test_missing_schema_exits_with_1(tmp_path: Path, bare_url: URL) -> None:
     """A database that has lost its records never looks healthy."""
     resolve = "resolve e1 --apply --note x --yes"
     reads = ["show p1", "review", "review --format json", "verify", "verify --format json", "runs", "export"]
-    for command in (resolve, *reads):
+    for command in (resolve, "correct p1 --to failed --note x --yes", *reads):
         finished = InProcess(tmp_path, bare_url)(*command.split())
         line = error_line(finished, 1)
         assert "nothing is recorded: no schema payproc in the database postgresql://" in line

@@ -174,6 +174,25 @@ def test_resolutions_are_omitted_and_counted(run_in_process: InProcess) -> None:
     assert quiet.stderr.splitlines() == messages(exported)[1:]
 
 
+def test_corrections_are_omitted_and_counted(run_in_process: InProcess) -> None:
+    """Twenty of the payments that end in another state are named; the exit code stays 0."""
+    run = run_in_process
+    day = b"\n".join(event_line(f"e{number:02}", f"p{number:02}", "fail") for number in range(22))
+    run("ingest", "-", stdin=day)
+    for number in range(22):
+        correct = ("correct", f"p{number:02}", "--to", "captured", "--note", "n", "--by", "a", "--yes")
+        assert run(*correct).code == 0
+    exported = run("export", "--quiet")
+    assert exported[:2] == (0, day.decode() + "\n")
+    named = [f'payment "p{number:02}": corrected: captured here, failed in a copy' for number in range(20)]
+    assert exported.stderr.splitlines() == [
+        *named,
+        "… and 2 more corrected payments",
+        "payproc: left out 22 corrections: decisions of people are not replayed; in a copy 0 events need review",
+        "payproc: in a copy 0 events have another outcome, and 22 payments end in another state",
+    ]
+
+
 def omitted(*, applied: int, dismissed: int) -> str:
     count = applied + dismissed
     return (

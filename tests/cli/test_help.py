@@ -12,7 +12,7 @@ import pytest
 from tests.support.command import Payproc
 from tests.support.documents import ROOT, run_script
 
-COMMANDS = ("ingest", "show", "review", "resolve", "verify", "rules", "runs", "export", "init")
+COMMANDS = ("ingest", "show", "review", "resolve", "correct", "verify", "rules", "runs", "export", "init")
 
 
 @pytest.mark.parametrize("width", ["80", pytest.param("200", marks=pytest.mark.slow)])
@@ -44,7 +44,7 @@ def test_help_examples_work(payproc: Payproc) -> None:
         for example in examples(payproc(*command.split(), "--help").stdout):
             environment = {**payproc.environment, "COPY_URL": payproc.environment["DATABASE_URL"]}
             script = example.replace(named, f"'{payproc.environment['DATABASE_URL']}'")
-            if " resolve " in script and "--yes" not in script:  # it asks, on a terminal
+            if {"resolve", "correct"} & {*script.split()} and "--yes" not in script:  # it asks, on a terminal
                 script += " --yes"
             finished = run_script(script, payproc.folder, environment, "-o", "pipefail")
             assert finished.returncode == 0, (example, finished)

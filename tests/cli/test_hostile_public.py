@@ -33,7 +33,7 @@ DAY = [SAMPLES / f"{name}.jsonl" for name in ("reused_ids", "contradictions", "r
 HISTORY = """
     INSERT INTO payproc.runs (sources, lines, finished_at) VALUES ('{day.jsonl}', 6, now());
     INSERT INTO payproc.payments (payment_id, state, version) VALUES
-        ('p1', 'authorized', 1), ('p2', 'created', 1), ('p3', 'created', 1), ('p4', 'created', 2);
+        ('p1', 'authorized', 1), ('p2', 'created', 1), ('p3', 'created', 1), ('p4', 'refunded', 3);
     INSERT INTO payproc.events (event_id, payment_id, position, type, outcome, reason, state_before, state_after,
                                 source, run_id, line, payload)
     SELECT event_id, payment_id, 1, type, outcome, reason, before, after, 0, 1, place,
@@ -48,10 +48,12 @@ HISTORY = """
     INSERT INTO payproc.resolutions (event_id, payment_id, position, resolution, state_before, state_after, note,
                                      resolved_by)
     VALUES ('e4', 'p4', 2, 'dismiss', 'created', 'created', 'a note', 'alice');
+    INSERT INTO payproc.corrections (payment_id, position, state_before, state_after, note, corrected_by)
+    VALUES ('p4', 3, 'created', 'refunded', 'a note', 'alice');
     INSERT INTO payproc.event_conflicts (event_id, payment_id, type, source, run_id, line, payload)
     VALUES ('e1', 'p2', 'fail', 0, 1, 5, '{"event_id": "e1", "payment_id": "p2", "type": "fail"}');
 """
-"""Three events that need review, one of them resolved, and a conflict."""
+"""Three events that need review, one of them resolved, a correction, and a conflict."""
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,10 @@ READS: list[tuple[tuple[str | Path, ...], int]] = [
     (("resolve", "--from", "orders.jsonl", "--apply", *DECIDE), 3),
     (("resolve", "e4", "--dismiss", *DECIDE), 1),
     (("resolve", "p1", "--dismiss", *DECIDE), 1),
+    (("correct", "p1", "--to", "authorized", *DECIDE), 1),
+    (("correct", "p2", "--to", "captured", *DECIDE, "--expect", "failed"), 1),
+    (("correct", "e1", "--to", "captured", *DECIDE), 1),
+    (("correct", "p9", "--to", "captured", *DECIDE), 1),
     (("verify",), 0),
     (("runs",), 0),
     (("export",), 0),
@@ -95,6 +101,7 @@ WRITES: list[tuple[str | Path, ...]] = [
     ("resolve", "e3", "--dismiss", *DECIDE),
     ("resolve", "--all", "--apply", "--state", "created", *DECIDE),
     ("resolve", "--from", "chain.jsonl", "--apply", *DECIDE),
+    ("correct", "p1", "--to", "captured", *DECIDE, "--expect", "authorized"),
 ]
 """Commands that record something."""
 

@@ -54,6 +54,8 @@ def attempts(injection: str, url: URL) -> list[tuple[set[int], tuple[str, ...]]]
         ({1}, ("show", "--format", "json", "--", injection)),
         ({1}, ("resolve", "--apply", "--note", injection, "--by", injection, "--yes", "--", injection)),
         ({2}, ("resolve", "e1", "--apply", "--note", "x", "--yes", "--expect", injection)),
+        ({1}, ("correct", "--to", "failed", "--note", injection, "--by", injection, "--yes", "--", injection)),
+        ({2}, ("correct", "p1", "--note", "x", "--yes", "--to", injection)),
         ({2}, ("review", "--reason", injection)),
         ({2}, ("review", "--limit", injection)),
         ({2}, ("runs", "--limit", injection)),

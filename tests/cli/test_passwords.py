@@ -57,6 +57,8 @@ def test_misplaced_url_is_not_printed(run_in_process: InProcess, step: int) -> N
             ("ingest", f"--no-such={url}"),
             ("ingest", f"-{url}"),
             ("resolve", url, "--apply", "--note", "x", "--yes"),
+            ("correct", url, "--to", "failed", "--note", "x", "--yes"),
+            ("correct", "p", "--note", "x", "--yes", "--to", url),
             ("review", "--reason", url),
             ("resolve", "e", "--apply", "--note", "x", "--yes", "--expect", url),
         ):

@@ -1,15 +1,12 @@
 """`payproc resolve`: a person's decision, given with --yes or at the question."""
 
-import fcntl
-import termios
-
 import pytest
 
 from tests.support.command import Payproc, error_line
 from tests.support.events import event_line, write_lines
 from tests.support.in_process import InProcess
 from tests.support.postgres import Sql
-from tests.support.terminal import open_terminal
+from tests.support.terminal import open_terminal, take_terminal
 
 DAY = [
     event_line("e1", "p1", "capture"),
@@ -88,8 +85,3 @@ def test_resolve_on_a_terminal_asks(payproc: Payproc, flagged: InProcess, sql: S
             finally:
                 process.kill()
     assert sql.value("SELECT count(*) FROM payproc.resolutions") == (code == 0)
-
-
-def take_terminal() -> None:
-    """Make standard input the controlling terminal, so that Ctrl-C there becomes a signal."""
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

@@ -85,10 +85,60 @@ def test_show_wide_table_has_a_line_an_entry(filled: InProcess) -> None:
 
 def test_show_table_has_the_resolution(filled: InProcess) -> None:
     wide = filled("show", "p5", env={"COLUMNS": "160"}).stdout.splitlines()
-    assert wide[-1].split()[:6] == ["3", "e5", "resolution", "applied", "by", "alice"]
-    assert wide[-1].rstrip().endswith("seen in the bank's file")
+    assert wide[-2].split()[:6] == ["3", "e5", "resolution", "applied", "by", "alice"]
+    assert wide[-2].rstrip().endswith("seen in the bank's file")
     assert "open reviews" not in "".join(wide)
     assert "seen in the bank's" in filled("show", "p5").stdout
+
+
+WRONG = "if the state is wrong: payproc correct"
+
+
+def test_show_counts_rejected_events(run_in_process: InProcess) -> None:
+    """And says how to correct, until a person has corrected the payment."""
+    run = run_in_process
+    lines = [event_line("e1", "p'1", "fail"), event_line("e2", "p'1", "capture"), event_line("e3", "p'1", "refund")]
+    run("ingest", "-", stdin=b"\n".join(lines))
+    assert run("show", "p'1").stdout.splitlines()[-2:] == [
+        "2 events were rejected",
+        f"""{WRONG} 'p'"'"'1' --to STATE --note TEXT""",
+    ]
+    run("correct", "p'1", "--to", "captured", "--note", "seen at the bank", "--by", "alice", "--yes")
+    shown = run("show", "p'1", env={"COLUMNS": "160"}).stdout.splitlines()
+    assert shown[-2].split()[:6] == ["4", "correction", "corrected", "by", "alice", "failed"]
+    assert shown[-2].rstrip().endswith("seen at the bank")
+    assert shown[-1] == "2 events were rejected"
+    run("ingest", "-", stdin=event_line("e4", "p'1", "fail"))
+    run("resolve", "e4", "--apply", "--note", "a slip", "--yes")
+    assert WRONG in run("show", "p'1").stdout, "there is a newer decision"
+
+
+def test_show_says_how_to_correct(filled: InProcess) -> None:
+    """Only where the payment has something that no event and no review can change."""
+    assert "rejected" not in filled("show", "p5").stdout
+    assert WRONG in filled("show", "p5").stdout, "its review is resolved"
+    assert WRONG not in filled("show", "p1").stdout, "its review is open"
+    assert WRONG not in filled("show", "p2").stdout, "only a conflict names it"
+
+
+@pytest.mark.parametrize(("payment_id", "shown"), [("-q", "PAYMENT_ID"), ("p\u200b", "PAYMENT_ID"), ("p q", "'p q'")])
+def test_show_names_only_ids_to_copy(run_in_process: InProcess, payment_id: str, shown: str) -> None:
+    run = run_in_process
+    run("ingest", "-", stdin=event_line("e1", payment_id, "fail") + b"\n" + event_line("e2", payment_id, "refund"))
+    assert f"{WRONG} {shown} --to STATE" in run("show", "--", payment_id).stdout
+
+
+def test_show_of_a_conflict_says_how_to_correct(run_in_process: InProcess) -> None:
+    """The refused event came for this payment, so it may have been its money."""
+    run = run_in_process
+    lines = [
+        event_line("e1", "p1", "authorize"),
+        event_line("e2", "p2", "authorize"),
+        event_line("e1", "p2", "capture"),
+    ]
+    run("ingest", "-", stdin=b"\n".join(lines))
+    assert WRONG in run("show", "p2").stdout
+    assert WRONG not in run("show", "p1").stdout
 
 
 @pytest.mark.parametrize("columns", [40, 80, 200])

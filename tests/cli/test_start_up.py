@@ -48,6 +48,7 @@ def test_command_imports_nothing_unneeded(payproc: Payproc, run_in_process: InPr
         "ingest day.jsonl --format json --decisions decided",
         "review --reason predecessor_missing --limit 3",
         "resolve e1 --apply --note x --by alice --expect authorized --yes",
+        "correct p1 --to failed --note x --by alice --yes",
         "show p1",
         "show p1 --format json",
         "runs --limit 5",

@@ -22,6 +22,7 @@ REASONS = (
 )
 OUTCOMES = "'APPLY', 'IGNORE', 'REJECT', 'MANUAL_REVIEW'"
 STATES = "'created', 'authorized', 'captured', 'refunded', 'failed'"
+PLAIN_STATES = STATES.replace("'", "")
 TYPES = "'authorize', 'capture', 'refund', 'fail', 'flag'"
 CONVERT = "expected JSON Lines in UTF-8; use"
 LIMIT = "a whole number from 1 to 1,000,000,000"
@@ -233,6 +234,27 @@ REFUSED = {
         ("--from --yes", "--from: needs a value, but the option --yes follows it"),
         ("--from day.jsonl --decisions day.jsonl", "--decisions: day.jsonl is also an input; name another file"),
     ],
+    "correct": [
+        ("", "missing argument 'PAYMENT_ID' …"),
+        ("pay_coat", f"missing option '--to'. Choose from: {PLAIN_STATES} …"),
+        ("pay_coat --note x --yes", f"missing option '--to'. Choose from: {PLAIN_STATES} …"),
+        ("pay_coat --to captured --yes", "missing option '--note' …"),
+        ("pay_coat --to captured --note x", "no terminal to ask on; add --yes, and --expect STATE to be safe"),
+        ("pay_coat --to paid --note x --yes", f"invalid value for '--to': 'paid' is not one of {STATES} …"),
+        ("pay_coat --to '' --note x --yes", f"invalid value for '--to': '' is not one of {STATES} …"),
+        (
+            "pay_coat --to captured --expect paid --note x",
+            f"invalid value for '--expect': 'paid' is not one of {STATES} …",
+        ),
+        ("pay_coat --to captured --note --yes", "--note: needs a value, but the option --yes follows it"),
+        ("pay_coat --note --to=captured --to failed", "--note: needs a value, but the option --to follows it"),
+        ("pay_coat --to captured --note ' ' --yes", "--note: empty, expected some text"),
+        ("pay_coat --to captured --note x --by '' --yes", "--by: empty, expected some text"),
+        ("pay_coat captured --note x --to failed", "got unexpected extra argument(s) (captured) …"),
+        ("pay_coat --state captured --note x", "--state: no such option …"),
+        ("pay_coat --to captured --note x --format json", "--format: no such option …"),
+        ("pay_coat --too captured --note x", "--too: no such option (did you mean --to?) …"),
+    ],
     "verify": [
         ("pay_coat", "got unexpected extra argument(s) (pay_coat) …"),
         ("--fix", "--fix: no such option …"),
@@ -364,6 +386,8 @@ def test_undecodable_arguments_are_refused(run: InProcess) -> None:
     assert run("show", name).stderr == "payproc: PAYMENT_ID: is not UTF-8, expected UTF-8 text\n"
     resolve = ("resolve", "--dismiss", "--yes")
     assert run(*resolve, "e", "--note", name).stderr == "payproc: --note: is not UTF-8, expected UTF-8 text\n"
+    correct = ("correct", "--to", "failed", "--yes")
+    assert run(*correct, name, "--note", "x").stderr == "payproc: PAYMENT_ID: is not UTF-8, expected UTF-8 text\n"
     assert run(*resolve, name, "--note", "x").stderr == "payproc: EVENT_ID: is not UTF-8, expected UTF-8 text\n"
 
 

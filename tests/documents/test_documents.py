@@ -185,8 +185,10 @@ def test_reference_lists_the_fields_of_objects(payproc: Payproc, sql: Sql) -> No
     resolve = ("resolve", "--all", "--dismiss", "--note", "x", "--yes", "--format", "json")
     objects["`resolve`"] = json.loads(payproc(*resolve, "--decisions", "results.jsonl").stdout)
     objects["a result of `resolve` in `--decisions`"] = json.loads((payproc.folder / "results.jsonl").read_text())
+    payproc("correct", "p1", "--to", "captured", "--note", "x", "--yes")
     objects["`show`"] = shown = json.loads(payproc("show", "p1", "--format", "json").stdout)
-    objects["an event in `history`"], _, objects["a person's decision in `history`"] = shown["history"]
+    objects["an event in `history`"], _, decision, correction = shown["history"]
+    objects |= {"a person's decision in `history`": decision, "a person's correction in `history`": correction}
     (objects["one of `conflicts`"],) = shown["conflicts"]
     objects["`runs`"] = json.loads(payproc("runs", "--format", "json", "--limit", "1").stdout)
     sql.rows("UPDATE payproc.payments SET version = 9 RETURNING version")

@@ -1,8 +1,8 @@
-"""Concurrent processes on the same payments, and people who resolve events: each event once.
+"""Concurrent processes on the same payments, and people who resolve and correct: each event once.
 
 Each seed makes a messy day and gives it to 2 to 8 processes: the whole day, an overlapping part or
-a disjoint one, in order or shuffled. Meanwhile two people work through the review queue and
-sometimes pick the same event.
+a disjoint one, in order or shuffled. Meanwhile two people work through the review queue, sometimes
+pick the same event, and correct some of its payments.
 
 The seed is in the test's name: `pytest -m "slow or not slow" "FILE::TEST[SEED]"` repeats it.
 """
@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from payproc.corrections import Correction, correct
 from payproc.db.connection import Database
 from payproc.errors import CannotFinish
-from payproc.logic import Resolution
+from payproc.logic import Resolution, State
 from payproc.review import ReviewDecision, resolve
 from payproc.review_queue import open_reviews
 from tests.support.command import Payproc
@@ -31,13 +32,14 @@ COULD_NOT_SERIALIZE = "SELECT xact_rollback FROM pg_stat_database WHERE datname 
 
 
 class Person(threading.Thread):
-    """A reviewer who resolves pending events without a pause, until `is_done` is set."""
+    """A reviewer who resolves and corrects without a pause, until `is_done` is set."""
 
     def __init__(self, database: Database, name: str, seed: float) -> None:
         super().__init__()
         self.database, self.chance, self.by = database, random.Random(seed), name
         self.is_done = threading.Event()
         self.resolved: list[tuple[str, str]] = []
+        self.corrected: list[tuple[str, int]] = []
         self.too_late = 0
         self.unexpected: list[CannotFinish] = []
 
@@ -45,6 +47,8 @@ class Person(threading.Thread):
         while not self.is_done.is_set():
             for review in list(open_reviews(self.database, limit=5)):
                 self._resolve(review.event_id, self.chance.choice(list(Resolution)))
+                if self.chance.random() < 0.3:
+                    self._correct(review.payment_id, self.chance.choice(list(State)))
 
     def _resolve(self, event_id: str, resolution: Resolution) -> None:
         try:
@@ -54,6 +58,15 @@ class Person(threading.Thread):
             if f'event "{event_id}": already resolved: ' in str(error):
                 self.too_late += 1  # the other person was first
             else:
+                self.unexpected.append(error)
+
+    def _correct(self, payment_id: str, state: State) -> None:
+        try:
+            corrected = correct(self.database, payment_id, Correction(state, "n", self.by), lambda _: True)
+            assert corrected is not None
+            self.corrected.append((payment_id, corrected[1]))
+        except CannotFinish as error:
+            if "is already " not in str(error):
                 self.unexpected.append(error)
 
 
@@ -105,11 +118,13 @@ def test_processes_and_people_record_each_event_once(payproc: Payproc, database:
     assert [person.unexpected for person in people] == [[], []]
     resolved = sorted(pair for person in people for pair in person.resolved)
     assert resolved == sql.rows("SELECT event_id, resolution::text FROM payproc.resolutions ORDER BY 1")
+    corrected = sorted(pair for person in people for pair in person.corrected)
+    assert corrected == sql.rows("SELECT payment_id, position FROM payproc.corrections ORDER BY 1, 2")
     assert_books_right(sql)
     assert_verified(payproc)
     assert sql.value("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") == 0
     count("processes at once on the same payments", len(parts))
-    count("decisions by people in between", len(resolved))
+    count("decisions by people in between", len(resolved) + len(corrected))
     count("decisions that came too late, by people at once", sum(person.too_late for person in people))
 
 

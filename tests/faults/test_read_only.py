@@ -77,11 +77,14 @@ def test_standby_answers_readers_and_refuses_writes(own_server: OwnServers, tmp_
         assert Payproc(tmp_path, standby.url)("init").stdout == "the schema payproc is up to date\n"
 
         resolve = ("resolve", pending["event_id"], "--dismiss", "--note", "seen", "--yes")
+        state = "failed" if pending["state"] == "refunded" else "refunded"
+        correct = ("correct", pending["payment_id"], "--to", state, "--note", "seen", "--yes")
         before = contents(replica)
         refusals = ((Payproc(tmp_path, standby.url), READ_ONLY), (reader, READ_ONLY))
         reader_on_primary = Payproc(tmp_path, primary.url.set(username="reader"))
         for payproc, message in (*refusals, (reader_on_primary, "refused: permission denied for ")):
-            for command in (["ingest", "day.jsonl"], [*resolve]):
+            for command in (["ingest", "day.jsonl"], [*resolve], [*correct]):
                 assert message in error_of(*payproc(*command)[::2]), command
         assert contents(replica) == contents(sql) == before
-        assert on_primary(*resolve).code == 0
+        for decision in (resolve, correct):
+            assert on_primary(*decision).code == 0

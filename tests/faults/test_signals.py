@@ -108,7 +108,7 @@ def start_question(place: Place, chance: random.Random) -> Process:
     os.close(its_end)
     process.stderr = open(terminal, "rb", buffering=0)  # noqa: SIM115, PTH123 - a descriptor
     asked = b""
-    while not asked.endswith(b"[y/N]:"):
+    while not asked.endswith(b"[y/N]: "):
         asked += process.stderr.read(1) or b""
     time.sleep(chance.uniform(0, 0.05))
     return process

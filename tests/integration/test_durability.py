@@ -8,12 +8,13 @@ import pytest
 from sqlalchemy import URL
 
 from payproc.bulk import Fate, Order, Resolver
+from payproc.corrections import Correction, correct
 from payproc.db import schema
 from payproc.db.connection import Database
 from payproc.db.location import parse_url
 from payproc.errors import CannotFinish
 from payproc.handlers import Recorder
-from payproc.logic import Resolution
+from payproc.logic import Resolution, State
 from payproc.review import ReviewDecision, resolve
 from payproc.runs import open_run, save_counts
 from tests.support.events import input_events
@@ -92,7 +93,7 @@ def test_stronger_synchronous_commit_is_kept(url: URL, sql: Sql) -> None:
 
 
 @pytest.mark.parametrize(
-    "reports", ["ingest", *(pytest.param(each, marks=pytest.mark.slow) for each in ("resolve", "batch"))]
+    "reports", ["ingest", *(pytest.param(each, marks=pytest.mark.slow) for each in ("resolve", "batch", "correct"))]
 )
 def test_canceled_wait_for_a_standby_is_an_error(own_server: OwnServers, sql_on: SqlOn, reports: str) -> None:
     """The server only warns about it, here among many other messages."""
@@ -115,6 +116,8 @@ def test_canceled_wait_for_a_standby_is_an_error(own_server: OwnServers, sql_on:
         if reports == "batch":
             with closing(Resolver(database)) as resolver:
                 return resolver.resolve(Order("e1", decision))
+        if reports == "correct":
+            return correct(database, "p1", Correction(State.FAILED, "n", "b"), lambda _: True)
         with closing(Recorder(database, run_id)) as recorder:
             return recorder.handle(input_events(("e2", "p2", "authorize"), first_line=2))
 

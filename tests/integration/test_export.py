@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
+from payproc.corrections import Correction, correct
 from payproc.db import schema
 from payproc.db.connection import Database
 from payproc.db.rows import FETCH_LINES
-from payproc.export import BLOCK_BYTES, ExportSummary, LeftOut, export
+from payproc.export import BLOCK_BYTES, CorrectedPayment, ExportSummary, LeftOut, export
 from payproc.handlers import Recorder
 from payproc.ingest.run import Ingest, Options
-from payproc.logic import Resolution
+from payproc.logic import Resolution, State
 from payproc.review import ReviewDecision, resolve
 from payproc.signals import Interrupt
 from payproc.verify import VerifySummary, verify
@@ -135,6 +136,58 @@ def test_stray_resolution_leaves_counts_right(database: Database, record: Callab
     _, totals, _ = exported(database)
     assert totals.resolutions == {Resolution.APPLY: 3, Resolution.DISMISS: 0}
     assert totals.changed_payments == 2
+
+
+def correct_state(database: Database, payment_id: str, state: State) -> None:
+    """Correct a payment."""
+    assert correct(database, payment_id, Correction(state, "a note", "alice"), lambda _: True)
+
+
+def test_effects_of_corrections_are_counted(database: Database, record: Callable[..., None]) -> None:
+    """Payments that end in another state in a copy are named if a person has corrected them."""
+    # Nothing follows: in a copy only the payment differs.
+    record(("a1", "a", "fail"), ("a2", "a", "capture"))
+    correct_state(database, "a", State.CAPTURED)
+    # An event follows, which a copy rejects.
+    record(("b1", "b", "fail"), ("b2", "b", "capture"))
+    correct_state(database, "b", State.CAPTURED)
+    record(("b3", "b", "refund"))
+    # A wrong decision was corrected, so the payment ends as in a copy.
+    record(("c1", "c", "capture"))
+    decide(database, "c1", Resolution.APPLY)
+    correct_state(database, "c", State.CREATED)
+    # A decision alone changes a payment, so it is counted but not named.
+    record(("d1", "d", "refund"))
+    decide(database, "d1", Resolution.APPLY)
+    # A correction comes before the decision that is the last entry.
+    record(("e1", "e", "authorize"), ("e2", "e", "refund"))
+    correct_state(database, "e", State.FAILED)
+    decide(database, "e2", Resolution.APPLY)
+    totals, named = ExportSummary(), list[CorrectedPayment]()
+    assert len(list(export(database, totals, on_corrected=named.append))) == 1
+    assert named == [
+        CorrectedPayment("a", State.CAPTURED, State.FAILED),
+        CorrectedPayment("b", State.REFUNDED, State.FAILED),
+        CorrectedPayment("e", State.REFUNDED, State.AUTHORIZED),
+    ]
+    assert totals == ExportSummary(
+        events=9,
+        resolutions={Resolution.APPLY: 3, Resolution.DISMISS: 0},
+        corrections=4,
+        waiting=3,  # c1, d1, e2
+        changed_events=1,  # b3
+        changed_payments=4,  # a, b, d, e
+    )
+
+
+def test_stray_correction_leaves_counts_right(database: Database, record: Callable[..., None], sql: Sql) -> None:
+    """Its payment has no events."""
+    record(("a1", "a", "fail"), ("b1", "b", "fail"), ("c1", "c", "fail"))
+    for payment_id in "abc":
+        correct_state(database, payment_id, State.CAPTURED)
+    sql.rows("UPDATE payproc.corrections SET payment_id = 'aa' WHERE payment_id = 'b'")
+    _, totals, _ = exported(database)
+    assert (totals.corrections, totals.changed_payments) == (3, 2)
 
 
 # ---- Damaged records --------------------------------------------------------------------------------

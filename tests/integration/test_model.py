@@ -1,7 +1,7 @@
 """Random stories told to payproc and to the independent model, which must agree on every result.
 
 A story is a few runs over few events of few payments, split over files and workers, with
-resolutions in between.
+resolutions and corrections in between.
 """
 
 import io
@@ -19,11 +19,13 @@ from hypothesis import strategies as st
 
 from payproc.bulk import Order, Resolver, plan
 from payproc.cli.render import to_json_line
+from payproc.corrections import Correction, correct
 from payproc.db.connection import Database
-from payproc.export import ExportSummary, export
+from payproc.errors import CannotFinish
+from payproc.export import CorrectedPayment, ExportSummary, export
 from payproc.ingest import run as ingest
 from payproc.ingest.run import Ingest, Options
-from payproc.logic import Resolution
+from payproc.logic import Resolution, State
 from payproc.payments import load_payment
 from payproc.review import ReviewDecision, resolve
 from payproc.review_queue import ReviewFilter, open_reviews
@@ -54,6 +56,15 @@ class PersonDecides(NamedTuple):
     by: str
 
 
+class PersonCorrects(NamedTuple):
+    """A correction of one payment, picked by number."""
+
+    number: int
+    state: str
+    note: str
+    by: str
+
+
 class PersonDecidesAll(NamedTuple):
     """A resolution of all pending events, or of those that are legal at their turn."""
 
@@ -61,6 +72,9 @@ class PersonDecidesAll(NamedTuple):
     legal_now: bool
     note: str
     by: str
+
+
+Story = list[Run | PersonDecides | PersonDecidesAll | PersonCorrects]
 
 
 # ---- Stories ---------------------------------------------------------------------------------------
@@ -113,6 +127,7 @@ _NOT_EVENTS = (
     b'{"event_id":"e","payment_id":1,"type":"fail"}',
     b'{"event_id":"e","payment_id":"p","type":"fail","x":NaN}',
 )
+_STATES = ("created", "authorized", "captured", "refunded", "failed")
 _MORE: tuple[Row, ...] = (
     {},
     {"attempt": 2},
@@ -136,8 +151,8 @@ def _good_lines(draw: st.DrawFn, event_ids: list[str], payment_ids: list[str]) -
 
 
 @st.composite
-def _stories(draw: st.DrawFn) -> list[Run | PersonDecides | PersonDecidesAll]:
-    """Draw colliding runs over few events of few payments, with resolutions in between."""
+def _stories(draw: st.DrawFn) -> Story:
+    """Draw colliding runs over few events of few payments, with decisions of people in between."""
     event_ids = draw(st.lists(_ids, min_size=5, max_size=30, unique=True))
     payment_ids = draw(st.lists(_ids, min_size=1, max_size=4, unique=True))
     malformed = st.sampled_from(_NOT_EVENTS).map(lambda raw: Line(raw, None))
@@ -150,8 +165,10 @@ def _stories(draw: st.DrawFn) -> list[Run | PersonDecides | PersonDecidesAll]:
     )
     text = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30)
     person = st.builds(PersonDecides, st.integers(0, 50), st.sampled_from(("apply", "dismiss")), text, text)
+    correction = st.builds(PersonCorrects, st.integers(0, 50), st.sampled_from(_STATES), text, text)
     everything = st.builds(PersonDecidesAll, st.sampled_from(("apply", "dismiss")), st.booleans(), text, text)
-    return draw(st.lists(run | run | run | person | person | everything, min_size=3, max_size=8))
+    people = person | person | everything | correction
+    return draw(st.lists(run | run | run | people, min_size=3, max_size=9))
 
 
 # ---- Payproc and the model -------------------------------------------------------------------------
@@ -198,6 +215,24 @@ class Comparison:
         assert resolved is not None
         assert resolved[1] == entry["position"]
 
+    def correct(self, person: PersonCorrects) -> None:
+        """Correct a payment, if there is one; correcting to the state that it has is refused."""
+        if not self.model.histories:
+            return
+        payment_id = sorted(self.model.histories)[person.number % len(self.model.histories)]
+        version, state = len(self.model.histories[payment_id]), self.model.state(payment_id)
+        entry = self.model.correct(payment_id, person.state, person.note, person.by)
+        correction = Correction(State(person.state), person.note, person.by)
+        if entry is None:
+            with pytest.raises(CannotFinish, match=f"is already {state}, expected another state"):
+                correct(self.database, payment_id, correction, lambda _: True)
+            return
+        corrected = correct(
+            self.database, payment_id, correction, lambda found: (found.state.value, found.version) == (state, version)
+        )
+        assert corrected is not None
+        assert corrected[1] == entry["position"]
+
     def decide_all(self, person: PersonDecidesAll) -> None:
         """Resolve all that the person picks, by a plan that must come true."""
         decision = ReviewDecision(Resolution(person.resolution), person.note, person.by)
@@ -234,7 +269,8 @@ class Comparison:
         Ingest the export elsewhere; compare the tables, and export again.
         """
         lines = self.model.export()
-        exported, totals = _exported(self.database)
+        named: list[CorrectedPayment] = []
+        exported, totals = _exported(self.database, named)
         assert exported == b"".join(line.raw + b"\n" for line in lines)
         copy = Model()
         path = self.folder / "export.jsonl"
@@ -248,13 +284,19 @@ class Comparison:
             events=len(copy.recorded),
             conflicts=len(copy.conflicts),
             resolutions={each: people[each.value] for each in Resolution},
+            corrections=len(self.model.corrections()),
             waiting=len(copy.pending()),
             changed_events=len(changed),
             changed_payments=sum(copy.state(each) != self.model.state(each) for each in copy.histories),
         )
-        if not people:
+        if not people and not self.model.corrections():
             assert (totals.changed_events, totals.changed_payments) == (0, 0)
-        again, totals_again = _exported(database)
+        assert [(each.payment_id, each.state.value, each.state_in_copy.value) for each in named] == [
+            (each, self.model.state(each), copy.state(each))
+            for each in sorted({entry["payment_id"] for entry in self.model.corrections()})
+            if self.model.state(each) != copy.state(each)
+        ]
+        again, totals_again = _exported(database, [])
         assert again == exported
         assert (totals_again.changed_events, totals_again.changed_payments) == (0, 0)
 
@@ -284,9 +326,9 @@ class Comparison:
         return shown
 
 
-def _exported(database: Database) -> tuple[bytes, ExportSummary]:
+def _exported(database: Database, named: list[CorrectedPayment]) -> tuple[bytes, ExportSummary]:
     totals = ExportSummary()
-    return b"".join(export(database, totals)), totals
+    return b"".join(export(database, totals, on_corrected=named.append)), totals
 
 
 def _decision(entry: Row) -> Row:
@@ -310,16 +352,16 @@ def _but(row: Row, *names: str) -> Row:
 @pytest.fixture
 def tell(
     database: Database, sql: Sql, tmp_path: Path, new_database: NewDatabase, template: str, sql_on: SqlOn
-) -> Callable[[list[Run | PersonDecides | PersonDecidesAll]], None]:
+) -> Callable[[Story], None]:
     """Tells a story to an empty payproc and to the model, and compares them."""
     copy_url = new_database(template)
     copy, sql_on_copy = as_database(copy_url, "the copy"), sql_on(copy_url)
 
-    def tell(story: list[Run | PersonDecides | PersonDecidesAll]) -> None:
+    def tell(story: Story) -> None:
         for each in (sql, sql_on_copy):
             each.rows(
-                "TRUNCATE payproc.payments, payproc.events, payproc.event_conflicts, payproc.resolutions, payproc.runs"
-                " RESTART IDENTITY"
+                "TRUNCATE payproc.payments, payproc.events, payproc.event_conflicts, payproc.resolutions,"
+                " payproc.corrections, payproc.runs RESTART IDENTITY"
             )
         shutil.rmtree(tmp_path)
         tmp_path.mkdir()
@@ -328,6 +370,8 @@ def tell(
             for step in story:
                 if isinstance(step, Run):
                     count("lines compared with the model", comparison.run(step))
+                elif isinstance(step, PersonCorrects):
+                    comparison.correct(step)
                 elif isinstance(step, PersonDecidesAll):
                     comparison.decide_all(step)
                 else:
@@ -348,9 +392,7 @@ def tell(
         pytest.param(9, 28, marks=pytest.mark.slow),
     ],
 )
-def test_story_ends_as_the_model_says(
-    tell: Callable[[list[Run | PersonDecides | PersonDecidesAll]], None], number: int, stories: int
-) -> None:
+def test_story_ends_as_the_model_says(tell: Callable[[Story], None], number: int, stories: int) -> None:
     """A number fails again when it is run again.
 
     Hypothesis prints the smallest story that fails.
@@ -365,7 +407,7 @@ def test_story_ends_as_the_model_says(
         suppress_health_check=list(HealthCheck),
     )
     @given(_stories())
-    def compare(story: list[Run | PersonDecides | PersonDecidesAll]) -> None:
+    def compare(story: Story) -> None:
         tell(story)
 
     compare()

@@ -4,9 +4,10 @@ from contextlib import closing
 
 import pytest
 
+from payproc.corrections import Correction, correct
 from payproc.db.connection import Database
 from payproc.handlers import Recorder
-from payproc.logic import Resolution
+from payproc.logic import Resolution, State
 from payproc.review import ReviewDecision, resolve
 from payproc.verify import Problem, VerifySummary, verify
 from tests.support.events import input_events
@@ -15,7 +16,7 @@ from tests.support.postgres import Sql
 
 @pytest.fixture
 def books(database: Database, sql: Sql) -> None:
-    """Three consistent payments, one of them with a resolution in its history."""
+    """Four consistent payments, one with a resolution in its history and one with a correction."""
     run_id = sql.value("INSERT INTO payproc.runs (sources) VALUES ('{test}') RETURNING run_id")
     with closing(Recorder(database, run_id)) as recorder:
         recorder.handle(
@@ -31,6 +32,9 @@ def books(database: Database, sql: Sql) -> None:
         )
         resolve(database, "b1", ReviewDecision(Resolution.APPLY, "paid", "alice"), lambda *_: True)
         recorder.handle(input_events(("b3", "b", "refund"), ("b4", "b", "refund"), first_line=8))
+        recorder.handle(input_events(("c1", "c", "fail"), ("c2", "c", "capture"), first_line=10))
+        correct(database, "c", Correction(State.CAPTURED, "it was paid", "alice"), lambda _: True)
+        recorder.handle(input_events(("c3", "c", "refund"), first_line=12))
 
 
 def find_problems(database: Database) -> list[tuple[str, str, int | None, str, str]]:
@@ -44,7 +48,7 @@ def test_consistent_records_have_no_findings(database: Database, books: None) ->
     """Payments and entries are counted."""
     totals = VerifySummary()
     assert list(verify(database, totals)) == []
-    assert (totals.payments, totals.entries, totals.wrong) == (3, 10, 0)
+    assert (totals.payments, totals.entries, totals.wrong) == (4, 14, 0)
 
 
 def test_empty_database_has_no_findings(database: Database) -> None:
@@ -166,6 +170,49 @@ DAMAGE: list[tuple[str, str, list[tuple[str, str, int | None, str, str]]]] = [
             )
         ],
     ),
+    (
+        "a correction that is gone",
+        "DELETE FROM payproc.corrections",
+        [("c", "gap", 4, "4", "3"), ("c", "broken_chain", 4, "captured", "failed")],
+    ),
+    (
+        "a correction that does not start where the entry before ended",
+        "UPDATE payproc.corrections SET state_before = 'authorized'",
+        [("c", "broken_chain", 3, "authorized", "failed")],
+    ),
+    (
+        "a correction that went somewhere else",
+        "UPDATE payproc.corrections SET state_after = 'authorized'",
+        [("c", "broken_chain", 4, "captured", "authorized")],
+    ),
+    (
+        "a correction to the state that the payment had",
+        "UPDATE payproc.corrections SET state_after = 'failed'",
+        [
+            ("c", "illegal_move", 3, "state correction, failed to failed", "failed to another state"),
+            ("c", "broken_chain", 4, "captured", "failed"),
+        ],
+    ),
+    (
+        "a correction at another position",
+        "UPDATE payproc.corrections SET position = 5",
+        [
+            ("c", "gap", 4, "4", "3"),
+            ("c", "broken_chain", 4, "captured", "failed"),
+            ("c", "broken_chain", 5, "failed", "refunded"),
+            ("c", "wrong_state", None, "refunded", "captured"),
+            ("c", "wrong_version", None, "4", "5"),
+        ],
+    ),
+    (
+        "a correction of a payment that is not on record",
+        "UPDATE payproc.corrections SET payment_id = 'nope', position = 1, state_before = 'created'",
+        [
+            ("c", "gap", 4, "4", "3"),
+            ("c", "broken_chain", 4, "captured", "failed"),
+            ("nope", "no_payment", None, "1 entries and no payment", "captured"),
+        ],
+    ),
 ]
 
 
@@ -202,4 +249,4 @@ def test_verify_reads_one_snapshot(database: Database, books: None, sql: Sql) ->
         later = [input_events(*[(f"y{number}", f"x{number:05}", "capture") for number in range(5000)], first_line=6000)]
         assert list(reading) == []
         assert moved, "nothing was recorded while it read"
-    assert totals.entries == 5010
+    assert totals.entries == 5014

@@ -1,7 +1,7 @@
 """An independent model of payproc: the README's decision table as a plain fold over lines.
 
-Nothing here is imported from payproc. A test gives the same lines and resolutions to both, and
-compares all results: decision lines, tables, `show`, the review queue and the summary.
+Nothing here is imported from payproc. A test gives the same lines and decisions of people to both,
+and compares all results: decision lines, tables, `show`, the review queue and the summary.
 """
 
 from collections import Counter
@@ -75,11 +75,11 @@ def outcome_of(reason: str) -> str:
 
 
 class Model:
-    """The records after some runs and resolutions."""
+    """The records after some runs, resolutions and corrections."""
 
     def __init__(self) -> None:
         self.histories: dict[str, list[Row]] = {}
-        """Events and resolutions in order, by payment_id."""
+        """Events, resolutions and corrections in order, by payment_id."""
         self.recorded: dict[str, Row] = {}
         """The first entry of an event_id."""
         self.conflicts: dict[Fact, Row] = {}
@@ -180,6 +180,23 @@ class Model:
         history.append(entry)
         return entry
 
+    def correct(self, payment_id: str, state: str, note: str, by: str) -> Row | None:
+        """Set the state of a payment with a history; return the new entry, None if it has that state."""
+        history = self.histories[payment_id]
+        if state == self.state(payment_id):
+            return None
+        entry = {
+            "kind": "correction",
+            "position": len(history) + 1,
+            "payment_id": payment_id,
+            "state_before": self.state(payment_id),
+            "state_after": state,
+            "note": note,
+            "corrected_by": by,
+        }
+        history.append(entry)
+        return entry
+
     def resolve_all(self, resolution: str, note: str, by: str, *, legal_now: bool) -> list[tuple[str, str]]:
         """Decide all pending events, each payment in the order of its history.
 
@@ -261,7 +278,14 @@ class Model:
 
     def resolutions(self) -> list[Row]:
         """Return all resolutions."""
-        return [entry for history in self.histories.values() for entry in history if entry["kind"] == "resolution"]
+        return self._entries("resolution")
+
+    def corrections(self) -> list[Row]:
+        """Return all corrections."""
+        return self._entries("correction")
+
+    def _entries(self, kind: str) -> list[Row]:
+        return [entry for history in self.histories.values() for entry in history if entry["kind"] == kind]
 
 
 def _without(row: Row, *names: str) -> Row:

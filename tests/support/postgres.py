@@ -163,13 +163,17 @@ def assert_books_right(sql: Sql) -> None:
         SELECT payment_id, resolutions.position, type, resolution::text, NULL,
                resolutions.state_before, resolutions.state_after
         FROM payproc.resolutions JOIN payproc.events USING (event_id, payment_id)
+        UNION ALL
+        SELECT payment_id, position, NULL, NULL, NULL, state_before, state_after FROM payproc.corrections
         ORDER BY payment_id, position
     """
     for payment_id, position, event_type, outcome, reason, before, after in sql.rows(query):
         state, version = folded.get(payment_id, ("created", 0))
         assert position == version + 1, f"{payment_id}: a gap before {position}"
         assert before == state, f"{payment_id}: entry {position} does not start where the one before ended"
-        if reason is None:
+        if event_type is None:
+            assert after != before, f"{payment_id}: correction {position} changes nothing"
+        elif reason is None:
             assert after == (STATE_NAMED_BY[EventType(event_type)] if outcome == Resolution.APPLY else before)
         else:
             decided = TABLE[State(before)][EventType(event_type)]

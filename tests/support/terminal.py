@@ -63,3 +63,8 @@ def open_terminal(columns: int = 80, *, cooked: bool = False) -> Iterator[Termin
         yield terminal
     finally:
         terminal.close()
+
+
+def take_terminal() -> None:
+    """Make standard input the controlling terminal, so that Ctrl-C there becomes a signal."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)

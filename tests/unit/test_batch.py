@@ -67,8 +67,12 @@ def test_decide_carries_each_payment_forward() -> None:
     )
     results = decide(batch, facts)
     assert reasons(results) == [
-        "transition", "transition", "predecessor_missing", "failure_after_capture", "transition",
-    ]  # fmt: skip
+        "transition",
+        "transition",
+        "predecessor_missing",
+        "failure_after_capture",
+        "transition",
+    ]
     assert versions(results) == [0, 1, 0, 2, 3]
     assert facts.payments == {"p1": (State.REFUNDED, 4), "p2": (State.CREATED, 1)}
     assert [result.input_event for result in results] == batch
@@ -188,12 +192,23 @@ def test_lines_between_own_events_see_their_state() -> None:
     )
     results = decide(batch, facts)
     assert reasons(results) == [
-        "event_id_conflict", "transition", "duplicate_event", "transition", "event_id_conflict", "transition",
+        "event_id_conflict",
+        "transition",
         "duplicate_event",
-    ]  # fmt: skip
+        "transition",
+        "event_id_conflict",
+        "transition",
+        "duplicate_event",
+    ]
     assert [before for before, _ in states(results)] == [
-        "created", "created", "authorized", "authorized", "captured", "captured", "refunded",
-    ]  # fmt: skip
+        "created",
+        "created",
+        "authorized",
+        "authorized",
+        "captured",
+        "captured",
+        "refunded",
+    ]
 
 
 # --- retry_set ------------------------------------------------------------------------------------
@@ -238,5 +253,8 @@ def test_place_is_source_and_line() -> None:
 def test_a_decision_equals_its_row() -> None:
     """Recorded rows are compared with decisions as text, in `verify` and `export`."""
     assert Decision(Outcome.APPLY, Reason.TRANSITION, State.CREATED, State.FAILED) == (
-        "APPLY", "transition", "created", "failed",
-    )  # fmt: skip
+        "APPLY",
+        "transition",
+        "created",
+        "failed",
+    )

@@ -5,12 +5,17 @@ here, never taken from the code.
 """
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime, timezone
+from functools import cache
 from itertools import pairwise, product
 from typing import NamedTuple
 
 import pytest
 
-from payproc.logic import Decision, EventType, Outcome, Reason, State, classify
+from payproc.corrections import Correction, Standing, check_correction
+from payproc.errors import CannotFinish
+from payproc.logic import STATE_NAMED_BY, Decision, EventType, Outcome, Reason, State, classify
+from payproc.verify import check
 
 AUTHORIZE, CAPTURE, REFUND, FAIL = EventType.AUTHORIZE, EventType.CAPTURE, EventType.REFUND, EventType.FAIL
 
@@ -145,6 +150,84 @@ def test_no_delivery_is_silently_wrong(history: Sequence[EventType], end: State,
             silently_wrong.append([delivery.event_id for delivery in delivered])
 
     assert silently_wrong == []
+
+
+# --- and put right by a person --------------------------------------------------------------------
+
+Entry = tuple[str, int | None, str | None, str, str, str, str]
+"""A row that `verify` folds: payment, position, type, outcome, reason, state before and after."""
+
+MOMENT = datetime(2026, 1, 1, tzinfo=timezone.utc)
+
+
+def entries_of(deliveries: Sequence[Delivery]) -> list[Entry]:
+    """Return the history of a payment: duplicates are not recorded."""
+    entries: list[Entry] = []
+    for delivery, decision in zip(deliveries, fold(deliveries), strict=True):
+        if decision.reason is not Reason.DUPLICATE_EVENT:
+            entries.append(("p1", len(entries) + 1, delivery.type, *decision))
+    return entries
+
+
+def resolved(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+    """Yield the history as it is, and with each decision that a person may take about one review."""
+    yield [*entries]
+    state = entries[-1][-1]
+    for _, _, event_type, outcome, *_ in entries:
+        if outcome == Outcome.MANUAL_REVIEW and event_type is not None:
+            named = STATE_NAMED_BY[EventType(event_type)]
+            for resolution, after in (("apply", named), ("dismiss", state)):
+                yield [*entries, ("p1", len(entries) + 1, event_type, resolution, "resolution", state, after)]
+
+
+@cache
+def is_correctable(state: str, to: str) -> bool:
+    """Return whether `payproc correct` takes a payment from one state to another."""
+    standing = Standing("p1", State(state), 1, MOMENT, 0, 0)
+    try:
+        check_correction(standing, Correction(State(to), "a note", "alice"))
+    except CannotFinish:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("ids_a_fact", "longest"), [(1, 8), (2, 5)])
+@pytest.mark.parametrize(("history", "end"), LEGAL_HISTORIES)
+def test_every_delivery_can_be_put_right(
+    history: Sequence[EventType], end: State, ids_a_fact: int, longest: int
+) -> None:
+    """The second half of the property: people reach the right state from wherever a delivery ended.
+
+    They may decide about no review or about any one of them, even wrongly. Then at most one
+    correction leads to the right state. `verify` finds the books right, and no redelivery changes
+    them.
+    """
+    stuck = []
+    for delivered in deliveries_of(history, ids_a_fact=ids_a_fact, longest=longest):
+        for entries in resolved(entries_of(delivered)) if delivered else ():
+            state, version = entries[-1][-1], len(entries)
+            if state != end and is_correctable(state, end):
+                version += 1
+                entries.append(("p1", version, None, "state", "correction", state, end))
+            stored: Entry = ("p1", None, None, "", str(version), "", end)
+            if [*check("p1", [*entries, stored])]:
+                stuck.append(entries)
+        if any(
+            classify(fact, fact, end).state_after is not end for fact in {Fact("p1", each.type) for each in delivered}
+        ):
+            stuck.append([])
+
+    assert stuck == []
+
+
+def test_refused_capture_needs_a_correction() -> None:
+    """No decision about the only review leads to captured."""
+    entries = entries_of([Delivery("f", FAIL), Delivery("a", AUTHORIZE), Delivery("c", CAPTURE)])
+
+    assert entries[-1][3] is Outcome.REJECT
+    assert {history[-1][-1] for history in resolved(entries)} == {State.AUTHORIZED, State.FAILED}
+    assert is_correctable(State.AUTHORIZED, State.CAPTURED)
+    assert not is_correctable(State.CAPTURED, State.CAPTURED)
 
 
 def test_deliveries_are_every_order_and_repetition() -> None:

@@ -22,7 +22,8 @@ from tests.support.postgres import Sql, SqlOn, as_database
 from tests.support.servers import Pristine, new_folder
 
 READING = (["show", "pay_sold"], ["review"], ["verify"], ["runs"], ["export"], ["ingest", "--dry-run", "-"])
-WRITING = (["ingest", "-"], ["resolve", "evt_10", "--dismiss", "--note", "n", "--yes"])
+CORRECT = ["correct", "pay_sold", "--to", "refunded", "--note", "n", "--yes"]
+WRITING = (["ingest", "-"], ["resolve", "evt_10", "--dismiss", "--note", "n", "--yes"], CORRECT)
 NEW_EVENT = event_line("new_1", "pay_new", "fail")
 
 

@@ -73,7 +73,8 @@ def test_privileges_are_kept(owned: Owned) -> None:
     payproc = owned.as_user
     assert payproc.summary("-", stdin=event_line("new_1", "pay_sold", "refund"))["reasons"] == {"transition": 1}
     resolve = ["resolve", "evt_10", "--dismiss", "--note", "n", "--yes"]
-    for command in (["show", "pay_sold"], ["review"], ["verify"], ["runs"], ["export"], resolve):
+    correct = ["correct", "pay_sold", "--to", "failed", "--note", "n", "--yes"]
+    for command in (["show", "pay_sold"], ["review"], ["verify"], ["runs"], ["export"], resolve, correct):
         assert payproc(*command).code == 0, command
     assert owned.old.sql.rows(
         "SELECT relname, array_agg(privilege_type ORDER BY privilege_type) FROM pg_class, aclexplode(relacl)"

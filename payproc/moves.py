@@ -1,0 +1,32 @@
+"""The move that a person's decision makes: compare and set on the payment, as for an event.
+
+Belongs here: the one statement with which resolutions and corrections change `payments`.
+"""
+
+from typing import Any
+
+import psycopg2.extensions
+
+from payproc.logic import State
+
+MAX_ATTEMPTS = 100
+"""Attempts to decide about a payment that keeps moving between the look and the decision."""
+
+# As in record_decisions.sql: only if version and state are still those shown to the person.
+_MOVE = """
+    UPDATE payproc.payments
+    SET state = %(after)s, version = %(version)s + 1,
+        state_since = CASE WHEN %(after)s::text = %(before)s::text THEN state_since ELSE now() END
+    WHERE payment_id = %(payment_id)s AND version = %(version)s AND state::text = %(before)s
+    RETURNING version
+"""
+
+
+def move_payment(
+    cursor: psycopg2.extensions.cursor, payment_id: str, *, version: int, before: State, after: State
+) -> int | None:
+    """Move a payment, and return the position of the decision's entry; None if it has moved meanwhile."""
+    values: dict[str, Any] = {"payment_id": payment_id, "version": version, "before": before, "after": after}
+    cursor.execute(_MOVE, values)
+    moved = cursor.fetchone()
+    return int(moved[0]) if moved else None
