@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from payproc.cli.console import make_notifier, open_screen, progress_bar
+from payproc.cli.console import Screen, make_notifier, open_screen, progress_bar
 from payproc.cli.entries import HISTORY_COLUMNS, choose_history_layouts, make_history_row
 from payproc.cli.exits import exit_on_errors
 from payproc.cli.files import identify_file
@@ -102,32 +102,35 @@ def history(
         is_table = output_format is Format.TABLE
         # A table on a terminal, or in a pager, is its own progress.
         is_progress_shown = not quiet and sys.stderr.isatty() and identify_file(sys.stdout.fileno()) is not None
+        screen = open_screen()  # before the bar, which takes the place of stdout
         with location.open_database(database_url, make_notifier(quiet)) as database:
             schema.require_schema(database)
             total = entries.count_entries(database, picked, limit) if is_progress_shown else None
             with progress_bar(total, "entries", is_progress_shown) as on_progress:
                 found = entries.list_entries(database, picked, limit, with_payload=not is_table)
-                _print(_report(found, on_progress), is_table=is_table)
+                _print(screen if is_table else None, _report(found, on_progress))
 
 
 def _report(found: "Iterable[PaymentEntry]", on_progress: Callable[[int], None]) -> "Iterator[PaymentEntry]":
     """Yield the entries, and report their number now and then."""
-    for number, each in enumerate(found):
+    number = 0
+    for number, each in enumerate(found, 1):
         if number % PROGRESS_ENTRIES == 0:
             on_progress(number)
         yield each
+    on_progress(number)
 
 
-def _print(found: "Iterator[PaymentEntry]", *, is_table: bool) -> None:
-    if not is_table:
+def _print(screen: Screen | None, found: "Iterator[PaymentEntry]") -> None:
+    """Print the entries as a table on the screen, or as JSON without one."""
+    if screen is None:
         for payment_id, entry in found:
             # Beside the fields of `show`, and in front of them.
             typer.echo(f'{{"payment_id":{to_json_line(payment_id)},{to_json_line(entry)[1:]}')
         return
     if (first := next(found, None)) is None:
-        typer.echo("no entries match")
+        screen.print(["no entries match"])
         return
-    screen = open_screen()
     rows = (make_history_row(*each) for each in chain((first,), found))
     layouts = choose_history_layouts(is_wide=screen.width >= MIN_WIDE_COLUMNS)
     screen.print_table(HISTORY_COLUMNS, rows, layouts=layouts)

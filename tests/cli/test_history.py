@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
-from tests.support.command import error_line
+from tests.support.command import Payproc, error_line
 from tests.support.events import event_line, write_lines
 from tests.support.in_process import InProcess
 from tests.support.postgres import Sql
+from tests.support.shell import Shell
+from tests.support.terminal import open_terminal
 
 DAY = [
     event_line("e1", "p1", "fail"),
@@ -130,6 +132,20 @@ def test_history_survives_lost_runs(run_in_process: InProcess, sql: Sql) -> None
     run_in_process("ingest", "-", stdin=event_line("e1", "p1", "authorize"))
     sql.rows("DELETE FROM payproc.runs RETURNING run_id")
     assert [each["source"] for each in entries(run_in_process)] == ["source 0"]
+
+
+@pytest.mark.parametrize("into", ["> file", "| cat > file", "--format json > file"])
+def test_history_bar_is_drawn_unless_in_a_pipe(payproc: Payproc, run_in_process: InProcess, into: str) -> None:
+    """The reader of a pipe may draw one on the same terminal."""
+    run_in_process("ingest", "-", stdin=event_line("e1", "p1", "authorize"))
+    script = f'"$0" history {into}'
+    with (
+        open_terminal() as terminal,
+        Shell(payproc).start(script, stderr=terminal.stream, env={"TERM": "xterm"}),
+    ):
+        drawn = terminal.read_all()
+    assert "authorize" in (payproc.folder / "file").read_text()
+    assert (b"1/1" in drawn) == ("|" not in into)
 
 
 @pytest.mark.parametrize("columns", [80, 110, 160])

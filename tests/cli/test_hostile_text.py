@@ -23,7 +23,7 @@ from tests.support.terminal import open_terminal
 
 slow = pytest.mark.slow
 
-WIDE = 5_000
+WIDE = 8_000
 """Columns in which every row of every table is one line."""
 
 
@@ -72,7 +72,7 @@ def tour(run: Run, sql: Sql, corpus: Corpus, places: Sequence[int]) -> dict[str,
     decision = ["--note", note, "--by", note]
     seen = {
         "ingest": run("ingest", "--", *corpus.files),
-        "decisions": run("ingest", "--decisions", "-", "--", *corpus.files),
+        "decisions": run("ingest", "--label", note, "--decisions", "-", "--", *corpus.files),
         "review": run("review"),
         "review as json": run("review", "--format", "json"),
         "resolve, asked": run("resolve", "--apply", *decision, "--", corpus.ids[1], answer=b"n\n"),
@@ -87,10 +87,17 @@ def tour(run: Run, sql: Sql, corpus: Corpus, places: Sequence[int]) -> dict[str,
         "show an unknown payment": run("show", "--", note),
         "ingest a missing file": run("ingest", "--", f"{corpus.files[0]}.none"),
         "ingest to nowhere": run("ingest", "--decisions", f"no/{corpus.files[1]}", "--", corpus.files[0]),
+        "history": run("history"),
+        "decisions in history": run("history", "--by", note),
+        "history as json": run("history", "--format", "json"),
+        "payments": run("payments"),
+        "payments as json": run("payments", "--format", "json"),
+        "status": run("status", "--max-age", "0s"),
+        "status as json": run("status", "--format", "json"),
         "runs": run("runs"),
         "runs as json": run("runs", "--format", "json"),
     }
-    for command in ("ingest --workers", "show a", "review"):
+    for command in ("ingest --workers", "show a", "review", "history --since", "payments --older-than"):
         seen[f"usage of {command}"] = run(*command.split(), note.replace("://", ""))
     for number, text in enumerate(corpus.texts[:3]):
         seen[f"usage of --{number}"] = run("runs", f"--{text}")

@@ -60,6 +60,10 @@ def test_misplaced_url_is_not_printed(run_in_process: InProcess, step: int) -> N
             ("correct", url, "--to", "failed", "--note", "x", "--yes"),
             ("correct", "p", "--note", "x", "--yes", "--to", url),
             ("review", "--reason", url),
+            ("history", "--since", url),
+            ("history", "--run", url),
+            ("payments", "--older-than", url),
+            ("status", "--max-age", url),
             ("resolve", "e", "--apply", "--note", "x", "--yes", "--expect", url),
         ):
             finished = run_in_process(*arguments)
