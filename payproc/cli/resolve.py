@@ -149,7 +149,7 @@ def _check_usage(context: typer.Context) -> None:
 
 
 def _check_inputs(context: typer.Context, given: Mapping[str, Any]) -> None:
-    """Raise WrongUsage unless there is one of EVENT_ID, --all and --from, with options that fit it."""
+    """Raise WrongUsage unless one of EVENT_ID, --all and --from is given, with fitting options."""
     inputs = [
         text for name, text in (("event_id", "EVENT_ID"), ("every", "--all"), ("file", "--from")) if name in given
     ]

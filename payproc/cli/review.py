@@ -92,7 +92,7 @@ def review(
 
 
 def _describe_counts(counts: "QueueCounts") -> str:
-    """Return the closing line, as in `3 events need review: repeated_refund 2 (1 legal now), flagged 1`."""
+    """Return the closing line, as in `2 events need review: repeated_refund 2 (1 legal now)`."""
     total = sum(counts.waiting.values())
     parts = []
     for reason in Reason:
