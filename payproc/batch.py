@@ -49,8 +49,8 @@ class EventResult(msgspec.Struct, frozen=True, gc=False):
     decision: Decision
     version: int
     is_new: bool
-    """True if it has to be written. Duplicates do not, nor events that an earlier attempt of this
-    run recorded."""
+    """True for a result to write. False for duplicates, and for events recorded by an earlier
+    attempt of this run."""
     recorded: RecordedEvent | None = None
     """The event that was on record under its event_id before it, if any."""
     is_known: bool = False
@@ -84,7 +84,7 @@ _NEW_PAYMENT = (State.CREATED, 0)
 def decide(batch: Sequence[InputEvent], known: Known) -> list[EventResult]:
     """Classify events in order, carrying the facts forward in `known`."""
     recorded, payments, conflicts = known
-    states_seen = _states_before_own_events(batch, known)
+    states_seen = _find_states_before(batch, known)
     results = []
     for input_event in batch:
         event = input_event.event
@@ -99,22 +99,22 @@ def decide(batch: Sequence[InputEvent], known: Known) -> list[EventResult]:
             if states_seen:
                 states_seen.pop(payment_id, None)  # after the run's own events, the stored state is the one to report
             results.append(EventResult(input_event, decision, version, True))
-        elif (earlier := _decision_of_earlier_attempt(input_event, original)) is not None:
-            # An attempt recorded this very line and was cut off before it could report it.
+        elif (earlier := _find_earlier_decision(input_event, original)) is not None:
+            # An earlier attempt recorded this line, but was interrupted before its report.
             states_seen[payment_id] = earlier.state_after
             results.append(EventResult(input_event, earlier, version, False))
         else:
             decision = classify(event, original, states_seen.get(payment_id, state))
             is_conflict = decision.reason is Reason.EVENT_ID_CONFLICT
-            # An attempt that was cut off may have recorded this very conflict, so its own place
-            # does not count.
-            place = place_of(input_event)
+            # An interrupted attempt may have recorded this conflict, so its own place does not
+            # count.
+            place = get_place(input_event)
             is_known = is_conflict and conflicts.setdefault((event_id, payment_id, event.type), place) != place
             results.append(EventResult(input_event, decision, version, is_conflict, original, is_known))
     return results
 
 
-def retry_set(
+def select_retries(
     results: Sequence[EventResult], written: Sequence[EventResult], contested: Sequence[int]
 ) -> list[InputEvent]:
     """Return the contested events, and every later event of the batch that depends on one.
@@ -122,36 +122,36 @@ def retry_set(
     `contested` holds places in `written`, counted from 1. An event depends on those with its
     event_id or payment.
     """
-    places = {place_of(written[number - 1].input_event) for number in contested}
+    places = {get_place(written[number - 1].input_event) for number in contested}
     event_ids = set()
     payment_ids = set()
     events = []
     for result in results:
         input_event = result.input_event
         event = input_event.event
-        if place_of(input_event) in places or event.event_id in event_ids or event.payment_id in payment_ids:
+        if get_place(input_event) in places or event.event_id in event_ids or event.payment_id in payment_ids:
             event_ids.add(event.event_id)
             payment_ids.add(event.payment_id)
             events.append(input_event)
     return events
 
 
-def place_of(input_event: InputEvent) -> Place:
+def get_place(input_event: InputEvent) -> Place:
     """Return the source and line of an event, which identify it within a run."""
     return input_event.source, input_event.line
 
 
-def _states_before_own_events(batch: Sequence[InputEvent], known: Known) -> dict[str, State]:
+def _find_states_before(batch: Sequence[InputEvent], known: Known) -> dict[str, State]:
     """Return the states to report: those before an earlier attempt of this run moved payments."""
     states: dict[str, State] = {}
     for input_event in batch if known.recorded else ():
         original = known.recorded.get(input_event.event.event_id)
-        if original is not None and (decision := _decision_of_earlier_attempt(input_event, original)) is not None:
+        if original is not None and (decision := _find_earlier_decision(input_event, original)) is not None:
             states.setdefault(input_event.event.payment_id, decision.state_before)
     return states
 
 
-def _decision_of_earlier_attempt(input_event: InputEvent, recorded: RecordedEvent) -> Decision | None:
+def _find_earlier_decision(input_event: InputEvent, recorded: RecordedEvent) -> Decision | None:
     """Return the recorded decision if this run recorded it for this very line."""
     own = recorded.by_this_run
     if own is None or own.line != input_event.line or own.source != input_event.source:

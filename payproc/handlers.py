@@ -18,7 +18,7 @@ import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
 
-from payproc.batch import EventResult, InputEvent, Known, Place, Result, decide, place_of, retry_set
+from payproc.batch import EventResult, InputEvent, Known, Place, Result, decide, get_place, select_retries
 from payproc.db.connection import Database
 from payproc.db.errors import is_about_connection, is_about_content, is_lost_race, is_transient
 from payproc.errors import CannotFinish
@@ -60,12 +60,11 @@ class Recorder:
         self._connection.close()
 
     def handle(self, batch: Sequence[InputEvent]) -> list[Result]:
-        """Process events in order; return their results in the same order. They are durable then.
+        """Process events in order; return durable results.
 
-        Raises CannotFinish if the database cannot be worked with. A part of the batch may be
-        recorded then; handling it again, in another run, is safe. Every later batch is refused,
-        because it holds later events of the same payments, and recording those first would reverse
-        their order.
+        Raises CannotFinish if the database is unusable. Part of the batch may be recorded; another
+        run may repeat it. Later batches are refused, because they would reverse the order of a
+        payment's events.
         """
         if not self._may_go_on:
             raise CannotFinish("an earlier batch failed")
@@ -120,21 +119,21 @@ class Recorder:
                 continue
             except (psycopg2.Error, CannotFinish) as error:
                 if isinstance(error, psycopg2.Error) and is_about_connection(error):
-                    self._connection.close()  # the driver may still take the dead connection for open
+                    self._connection.close()  # the driver may still report it as open
                 budget.fail(error, self._connection)
                 continue
             if not contested and not settled:
                 return list[Result](results)
-            settled.update((place_of(result.input_event), result) for result in results)
+            settled.update((get_place(result.input_event), result) for result in results)
             pending = contested
-        return [settled[place_of(input_event)] for input_event in batch]
+        return [settled[get_place(input_event)] for input_event in batch]
 
     def _settle_halves(self, batch: Sequence[InputEvent]) -> dict[Place, Result]:
         """Bisect the batch to isolate the events that another process recorded first."""
         middle = len(batch) // 2
         settled: dict[Place, Result] = {}
         for half in (batch[:middle], batch[middle:]):
-            settled.update(zip(map(place_of, half), self._settle(half, is_first_attempt=False), strict=True))
+            settled.update(zip(map(get_place, half), self._settle(half, is_first_attempt=False), strict=True))
         return settled
 
     def _decide(self, batch: Sequence[InputEvent], run: ThisRun) -> list[EventResult]:
@@ -162,7 +161,7 @@ class Recorder:
             raise CannotFinish("the procedure record_decisions has lost its body; run payproc init")
         mark = max((number for number, each in enumerate(notices, 1) if each.endswith(_COMMIT_MARK)), default=0)
         self._database.refuse_warnings(self._connection, notices[mark:])
-        return retry_set(results, new, [int(number) for number in contested.split(",")]) if contested else []
+        return select_retries(results, new, [int(number) for number in contested.split(",")]) if contested else []
 
 
 class RetryBudget:
@@ -182,8 +181,8 @@ class RetryBudget:
         if self._fewest_new is None or len(new) < self._fewest_new:
             self._fewest_new = len(new)
             self._failures = 0
-        # The cause of a contest is visible by now, so the next look finds something else, unless
-        # the tables contradict themselves.
+        # The cause of a contest is committed, so the next look-up differs. If it does not, the
+        # tables are inconsistent.
         first = (new[0].input_event, new[0].version) if new else None
         self._repeats = self._repeats + 1 if first is not None and first == self._first else 0
         self._first = first

@@ -15,18 +15,18 @@ from payproc.logic import Decision, EventType, Outcome, Reason, State, classify
 SEPARATOR = "\x1f"
 """Separates the items of a list for the server. Neither an id nor a line of JSON can hold it."""
 
-_EVENTS = """
+_LOOK_UP_EVENTS = """
     SELECT event_id, payment_id, type, outcome, CASE WHEN run_id = %s AND recorded_at >= %s
            THEN ARRAY[source::text, line::text, reason::text, state_before::text, state_after::text] ELSE '{}' END
     FROM payproc.events WHERE event_id = ANY (string_to_array(%s, chr(31)))
 """
 
-_PAYMENTS = """
+_LOOK_UP_PAYMENTS = """
     SELECT payment_id, state, version
     FROM payproc.payments WHERE payment_id = ANY (string_to_array(%s, chr(31)))
 """
 
-_CONFLICTS = """
+_LOOK_UP_CONFLICTS = """
     SELECT event_id, payment_id, type, run_id = %s AND recorded_at >= %s, source, line
     FROM payproc.event_conflicts WHERE event_id = ANY (string_to_array(%s, chr(31)))
 """
@@ -38,9 +38,9 @@ _STATES = {each.value: each for each in State}
 
 
 class ThisRun(NamedTuple):
-    """The run whose events are no duplicates to it.
+    """Identity of a run, to recognize its own events.
 
-    Its number alone is not enough, because numbers may start again.
+    A number alone does not suffice, because numbers may start again.
     """
 
     run_id: int
@@ -57,17 +57,16 @@ def look_up(
 ) -> Known:
     """Fetch the recorded events of these event_ids, and the state and version of these payments."""
     with connection.cursor() as cursor:
-        # Events first. An event recorded between the two queries then meets a payment that has
-        # moved on, or its own event_id, when it is written, and is contested. In the other order it
-        # could pass for new.
-        cursor.execute(_EVENTS, (*run, SEPARATOR.join(event_ids)))
+        # Events first. An event recorded between the queries is then contested on writing. In the
+        # other order it could pass for new.
+        cursor.execute(_LOOK_UP_EVENTS, (*run, SEPARATOR.join(event_ids)))
         recorded = {
             event_id: RecordedEvent(
                 payment_id, _TYPES[event_type], _OUTCOMES[outcome], _by_this_run(outcome, *own) if own else None
             )
             for event_id, payment_id, event_type, outcome, own in cursor
         }
-        cursor.execute(_PAYMENTS, (SEPARATOR.join(payment_ids),))
+        cursor.execute(_LOOK_UP_PAYMENTS, (SEPARATOR.join(payment_ids),))
         payments = {payment_id: (_STATES[state], version) for payment_id, state, version in cursor}
     return Known(recorded, payments, {})
 
@@ -89,7 +88,7 @@ def look_up_conflicts(
     if not event_ids:
         return
     with connection.cursor() as cursor:
-        cursor.execute(_CONFLICTS, (*run, SEPARATOR.join(event_ids)))
+        cursor.execute(_LOOK_UP_CONFLICTS, (*run, SEPARATOR.join(event_ids)))
         for event_id, payment_id, event_type, is_own, source, line in cursor:
             conflict = (event_id, payment_id, _TYPES[event_type])
             known.conflicts.setdefault(conflict, (source, line) if is_own else None)

@@ -85,7 +85,7 @@ payments = Table(
     Column("created_at", _Time, nullable=False, server_default=func.now()),
     # Time of the last change of the state. An event that does not move the payment keeps it.
     Column("state_since", _Time, nullable=False, server_default=func.now()),
-    # Two states for one payment.
+    # Prevents two states for one payment.
     PrimaryKeyConstraint("payment_id", name="payments_have_one_state"),
 )
 
@@ -108,9 +108,9 @@ events = Table(
     Column("recorded_at", _Time, nullable=False, server_default=func.now()),
     # The line as received. `json` keeps it verbatim; `jsonb` would reorder it, and costs more.
     Column("payload", JSON, nullable=False),
-    # An event applied twice.
+    # Prevents that an event is applied twice.
     PrimaryKeyConstraint("event_id", name="events_are_recorded_once"),
-    # Two entries at one place in a payment's history. Also serves reading that history in order.
+    # Prevents two entries at one position of a history. Also serves reading it in order.
     UniqueConstraint("payment_id", "position", name="histories_have_one_entry_a_position"),
 )
 
@@ -134,7 +134,7 @@ event_conflicts = Table(
     Column("line", BigInteger, nullable=False),
     Column("recorded_at", _Time, nullable=False, server_default=func.now()),
     Column("payload", JSON, nullable=False),
-    # The same evidence twice: replaying a file adds nothing.
+    # Prevents the same evidence twice, so replaying a file adds nothing.
     PrimaryKeyConstraint("event_id", "payment_id", "type", name="conflicts_are_recorded_once"),
     # Serves showing a payment the conflicts that name it.
     Index("conflicts_of_a_payment", "payment_id"),
@@ -158,7 +158,7 @@ runs = Table(
     Column("manual_review", BigInteger, nullable=False, server_default="0"),
     # A name for people. Null: not given.
     Column("label", Text),
-    # Two runs under one number.
+    # Prevents two runs under one number.
     PrimaryKeyConstraint("run_id", name="runs_have_one_number"),
 )
 
@@ -174,9 +174,9 @@ resolutions = Table(
     Column("note", Text, nullable=False),
     Column("resolved_by", Text, nullable=False),
     Column("resolved_at", _Time, nullable=False, server_default=func.now()),
-    # Two people deciding the same event.
+    # Prevents two decisions about one event.
     PrimaryKeyConstraint("event_id", name="reviews_are_resolved_once"),
-    # Two resolutions at one place in a payment's history. Also serves reading it in order.
+    # Prevents two resolutions at one position of a history. Also serves reading it in order.
     UniqueConstraint("payment_id", "position", name="resolutions_have_one_a_position"),
 )
 
@@ -190,7 +190,7 @@ corrections = Table(
     Column("note", Text, nullable=False),
     Column("corrected_by", Text, nullable=False),
     Column("corrected_at", _Time, nullable=False, server_default=func.now()),
-    # Two corrections at one place in a payment's history. Also serves reading it in order.
+    # Prevents two corrections at one position of a history. Also serves reading it in order.
     PrimaryKeyConstraint("payment_id", "position", name="corrections_have_one_a_position"),
 )
 

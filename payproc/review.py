@@ -1,28 +1,27 @@
-"""The review queue, and the decisions that people take on it.
+"""Events that need review, and the decisions that people take on them.
 
-Belongs here: listing the events that a machine must not decide alone, and recording a person's
-decision. A resolution takes a position of its own in the payment's history, under the same compare
-and set as an event.
+Belongs here: looking one up, and recording a person's decision. A resolution takes a position of
+its own in the payment's history, under the same compare and set as an event. The list of them is in
+review_queue.py, and bulk.py takes many decisions.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
-from itertools import islice
 
 import msgspec
 import psycopg2.extensions
 
 from payproc.db.connection import Database
-from payproc.db.rows import FETCH_LINES, FETCH_ROWS, make_struct, open_stream, read_rows, read_structs
+from payproc.db.rows import Row, make_struct, read_rows
 from payproc.errors import CannotFinish
 from payproc.escape import unambiguous
-from payproc.logic import STATE_NAMED_BY, EventType, Outcome, Reason, Resolution, State
+from payproc.logic import STATE_NAMED_BY, EventType, Outcome, Reason, Resolution, State, is_legal
 from payproc.moves import MAX_ATTEMPTS, move_payment
 
 # Citus may have distributed events, payments and runs to different machines. It can join rows of
 # another machine if a step of its own has fetched them before. MATERIALIZED makes such a step of
 # each WITH. A run's row may be gone, and its sources' names with it.
-_REVIEWS = """
+REVIEWS = """
     WITH event AS MATERIALIZED ({events}),
     review AS MATERIALIZED (
         SELECT event.*, payments.state, payments.version FROM event JOIN payproc.payments USING (payment_id)
@@ -33,31 +32,30 @@ _REVIEWS = """
     FROM review LEFT JOIN payproc.runs USING (run_id)
     ORDER BY recorded_at, event_id
 """
+"""Query for reviews, to be completed by the query for their events."""
 
-# Pending reviews are found in steps: stream the flagged ids, drop the resolved ones, and fetch
-# details page by page. With one query for each page, the planner could read and sort the whole rest
-# for each, because its statistics may be missing or older than a big ingest.
-# OPERATOR(pg_catalog.=): a plain = on an ENUM takes an exact match in `public`, whose code would
-# run as this role. The condition on the outcome must stay that of the index events_for_review;
-# every other one compares as text.
-_FLAGGED = """
-    SELECT event_id FROM payproc.events
-    WHERE outcome OPERATOR(pg_catalog.=) 'MANUAL_REVIEW' AND (%s::text IS NULL OR reason::text = %s)
-    ORDER BY recorded_at, event_id
+_ONE = REVIEWS.format(events="SELECT * FROM payproc.events WHERE event_id = %s")
+
+# The same without the line, for decisions that nobody looks at. Compare and set also finds a decision
+# that this does not see yet.
+_BRIEF = """
+    WITH event AS MATERIALIZED (
+        SELECT event_id, events.payment_id, type, outcome, reason, resolutions.event_id IS NOT NULL AS is_resolved
+        FROM payproc.events LEFT JOIN payproc.resolutions USING (event_id) WHERE event_id = %s
+    )
+    SELECT event_id, payment_id, state, version, type, outcome, reason, is_resolved
+    FROM event JOIN payproc.payments USING (payment_id)
 """
-
-_RESOLVED_OF = "SELECT event_id FROM payproc.resolutions WHERE event_id = ANY (%s)"
-
-_PAGE = _REVIEWS.format(events="SELECT * FROM payproc.events WHERE event_id = ANY (%s)")
-
-_ONE = _REVIEWS.format(events="SELECT * FROM payproc.events WHERE event_id = %s")
 
 _COUNT = """
     SELECT (SELECT count(*) FROM payproc.events WHERE outcome OPERATOR(pg_catalog.=) 'MANUAL_REVIEW')
          - (SELECT count(*) FROM payproc.resolutions)
 """
 
-_RESOLVED = "SELECT resolution, resolved_by, resolved_at, note FROM payproc.resolutions WHERE event_id = %s"
+_RESOLVED = """
+    SELECT payment_id, position, resolution, state_before, state_after, note, resolved_by, resolved_at
+    FROM payproc.resolutions WHERE event_id = %s
+"""
 
 # Only if nobody has decided yet.
 _RESOLVE = """
@@ -69,8 +67,8 @@ _RESOLVE = """
 """
 
 
-class Review(msgspec.Struct, frozen=True):
-    """An event that needs review. Field for field the object that `review --format json` prints."""
+class PendingEvent(msgspec.Struct, frozen=True):
+    """An event that needs review, with its payment's present state."""
 
     event_id: str
     payment_id: str
@@ -79,6 +77,13 @@ class Review(msgspec.Struct, frozen=True):
     version: int
     type: EventType
     reason: Reason
+
+
+class Review(PendingEvent, frozen=True):
+    """A pending event in full. Field for field the object that `review --format json` prints."""
+
+    legal_now: bool
+    """The table would apply the event to the payment's state now."""
     state_when_flagged: State
     recorded_at: datetime
     run_id: int
@@ -95,17 +100,44 @@ class ReviewDecision(msgspec.Struct, frozen=True):
     by: str
     expected: State | None = None
 
-    def state_after(self, review: Review) -> State:
+    def state_after(self, review: PendingEvent) -> State:
         """Return the payment's state after the decision: an applied event's own, or unchanged."""
         return STATE_NAMED_BY[review.type] if self.resolution is Resolution.APPLY else review.state
 
 
-def open_reviews(database: Database, reason: Reason | None = None, limit: int | None = None) -> Iterator[Review]:
-    """Yield the events that need review, the oldest first; memory stays flat.
+class Resolved(msgspec.Struct, frozen=True):
+    """A recorded resolution."""
 
-    Raises CannotFinish.
-    """
-    return islice(_read_pages(database, reason, FETCH_LINES if limit is None else min(limit, FETCH_LINES)), limit)
+    payment_id: str
+    position: int
+    resolution: Resolution
+    state_before: State
+    state_after: State
+    note: str
+    resolved_by: str
+    resolved_at: datetime
+
+
+class Refused(CannotFinish):
+    """A decision that cannot be recorded. Nothing was changed."""
+
+    def __init__(self, message: str, payment_id: str | None = None) -> None:
+        super().__init__(message)
+        self.payment_id = payment_id
+
+
+class AlreadyResolved(Refused):
+    """A decision about an event that has one already."""
+
+    def __init__(self, event_id: str, resolved: Resolved) -> None:
+        self.resolved = resolved
+        done = "applied" if resolved.resolution is Resolution.APPLY else "dismissed"
+        super().__init__(
+            f'event "{unambiguous(event_id)}": already resolved: {done} by {unambiguous(resolved.resolved_by)} on '
+            f"{resolved.resolved_at:%Y-%m-%d at %H:%M:%S} UTC, with the note "
+            f'"{unambiguous(resolved.note)}"; nothing was changed',
+            resolved.payment_id,
+        )
 
 
 def count_open(database: Database) -> int:
@@ -130,88 +162,102 @@ def resolve(
     """
     for _ in range(MAX_ATTEMPTS):
         with database.transaction() as cursor:
-            review = _find(cursor, event_id)
+            review = find_review(cursor, event_id)
         if decision.expected is not None and review.state is not decision.expected:
-            raise CannotFinish(
+            raise Refused(
                 f'payment "{unambiguous(review.payment_id)}": is {review.state.value}, '
-                f"expected {decision.expected.value}; nothing was changed"
+                f"expected {decision.expected.value}; nothing was changed",
+                review.payment_id,
             )
-        if decision.resolution is Resolution.APPLY and review.type not in STATE_NAMED_BY:
-            raise CannotFinish(
-                f'event "{unambiguous(event_id)}": is a {review.type.value}, which names no state to apply, '
-                "expected --dismiss; nothing was changed"
-            )
+        refuse_applied_flag(review, decision.resolution)
         if not confirm(review, decision.state_after(review)):
             return None
-        if (position := _record(database, event_id, review, decision)) is not None:
-            return review, position
-    raise CannotFinish(f'payment "{unambiguous(review.payment_id)}": keeps moving; nothing was changed, try again')
-
-
-def _read_pages(database: Database, reason: Reason | None, rows: int) -> Iterator[Review]:
-    """Yield pending reviews as of one moment, reading `rows` of them at a time."""
-    with (
-        database.snapshot() as connection,
-        connection.cursor() as cursor,
-        open_stream(connection, _FLAGGED, (reason, reason)) as flagged,
-    ):
-        while event_ids := [event_id for (event_id,) in islice(flagged, FETCH_ROWS)]:
-            cursor.execute(_RESOLVED_OF, (event_ids,))
-            resolved = {event_id for (event_id,) in cursor}
-            pending = [event_id for event_id in event_ids if event_id not in resolved]
-            for start in range(0, len(pending), rows):
-                cursor.execute(_PAGE, (pending[start : start + rows],))
-                yield from list(read_structs(cursor, Review))
-
-
-def _record(database: Database, event_id: str, review: Review, decision: ReviewDecision) -> int | None:
-    """Move the payment and record the decision, or neither; return the decision's position."""
-    before, after = review.state, decision.state_after(review)
-    with database.transaction() as cursor:
-        position = move_payment(cursor, review.payment_id, version=review.version, before=before, after=after)
+        with database.transaction() as cursor:
+            position = record(cursor, review, decision)
         if position is not None:
-            values = {
-                "event_id": event_id,
-                "payment_id": review.payment_id,
-                "position": position,
-                "before": before,
-                "after": after,
-                "resolution": decision.resolution,
-                "note": decision.note,
-                "by": decision.by,
-            }
-            cursor.execute(_RESOLVE, values)
-            if cursor.fetchone():
-                return position
-            # Another decision about it is written but was not visible yet: several machines do not
-            # show the writes of a transaction at the same moment.
-            cursor.connection.rollback()
+            return review, position
+    raise keeps_moving(review)
+
+
+def find_review(cursor: psycopg2.extensions.cursor, event_id: str) -> Review:
+    """Return a pending event in full. Raises Refused if it cannot be resolved."""
+    return make_review(_find(cursor, _ONE, event_id))
+
+
+def find_pending(cursor: psycopg2.extensions.cursor, event_id: str) -> PendingEvent:
+    """Return a pending event. Raises Refused if it cannot be resolved."""
+    return make_struct(PendingEvent, _find(cursor, _BRIEF, event_id))
+
+
+def refuse_applied_flag(event: PendingEvent, resolution: Resolution) -> None:
+    """Raise Refused if the event names no state to apply."""
+    if resolution is Resolution.APPLY and event.type not in STATE_NAMED_BY:
+        raise Refused(
+            f'event "{unambiguous(event.event_id)}": is a {event.type.value}, which names no state to apply, '
+            "expected --dismiss; nothing was changed",
+            event.payment_id,
+        )
+
+
+def keeps_moving(event: PendingEvent) -> Refused:
+    """Return the error for a payment that moved before each attempt to record."""
+    return Refused(
+        f'payment "{unambiguous(event.payment_id)}": keeps moving; nothing was changed, try again', event.payment_id
+    )
+
+
+def record(cursor: psycopg2.extensions.cursor, event: PendingEvent, decision: ReviewDecision) -> int | None:
+    """Move the payment and record the decision; return the decision's position in the history.
+
+    None, and a transaction that is rolled back, if the payment has moved or somebody has decided.
+    """
+    before, after = event.state, decision.state_after(event)
+    position = move_payment(cursor, event.payment_id, version=event.version, before=before, after=after)
+    if position is not None:
+        values = {
+            "event_id": event.event_id,
+            "payment_id": event.payment_id,
+            "position": position,
+            "before": before,
+            "after": after,
+            "resolution": decision.resolution,
+            "note": decision.note,
+            "by": decision.by,
+        }
+        cursor.execute(_RESOLVE, values)
+        if cursor.fetchone():
+            return position
+    # Another decision about it may be written but not visible yet: several machines do not show the
+    # writes of a transaction at the same moment.
+    cursor.connection.rollback()
     return None
 
 
-def _find(cursor: psycopg2.extensions.cursor, event_id: str) -> Review:
-    """Return an event that can be resolved. Raises CannotFinish with the reason why it cannot."""
-    cursor.execute(_ONE, (event_id,))
+def make_review(row: Row) -> Review:
+    """Return a row of REVIEWS."""
+    is_legal_now = is_legal(State(row["state"]), EventType(row["type"]))
+    return make_struct(Review, {**row, "legal_now": is_legal_now})
+
+
+def _find(cursor: psycopg2.extensions.cursor, query: str, event_id: str) -> Row:
+    """Return the row of an event that can be resolved. Raises Refused if it cannot."""
+    cursor.execute(query, (event_id,))
     row = next(read_rows(cursor), None)
     if row is None:
         cursor.execute("SELECT FROM payproc.payments WHERE payment_id = %s", (event_id,))
         hint = "; it is a payment_id; payproc review lists event_ids" if cursor.rowcount else ""
-        raise CannotFinish(f'event "{unambiguous(event_id)}": not found{hint}')
+        raise Refused(f'event "{unambiguous(event_id)}": not found{hint}')
     # In this order, the second query sees a decision that is taken between the two. In the other
     # order, the payment would be read in the state after that decision, and a second decision would
     # seem to fit.
-    cursor.execute(_RESOLVED, (event_id,))
-    if resolved := cursor.fetchone():
-        resolution, by, at, note = resolved
-        done = "applied" if resolution == Resolution.APPLY else "dismissed"
-        raise CannotFinish(
-            f'event "{unambiguous(event_id)}": already resolved: {done} by {unambiguous(by)} on '
-            f'{at:%Y-%m-%d at %H:%M:%S} UTC, with the note "{unambiguous(note)}"; nothing was changed'
-        )
-    review = make_struct(Review, row)
+    if row.get("is_resolved", True):
+        cursor.execute(_RESOLVED, (event_id,))
+        if resolved := next(read_rows(cursor), None):
+            raise AlreadyResolved(event_id, make_struct(Resolved, resolved))
     if (outcome := Outcome(row["outcome"])) is not Outcome.MANUAL_REVIEW:
-        raise CannotFinish(
-            f'event "{unambiguous(event_id)}": has the outcome {outcome.value} ({review.reason.value}), '
-            "expected MANUAL_REVIEW; nothing was changed"
+        raise Refused(
+            f'event "{unambiguous(event_id)}": has the outcome {outcome.value} ({row["reason"]}), '
+            "expected MANUAL_REVIEW; nothing was changed",
+            row["payment_id"],
         )
-    return review
+    return row

@@ -4,9 +4,9 @@ Belongs here: the format of an input line. Nothing here knows the meaning of an 
 that the line came from.
 
 msgspec decodes the three fields that matter and checks the syntax of the rest without building it.
-It cannot see the following, which is found separately: invalid UTF-8 in skipped fields (by decoding
-the whole line, which recording needs anyway), a repeated identity key (by counting), NUL and lone
-surrogates (only lines with a \\u escape can hold them, so only those are examined).
+msgspec does not see three faults. Invalid UTF-8 in skipped fields is found by decoding the line.
+Repeated keys are counted. NUL and lone surrogates need a \\u escape, so only such lines are
+examined.
 
 Ordinary lines are parsed fifty at a time, because each of these tests costs nearly as much for one
 line as for fifty. If a test fails for the fifty, each line is parsed on its own, so results and
@@ -134,20 +134,20 @@ def parse_line(line: bytes) -> Parsed:
     """Parse one line without its line end."""
     if len(line) > MAX_LINE_BYTES:
         return Malformed(TOO_LONG)
-    if line.count(b"[") + line.count(b"{") > MAX_DEPTH and (depth := _depth(line)) > MAX_DEPTH:
+    if line.count(b"[") + line.count(b"{") > MAX_DEPTH and (depth := _measure_depth(line)) > MAX_DEPTH:
         return Malformed(f"nested {depth:,} deep, expected {MAX_DEPTH} at most")
     try:
         text = line.decode()
         event = _decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         return Malformed(_explain(line, error))
-    problem = _id_problem("event_id", event.event_id) or _id_problem("payment_id", event.payment_id)
-    if problem is None and _needs_a_closer_look(line):
-        problem = _closer_look(text)
+    problem = _check_id("event_id", event.event_id) or _check_id("payment_id", event.payment_id)
+    if problem is None and _needs_closer_look(line):
+        problem = _look_closer(text)
     return (event, text) if problem is None else Malformed(problem)
 
 
-def _depth(line: bytes) -> int:
+def _measure_depth(line: bytes) -> int:
     """Return the nesting of brackets and braces outside strings."""
     depth = deepest = 0
     for bracket in _BRACKETS.findall(_STRINGS.sub(b"", line)):
@@ -156,16 +156,16 @@ def _depth(line: bytes) -> int:
     return deepest
 
 
-def _quoted(value: str) -> str:
+def _quote(value: str) -> str:
     """Return a string from an input line as shortened JSON in ASCII, safe for any terminal."""
-    return json.dumps(_shortened(value))
+    return json.dumps(_shorten(value))
 
 
-def _shortened(text: str) -> str:
+def _shorten(text: str) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
 
 
-def _id_problem(field: str, value: str) -> str | None:
+def _check_id(field: str, value: str) -> str | None:
     """Return the problem of an id, or None.
 
     One test passes ordinary ids: printable text has no controls and no odd spaces.
@@ -177,13 +177,13 @@ def _id_problem(field: str, value: str) -> str | None:
     if len(value) > MAX_ID_CHARACTERS:
         return f"{field}: {len(value):,} characters, expected {_EXPECTED_ID}"
     if any(unicodedata.category(character) == "Cc" for character in value):
-        return f"{field}: {_quoted(value)} holds a control character, expected none"
+        return f"{field}: {_quote(value)} holds a control character, expected none"
     if value != value.strip():
-        return f"{field}: {_quoted(value)} has white space at an end, expected none"
+        return f"{field}: {_quote(value)} has white space at an end, expected none"
     return None
 
 
-def _needs_a_closer_look(line: bytes) -> bool:
+def _needs_closer_look(line: bytes) -> bool:
     return (
         line.count(b'"event_id"') != 1
         or line.count(b'"payment_id"') != 1
@@ -192,18 +192,18 @@ def _needs_a_closer_look(line: bytes) -> bool:
     )
 
 
-def _closer_look(text: str) -> str | None:
+def _look_closer(text: str) -> str | None:
     """Return a problem that msgspec cannot see, in the text of a JSON object with good fields."""
-    pairs = _loads(text)
-    return _repeated_key(pairs) or _bad_text(pairs)
+    pairs = _load(text)
+    return _find_repeated_key(pairs) or _find_bad_text(pairs)
 
 
-def _loads(text: str) -> Any:
+def _load(text: str) -> Any:
     # Numbers stay text. They are never interpreted, and so cannot be too large for Python.
     return json.loads(text, object_pairs_hook=_Pairs, parse_int=_Number, parse_float=_Number)
 
 
-def _repeated_key(pairs: _Pairs) -> str | None:
+def _find_repeated_key(pairs: _Pairs) -> str | None:
     keys = [key for key, _ in pairs]
     for field in PaymentEvent.__struct_fields__:
         if keys.count(field) > 1:
@@ -211,23 +211,23 @@ def _repeated_key(pairs: _Pairs) -> str | None:
     return None
 
 
-def _bad_text(pairs: _Pairs) -> str | None:
+def _find_bad_text(pairs: _Pairs) -> str | None:
     for key, value in pairs:
-        if problem := _bad_character(key) or _bad_character(value):
-            return f"{_quoted(key)}: {problem}"
+        if problem := _find_bad_character(key) or _find_bad_character(value):
+            return f"{_quote(key)}: {problem}"
     return None
 
 
-def _bad_character(value: object) -> str | None:
+def _find_bad_character(value: object) -> str | None:
     """Return the problem of a NUL or a lone surrogate at any depth: PostgreSQL takes neither."""
     if isinstance(value, str):
         if "\0" in value:
-            return f"{_quoted(value)} holds a NUL character (\\u0000), expected none in any string"
+            return f"{_quote(value)} holds a NUL character (\\u0000), expected none in any string"
         if any("\ud800" <= character <= "\udfff" for character in value):
-            return f"{_quoted(value)} holds a lone surrogate, expected whole Unicode characters"
+            return f"{_quote(value)} holds a lone surrogate, expected whole Unicode characters"
     elif isinstance(value, (list, tuple)):
         for item in value:
-            if problem := _bad_character(item):
+            if problem := _find_bad_character(item):
                 return problem
     return None
 
@@ -243,33 +243,33 @@ def _explain(line: bytes, error: msgspec.MsgspecError | UnicodeDecodeError) -> s
         except msgspec.MsgspecError as syntax_error:
             error = syntax_error
         else:
-            return _wrong_field(line.decode())
-    return _lone_surrogate(line.decode()) or _not_json(error)
+            return _explain_field(line.decode())
+    return _find_lone_surrogate(line.decode()) or _explain_syntax(error)
 
 
-def _lone_surrogate(text: str) -> str | None:
+def _find_lone_surrogate(text: str) -> str | None:
     """Return the problem of a lone surrogate.
 
     msgspec takes it for a syntax error. Python's decoder accepts it, so it can be named.
     """
     try:
-        content = _loads(text)
+        content = _load(text)
     except ValueError:
         return None
-    return _bad_text(content) if isinstance(content, _Pairs) else None
+    return _find_bad_text(content) if isinstance(content, _Pairs) else None
 
 
-def _not_json(error: Exception) -> str:
+def _explain_syntax(error: Exception) -> str:
     found = str(error).removeprefix("JSON is malformed: ")
     return f"not JSON: {found[:1].lower()}{found[1:]}, expected {EXPECTED_LINE}"
 
 
-def _wrong_field(text: str) -> str:
+def _explain_field(text: str) -> str:
     """Return the problem of the first field that is missing, mistyped or of an unknown value."""
-    content = _loads(text)
+    content = _load(text)
     if not isinstance(content, _Pairs):
-        return f"{_json_type(content)}, expected {EXPECTED_LINE}"
-    if problem := _repeated_key(content):
+        return f"{_name_type(content)}, expected {EXPECTED_LINE}"
+    if problem := _find_repeated_key(content):
         return problem
     fields = dict(content)
     for field in PaymentEvent.__struct_fields__:
@@ -278,17 +278,17 @@ def _wrong_field(text: str) -> str:
             return f"{field}: missing, expected {expected}"
         value = fields[field]
         if not isinstance(value, str) or isinstance(value, _Number):
-            return f"{field}: {_json_type(value)}, expected {expected}"
+            return f"{field}: {_name_type(value)}, expected {expected}"
         if field == "type" and value not in _TYPES:
-            return f"{field}: unknown {_quoted(value)}, expected {expected}"
+            return f"{field}: unknown {_quote(value)}, expected {expected}"
     return f"not an event, expected {EXPECTED_LINE}"
 
 
-def _json_type(value: object) -> str:
+def _name_type(value: object) -> str:
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, _Number):
-        return f"the number {_shortened(value)}"
+        return f"the number {_shorten(value)}"
     if isinstance(value, str):
-        return f"the string {_quoted(value)}"
+        return f"the string {_quote(value)}"
     return "an object" if isinstance(value, _Pairs) else "an array"

@@ -3,7 +3,8 @@
 The rules:
 
 1. The first signal interrupts the command. It raises KeyboardInterrupt at once. During an ingest it
-   requests a stop after the batches in flight instead. An export completes its line first.
+   requests a stop after the batches in flight instead. An export completes its block of lines
+   first.
 2. Later signals are only noted, so nothing disturbs the clean-up. Signals come in bursts, because
    systemd and closing terminals send two, and people press Ctrl-C again.
 3. A signal BURST_SECONDS or more after the first ends the process at once, without a clean-up. A
@@ -21,7 +22,9 @@ just before a system call interrupts nothing.
 """
 
 import os
+import select
 import signal
+import time
 from enum import Enum
 
 # Few imports here, because Ctrl-C ends in a traceback until `let_signals_kill` is called.
@@ -125,7 +128,7 @@ class Interrupt:
         raise KeyboardInterrupt
 
     def _start_watching(self) -> None:
-        from threading import Thread
+        from threading import Thread  # 1 ms, in which Ctrl-C would end in a traceback
 
         signals, wakeup = os.pipe()
         self.wake_up, wake = os.pipe()
@@ -135,8 +138,6 @@ class Interrupt:
         signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
 
     def _watch(self, signals: int, wake: int) -> None:
-        from time import monotonic
-
         block_signals()
         first: int | None = None
         first_at = 0.0
@@ -145,9 +146,9 @@ class Interrupt:
                 if signal.getsignal(number) != self._handle:  # such as SIGWINCH
                     continue
                 if first is None:
-                    first, first_at = number, monotonic()
+                    first, first_at = number, time.monotonic()
                     os.write(wake, b"\0")
-                elif monotonic() - first_at >= BURST_SECONDS and self._mode in (Mode.RAISED, Mode.NOTED):
+                elif time.monotonic() - first_at >= BURST_SECONDS and self._mode in (Mode.RAISED, Mode.NOTED):
                     _end_at_once(first)
 
 
@@ -185,8 +186,6 @@ def block_signals() -> None:
 
 
 def _end_at_once(number: int) -> None:
-    from select import select
-
-    if select([], [2], [], 0)[1]:  # a write would wait if nobody reads stderr
+    if select.select([], [2], [], 0)[1]:  # a write would wait if nobody reads stderr
         os.write(2, b"payproc: interrupted without cleaning up\n")
     os._exit(128 + number)

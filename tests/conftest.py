@@ -1,11 +1,12 @@
-"""What every test may use: a real PostgreSQL, a database of its own, and the installed command as a process.
+"""Fixtures: a real PostgreSQL, a database a test, and the installed command.
 
-The server is the embedded one, in a home that is thrown away; PAYPROC_TEST_POSTGRES=16 takes the wheel's other version,
-and PAYPROC_TEST_DATABASE_URL another server, as a role that may create databases. One template database a session has
-payproc's schema; `CREATE DATABASE … TEMPLATE` gives each test its own, committed and real.
+The server is the embedded one, in a temporary home. PAYPROC_TEST_POSTGRES=16 selects the wheel's
+other version. PAYPROC_TEST_DATABASE_URL names another server, with a role that may create
+databases. One template database a session has payproc's schema, and `CREATE DATABASE … TEMPLATE`
+copies it for each test.
 
-PAYPROC_TEST_SCHEMA=citus makes the template as `payproc init --citus` does, on the same plain PostgreSQL: the tables,
-keys and procedure that Citus would get, and nothing distributed.
+PAYPROC_TEST_SCHEMA=citus creates the template as `payproc init --citus` does, on the same plain
+PostgreSQL. It has the tables, keys and procedure for Citus, and distributes nothing.
 """
 
 import os
@@ -25,7 +26,7 @@ from payproc.db import schema
 from payproc.db.connection import Database
 from payproc.embedded.binaries import POSTGRES_VERSION
 from payproc.embedded.initdb import SUPERUSER
-from payproc.embedded.server import running_server
+from payproc.embedded.server import run_server
 from tests.support.command import Payproc
 from tests.support.postgres import IS_FOR_CITUS, NewDatabase, Server, Sql, SqlOn, as_database
 from tests.support.servers import OwnServers, Pristine, pristine_home, running
@@ -33,7 +34,7 @@ from tests.support.tally import figures
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C be heard: what a shell starts in the background ignores it, and so would every command under test."""
+    """Restore SIGINT: shells start background jobs with it ignored, and children inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -45,7 +46,7 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Hand the tally of a worker process over."""
+    """Return the tally of a worker process."""
     if hasattr(session.config, "workeroutput"):
         session.config.workeroutput["tally"] = dict(figures)
 
@@ -60,19 +61,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    """The server that the tests work on."""
+    """Return the server that the tests work on."""
     if given := os.environ.get("PAYPROC_TEST_DATABASE_URL"):
         yield Server(make_url(given).set(drivername="postgresql+psycopg2"))
         return
     home = Path(tempfile.mkdtemp(prefix="payproc-tests-", dir=_memory()))
     try:
         version = int(os.environ.get("PAYPROC_TEST_POSTGRES", POSTGRES_VERSION))
-        with running_server(home, version=version):
+        with run_server(home, version=version):
             pass
         with (home / "data" / "postgresql.conf").open("a") as settings:
-            # Nobody pulls the plug on this server (who does has one of its own), and it makes a database a test.
+            # Power cuts have a server of their own, and this makes a database a test affordable.
             settings.write("fsync = off\n")
-        with running_server(home, version=version) as running:
+        with run_server(home, version=version) as running:
             query = {"host": str(running.socket_folder)}
             yield Server(URL.create("postgresql+psycopg2", SUPERUSER, database="postgres", query=query))
     finally:
@@ -80,14 +81,14 @@ def server() -> Iterator[Server]:
 
 
 def _memory() -> Path | None:
-    """A folder in memory with room for a server, if there is one: a database a test is some 300 files each."""
+    """Return a folder in memory with room for a server, or None. Each database has 300 files."""
     folder = Path("/dev/shm")
     return folder if folder.is_dir() and shutil.disk_usage(folder).free > 4 << 30 else None
 
 
 @pytest.fixture(scope="session")
 def template(server: Server) -> Iterator[str]:
-    """A database that has payproc's schema and nothing else."""
+    """Create a database with payproc's schema and nothing else."""
     name = f"payproc_template_{uuid.uuid4().hex[:8]}"
     server.execute(f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING 'UTF8'")
     with as_database(server.url.set(database=name), name).transaction() as cursor:
@@ -98,7 +99,7 @@ def template(server: Server) -> Iterator[str]:
 
 @pytest.fixture
 def new_database(server: Server) -> Iterator[NewDatabase]:
-    """Makes databases from a template, with its encoding or another, for as long as the test runs."""
+    """Create databases for the test from a template, in its encoding or another."""
     made: list[str] = []
 
     def make(template: str, encoding: str | None = None) -> URL:
@@ -115,54 +116,54 @@ def new_database(server: Server) -> Iterator[NewDatabase]:
 
 @pytest.fixture
 def url(new_database: NewDatabase, template: str) -> URL:
-    """A database of the test's own, with payproc's schema."""
+    """Create a database for the test, with payproc's schema."""
     return new_database(template)
 
 
 @pytest.fixture
 def bare_url(new_database: NewDatabase) -> URL:
-    """A database of the test's own, without payproc's schema."""
+    """Create a database for the test, without payproc's schema."""
     return new_database("template0")
 
 
 @pytest.fixture
 def database(url: URL) -> Database:
-    """The test's own database, as the program sees it."""
+    """Return the test's database as the program sees it."""
     return as_database(url, "the test database")
 
 
 @pytest.fixture
 def sql(url: URL) -> Iterator[Sql]:
-    """SQL on the test's own database."""
+    """Open SQL on the test's database."""
     with closing(Sql(url)) as connection:
         yield connection
 
 
 @pytest.fixture
 def sql_on() -> Iterator[SqlOn]:
-    """Gives SQL on any database."""
+    """Open SQL on any database."""
     with ExitStack() as opened:
         yield lambda url: opened.enter_context(closing(Sql(url)))
 
 
 @pytest.fixture(scope="session")
 def pristine() -> Iterator[Pristine]:
-    """A server that was created once, for all tests that want one of their own."""
+    """Create a server once, to copy for all tests that need their own."""
     with pristine_home() as found:
         yield found
 
 
 @pytest.fixture
 def own_server(pristine: Pristine) -> Iterator[OwnServers]:
-    """Starts servers with settings of their own, for as long as the test runs. They have payproc's schema."""
+    """Start servers for the test with settings of their own, and with payproc's schema."""
     with ExitStack() as started:
         yield lambda *settings, within="": started.enter_context(running(pristine, settings, within=within))
 
 
-# ---- The command as a process ---------------------------------------------------------------------
+# ---- The command as a process --------------------------------------------------------------------
 
 
 @pytest.fixture
 def payproc(tmp_path: Path, url: URL) -> Payproc:
-    """The command on the test's own database."""
+    """Return the command on the test's database."""
     return Payproc(tmp_path, url)

@@ -64,7 +64,7 @@ class Screen:
         measured: Iterable[Row] | None = None,
         layouts: Sequence[Layout] = (),
     ) -> None:
-        """Print a table. The rows `measured`, by default the first ones, decide widths and layout."""
+        """Print a table. The rows `measured`, by default the first, decide widths and layout."""
         table = lay_out(columns, rows, self.width, self.paint, measured=measured, layouts=layouts, rule=self._rule)
         self.print(table)
 
@@ -92,11 +92,15 @@ def confirm(question: str) -> bool:
     """
     while True:
         typer.echo(f"{question} [y/N]: ", nl=False, err=True)
-        sys.stderr.flush()
-        select.select([sys.stdin, interrupt.wake_up], [], [])
-        interrupt.check()
-        answer = sys.stdin.readline()
+        try:
+            select.select([sys.stdin, interrupt.wake_up], [], [])
+            interrupt.check()
+            answer = sys.stdin.readline()
+        except KeyboardInterrupt:
+            typer.echo(err=True)  # the next message gets a line of its own
+            raise
         if not answer:
+            typer.echo(err=True)
             raise typer.Abort
         if answer.strip().lower() in ("y", "yes"):
             return True

@@ -6,10 +6,11 @@ signals are in signals.py.
 Exit codes:
 
     0              done
-    1              could not finish
+    1              could not finish, not found, or refused
     2              wrong usage
-    3              done, but some lines were malformed, an outcome named by --fail-on occurred, or
-                   the records are inconsistent
+    3              done, but some lines were malformed, an outcome named by --fail-on occurred,
+                   decisions were refused, the records are inconsistent, or a record was omitted
+                   from an export
     130, 143, 129  interrupted by SIGINT, SIGTERM or SIGHUP
     141            the reader of stdout went away
 """
@@ -107,7 +108,7 @@ def get_interrupt_code() -> int:
 
 
 def _exit_unexpectedly(error: Exception) -> NoReturn:
-    """Report an error that nobody foresaw; with PAYPROC_DEBUG, raise it again for its traceback."""
+    """Report an unexpected error; with PAYPROC_DEBUG, raise it again for its traceback."""
     if _is_about_limits(error):
         print_message(f"this session's limits are too low: {error}; see ulimit -a")
         raise typer.Exit(1) from None

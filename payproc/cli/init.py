@@ -33,7 +33,7 @@ def init(
 
         with location.open_database(database_url, make_notifier(quiet)) as database:
             if show_sql:
-                steps = list(schema.script(database, for_citus=citus))
+                steps = list(schema.list_statements(database, for_citus=citus))
                 typer.echo("\n\n".join(steps or [f"-- {_UP_TO_DATE}"]))
                 return
             for summary in schema.bring_up(database, for_citus=citus) or [_UP_TO_DATE]:

@@ -67,7 +67,7 @@ def list_option_names(command: Any) -> list[str]:
 
 
 def refuse_option(context: typer.Context, name: str, value: str | None) -> None:
-    """Raise WrongUsage for `--note --yes`, which Typer takes for the note `--yes`."""
+    """Raise WrongUsage for an option as a value, as in `--note --yes`, which Typer accepts."""
     option, _, _ = (value or "").partition("=")
     if option in list_option_names(context.command):
         raise WrongUsage(f"{name}: needs a value, but the option {option} follows it")

@@ -14,7 +14,9 @@ from payproc.errors import WrongUsage
 from payproc.escape import unambiguous
 from payproc.logic import State
 
-Note = Annotated[str, typer.Option(metavar="TEXT", help="Why; kept with the decision.", show_default=False)]
+_NOTE = typer.Option("--note", metavar="TEXT", help="Why; kept with the decision.", show_default=False)
+Note = Annotated[str, _NOTE]
+OptionalNote = Annotated[str | None, _NOTE]
 By = Annotated[
     str | None, typer.Option(metavar="NAME", help="Who decides; default: your login name.", show_default=False)
 ]
@@ -35,10 +37,10 @@ def check_author(context: typer.Context, by: str | None) -> str:
     return _check_text(context, "--by", _login_name() if by is None else by)
 
 
-def require_consent(*, yes: bool) -> None:
+def require_consent(*, yes: bool, advice: str = "and --expect STATE") -> None:
     """Raise WrongUsage without --yes if there is no terminal to ask on."""
     if not yes and not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise WrongUsage("no terminal to ask on; add --yes, and --expect STATE to be safe")
+        raise WrongUsage(f"no terminal to ask on; add --yes, {advice} to be safe")
 
 
 def describe_move(payment_id: str, before: State, after: State, *, is_done: bool) -> str:

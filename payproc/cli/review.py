@@ -1,25 +1,41 @@
 """`payproc review`: the queue of events that need a person's decision."""
 
+from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime, timezone
 from itertools import chain
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from payproc.cli.console import Screen, make_notifier, open_screen
 from payproc.cli.exits import exit_on_errors
-from payproc.cli.options import MAX_LIMIT, DatabaseUrl, Format, FormatOption, Quiet, format_examples
+from payproc.cli.filters import (
+    LegalFilter,
+    LimitFilter,
+    PaymentFilter,
+    ReasonFilter,
+    RunFilter,
+    StateFilter,
+    TypeFilter,
+    describe_no_reviews,
+    make_filter,
+)
+from payproc.cli.options import DatabaseUrl, Format, FormatOption, Quiet, format_examples
 from payproc.cli.render import MIN_WIDE_COLUMNS, format_age, format_origin, to_json_line
 from payproc.cli.rules import MEANING
 from payproc.cli.table import Column, Row, Styled
 from payproc.escape import cell_text
-from payproc.logic import OUTCOME_OF, Outcome, Reason
+from payproc.logic import Reason
 
 if TYPE_CHECKING:  # as in `review`
     from payproc.review import Review
+    from payproc.review_queue import QueueCounts
 
 EXAMPLES = format_examples("payproc review", "payproc review --reason repeated_refund --limit 10")
+
+LEGAL_MARK = "; legal now"
+"""Mark of an event that the table would apply to the payment's state now."""
 
 _COLUMNS = (
     Column("Event", is_id=True),
@@ -38,47 +54,52 @@ _LAYOUTS = (
 )
 """The widest first; that of a row a line is for wide screens."""
 
-_REVIEW_REASONS = [reason.value for reason in Reason if OUTCOME_OF[reason] is Outcome.MANUAL_REVIEW]
-
-
-def _parse_reason(text: str) -> str:
-    """Return a reason for review, given in any case. Raise BadParameter for another text."""
-    if text.lower() not in _REVIEW_REASONS:
-        raise typer.BadParameter(f"'{text}' is not one of {', '.join(map(repr, _REVIEW_REASONS))}")
-    return text.lower()
-
 
 def review(
+    context: typer.Context,
     output_format: FormatOption = Format.TABLE,
-    reason: Annotated[
-        str | None,
-        typer.Option(
-            metavar="REASON",
-            parser=_parse_reason,
-            autocompletion=lambda: _REVIEW_REASONS,
-            help="Only events with this reason, as predecessor_missing.",
-        ),
-    ] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, max=MAX_LIMIT, help="Only the N oldest.")] = None,
+    reason: ReasonFilter = None,
+    event_type: TypeFilter = None,
+    state: StateFilter = None,
+    payment: PaymentFilter = None,
+    run: RunFilter = None,
+    legal_now: LegalFilter = False,
+    limit: LimitFilter = None,
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,
 ) -> None:
     """List the events that need review, the oldest first.
 
-    As JSON, one object a line.
+    The last line counts all that the filters pick, also beyond --limit. As JSON, one object a line.
     """
     with exit_on_errors():
         from payproc.db import location, schema  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
-        from payproc.review import open_reviews
+        from payproc.review_queue import QueueCounts, open_reviews
 
+        filters = make_filter(context, reason, event_type, payment, run, state, legal_now)
         with location.open_database(database_url, make_notifier(quiet)) as database:
             schema.require_schema(database)
-            reviews = open_reviews(database, Reason(reason) if reason else None, limit)
             if output_format is Format.JSON:
-                for each in reviews:
+                for each in open_reviews(database, filters, limit):
                     typer.echo(to_json_line(each))
-            elif not _print_queue(open_screen(), reviews, datetime.now(timezone.utc)):
-                typer.echo("no events need review" + (f" with the reason {reason}" if reason else ""))
+                return
+            counts = QueueCounts(Counter(), Counter())
+            reviews = open_reviews(database, filters, limit, counts)
+            if _print_queue(open_screen(), reviews, datetime.now(timezone.utc)):
+                typer.echo(_describe_counts(counts))
+            else:
+                typer.echo(describe_no_reviews(filters))
+
+
+def _describe_counts(counts: "QueueCounts") -> str:
+    """Return the closing line, as in `3 events need review: repeated_refund 2 (1 legal now), flagged 1`."""
+    total = sum(counts.waiting.values())
+    parts = []
+    for reason in Reason:
+        if count := counts.waiting[reason]:
+            legal = counts.legal[reason]
+            parts.append(f"{reason.value} {count:,}" + (f" ({legal:,} legal now)" if legal else ""))
+    return f"{total:,} {'event needs' if total == 1 else 'events need'} review: {', '.join(parts)}"
 
 
 def _print_queue(screen: Screen, reviews: "Iterable[Review]", now: datetime) -> bool:
@@ -95,5 +116,6 @@ def _print_queue(screen: Screen, reviews: "Iterable[Review]", now: datetime) -> 
 def _make_row(review: "Review", now: datetime) -> Row:
     event, payment = cell_text(review.event_id), cell_text(review.payment_id)
     kind, state = review.type.value, Styled(review.state.value, "bold")
-    why, age, origin = MEANING[review.reason], format_age(now - review.recorded_at), format_origin(review)
+    why = MEANING[review.reason] + (LEGAL_MARK if review.legal_now else "")
+    age, origin = format_age(now - review.recorded_at), format_origin(review)
     return event, payment, state, kind, why, age, origin

@@ -1,7 +1,7 @@
-"""Connections to the database: how one is opened, its transactions, and its name.
+"""Connections to the database: opening one, its transactions, and its name.
 
-Belongs here: everything about the server that is not about payments. No message that leaves
-this module holds a password or the query part of a connection string.
+Belongs here: opening connections, transactions and snapshots, and the database's name in messages.
+No message that leaves this module holds a password or the query part of a connection string.
 
 Everything here is plain psycopg2, because SQLAlchemy would add a quarter of a second to the start
 of every command.
@@ -70,7 +70,7 @@ class Database:
         why_gone: Callable[[], str | None] = lambda: None,
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Name a database; nothing is opened yet.
+        """Store the parameters; open nothing.
 
         `parameters` are libpq's:
         https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
@@ -80,7 +80,7 @@ class Database:
         `why_gone` explains a dead connection if the server has ended; the driver knows less.
         `note` gets `where` once, at the first attempt to connect.
         """
-        self.where = where or _expected_name(parameters)
+        self.where = where or _guess_name(parameters)
         self._is_named = where is not None
         self._note: Callable[[str], None] | None = note
         self.is_embedded = is_embedded
@@ -107,7 +107,7 @@ class Database:
         try:
             connection: psycopg2.extensions.connection = psycopg2.connect(**self._parameters)
             if not self._is_named:
-                self.where = _real_name(connection, self._parameters.get("port", ""))
+                self.where = _read_name(connection, self._parameters.get("port", ""))
         except psycopg2.Error as error:
             raise self.translate(error) from error
         finally:
@@ -126,21 +126,29 @@ class Database:
 
         Raises CannotFinish for any error of the database.
         """
-        with closing(self.connect()) as connection:
-            # Every write here is compare and set or harmless to lose; a stricter default would only
-            # make it fail.
-            connection.set_session(isolation_level="READ COMMITTED", autocommit=False)
-            try:
-                with connection.cursor() as cursor:
-                    cursor.execute(_WAIT_FOR_DISK)
-                    yield cursor
-                connection.notices.clear()
-                connection.commit()
-                self.refuse_warnings(connection, list(connection.notices))
-            except psycopg2.Error as error:
-                raise self.translate(error) from error
-            finally:
-                _rollback_quietly(connection)
+        with closing(self.connect()) as connection, self.transaction_on(connection) as cursor:
+            yield cursor
+
+    @contextmanager
+    def transaction_on(self, connection: psycopg2.extensions.connection) -> Iterator[psycopg2.extensions.cursor]:
+        """Open a transaction on an open connection of this database, for many short ones in a row.
+
+        Raises CannotFinish for any error of the database.
+        """
+        # Every write here is compare and set or harmless to lose; a stricter default would only
+        # make it fail.
+        connection.set_session(isolation_level="READ COMMITTED", autocommit=False)
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(_WAIT_FOR_DISK)
+                yield cursor
+            connection.notices.clear()
+            connection.commit()
+            self.refuse_warnings(connection, list(connection.notices))
+        except psycopg2.Error as error:
+            raise self.translate(error) from error
+        finally:
+            _rollback_quietly(connection)
 
     @contextmanager
     def snapshot(self) -> Iterator[psycopg2.extensions.connection]:
@@ -208,7 +216,7 @@ def _wait(connection: psycopg2.extensions.connection) -> None:
 
 
 def _rollback_quietly(connection: psycopg2.extensions.connection) -> None:
-    """Roll back, because a pool would throw away a connection that comes back within a transaction.
+    """Roll back, ignoring errors. A pool discards a connection that returns inside a transaction.
 
     Like any statement it waits for the server's answer.
     """
@@ -216,7 +224,7 @@ def _rollback_quietly(connection: psycopg2.extensions.connection) -> None:
         connection.rollback()
 
 
-def _expected_name(parameters: Mapping[str, str]) -> str:
+def _guess_name(parameters: Mapping[str, str]) -> str:
     """Return the name of the database that libpq would connect to.
 
     PG* variables stand in for missing parameters.
@@ -230,11 +238,11 @@ def _expected_name(parameters: Mapping[str, str]) -> str:
         return parameters.get(name) or variables.get(_VARIABLES[name], "")
 
     host = given("hostaddr") or given("host") or ("" if service else "local socket")
-    name = _format_name(given("user"), host, given("port"), given("dbname"))
+    name = _compose_name(given("user"), host, given("port"), given("dbname"))
     return f"{name}?service={service}" if service else name
 
 
-def _real_name(connection: psycopg2.extensions.connection, given_port: str) -> str:
+def _read_name(connection: psycopg2.extensions.connection, given_port: str) -> str:
     """Return the name of the database that this connection is to.
 
     A default port is omitted unless it was given.
@@ -245,10 +253,10 @@ def _real_name(connection: psycopg2.extensions.connection, given_port: str) -> s
         with socket.socket(fileno=os.dup(connection.fileno())) as link, suppress(OSError):  # a dead connection
             host = link.getpeername()[0]
     port = "" if info.port == _DEFAULT_PORT and not given_port else str(info.port)
-    return _format_name(info.user, host, port, info.dbname)
+    return _compose_name(info.user, host, port, info.dbname)
 
 
-def _format_name(user: str, host: str, port: str, dbname: str) -> str:
+def _compose_name(user: str, host: str, port: str, dbname: str) -> str:
     """Return a name by which a person recognizes the database, without a secret."""
     host = f"[{host}]" if ":" in host and not host.startswith("/") else host
     return f"postgresql://{user}{user and '@'}{host}{port and ':'}{port}/{dbname}"

@@ -31,7 +31,7 @@ _RACE_KEYS = ("events_are_recorded_once", "payments_have_one_state")
 """Unique keys that end a CALL if another process was first. On Citus the number of a shard follows
 the name."""
 
-_ADVICE = {
+_ADVICE_BY_SQLSTATE = {
     psycopg2.errorcodes.INSUFFICIENT_PRIVILEGE: (
         "payproc needs its schema once (an owner runs `payproc init`) and, on schema payproc, USAGE on the schema, "
         "SELECT, INSERT and UPDATE on its tables, and EXECUTE on its procedure"
@@ -69,7 +69,7 @@ def describe_error(
     if is_about_connection(error):
         return CannotFinish(f"cannot reach the database {where}: {cause or message}")
     sqlstate = error.pgcode or ""
-    advice = _ADVICE.get(sqlstate) or _ADVICE.get(sqlstate[:2]) or ""
+    advice = _ADVICE_BY_SQLSTATE.get(sqlstate) or _ADVICE_BY_SQLSTATE.get(sqlstate[:2]) or ""
     if error.diag.constraint_name == "runs_have_one_number":
         advice = _ADVICE_ON_RUN_NUMBERS
     return CannotFinish(f"the database {where} refused: {message}{advice and '; '}{advice}")
@@ -78,10 +78,8 @@ def describe_error(
 def is_about_connection(error: psycopg2.Error) -> bool:
     """Return whether the connection is dead or could not be opened.
 
-    The client library finds that out: no SQLSTATE.
-
-    The driver may still take a dead connection for open: if sending failed, while a last notice can
-    be read.
+    Such errors come from libpq and have no SQLSTATE. The driver may still report a dead connection
+    as open.
     """
     return not error.pgcode and type(error) in (psycopg2.OperationalError, psycopg2.DatabaseError)
 

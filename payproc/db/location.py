@@ -36,7 +36,7 @@ def open_database(option: str | None, note: "Note", *, interruptible: bool = Tru
 
     `note` gets one line that names it, and progress while a person waits for the embedded server.
     """
-    found = _chosen_url(option)
+    found = _choose_url(option)
     if found is not None:
         parameters, origin = found
         yield Database(parameters, interruptible=interruptible, note=lambda where: note(f"database {where} ({origin})"))
@@ -44,11 +44,11 @@ def open_database(option: str | None, note: "Note", *, interruptible: bool = Tru
     _check_embedded_is_allowed()
     if sys.platform == "win32":
         raise CannotFinish("the embedded database needs Linux or macOS; name a PostgreSQL server with --database-url")
-    from payproc.embedded.home import default_home  # other databases do without it
-    from payproc.embedded.server import running_server
+    from payproc.embedded.home import choose_home  # with the server 23 ms, which other databases save
+    from payproc.embedded.server import run_server
 
-    home = default_home()
-    with running_server(home, note=note) as server:
+    home = choose_home()
+    with run_server(home, note=note) as server:
         note(f"database: the embedded PostgreSQL {server.version} in {home}")
         # libpq completes the parameters from the environment. PGHOSTADDR would even take precedence
         # over the host. Nothing else in this process uses libpq.
@@ -97,18 +97,18 @@ def _check_embedded_is_allowed() -> None:
         raise WrongUsage(f'{EMBEDDED_VARIABLE}: unknown "{setting}", expected never or nothing')
 
 
-def _chosen_url(option: str | None) -> tuple[dict[str, str], str] | None:
+def _choose_url(option: str | None) -> tuple[dict[str, str], str] | None:
     """Return the parameters of the first given URL, and its origin; None without a URL."""
     if option is not None:
         return parse_url(option, "--database-url"), "from --database-url"
     if variable := os.environ.get(URL_VARIABLE):
         return parse_url(variable, URL_VARIABLE), f"from {URL_VARIABLE}"
-    if entry := _dotenv_url(Path(".env")):
+    if entry := _read_dotenv(Path(".env")):
         return parse_url(entry, f"{URL_VARIABLE} in .env"), "from .env"
     return None
 
 
-def _dotenv_url(path: Path) -> str | None:
+def _read_dotenv(path: Path) -> str | None:
     """Return the URL in a .env file, or None.
 
     Raises WrongUsage if the file or the entry cannot be read, because the command would work on
@@ -127,7 +127,7 @@ def _dotenv_url(path: Path) -> str | None:
         raise WrongUsage(f".env: cannot be read: {error.strerror}; {advice}") from error
     import logging
 
-    from dotenv import dotenv_values  # with logging 18 ms, which commands without a .env save
+    from dotenv import dotenv_values  # with logging 12 ms, which commands without a .env save
 
     logging.getLogger("dotenv").setLevel(logging.ERROR)  # it warns of every line that it cannot parse
     url = dotenv_values(stream=io.StringIO(text), interpolate=False).get(URL_VARIABLE)
@@ -165,11 +165,11 @@ def _shows_password(rest: str, parameters: Mapping[str, str]) -> bool:
         authority.count("@") > 1
         or "@" in path
         or re.search("[:/@]", parameters.get("user", ""))
-        or re.search(r"[^,]@|[=\s]", parameters.get("hostaddr", "") + _host_names(parameters))
+        or re.search(r"[^,]@|[=\s]", parameters.get("hostaddr", "") + _list_hosts(parameters))
         or re.search(r":.*@|://|(password|passwd|pwd)\s*=", parameters.get("dbname", ""), re.IGNORECASE)
     )
 
 
-def _host_names(parameters: Mapping[str, str]) -> str:
+def _list_hosts(parameters: Mapping[str, str]) -> str:
     """Return the hosts, without the folders of sockets, whose names may hold any character."""
     return ",".join(host for host in parameters.get("host", "").split(",") if not host.startswith("/"))

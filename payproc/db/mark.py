@@ -1,8 +1,8 @@
 """The mark: the comment on the table runs that describes the schema.
 
-Belongs here: how the mark is written, read and missed. It holds the schema's version, its
-variant (one server, or Citus), and a digest of the procedure. The procedure has no version of its
-own.
+Belongs here: writing and reading the mark, and advice if it is lost. It holds the schema's version,
+its variant (one server, or Citus), and a digest of the procedure. The procedure has no version of
+its own.
 """
 
 import re
@@ -46,7 +46,7 @@ _HAS_UNIQUE_POSITIONS = """
 
 
 class Mark(NamedTuple):
-    """Version and variant of a schema, and its procedure's digest: None in mid-upgrade."""
+    """Version and variant of a schema, and its procedure's digest: None during an upgrade."""
 
     version: int
     for_citus: bool
@@ -86,8 +86,8 @@ def read_schema(cursor: psycopg2.extensions.cursor, where: str) -> FoundSchema |
     tables = [name for name, (_, _, kind, _) in relations.items() if kind == "r"]
     if not set(tables) >= _TABLES:
         raise CannotFinish(
-            f"the schema payproc of the database {where} is not payproc's: it holds {len(relations)} tables and "
-            "indexes of something else; name another database"
+            f"the schema payproc of the database {where} belongs to another application: it holds {len(relations)} "
+            "other tables and indexes; name another database"
         )
     comment, owner, *_ = relations["runs"]
     found = _PATTERN.fullmatch(comment or "")

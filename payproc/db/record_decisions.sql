@@ -1,40 +1,39 @@
--- Records what was decided about a batch of events, each in a transaction of its own. It decides nothing.
+-- Record the decisions about a batch, each in its own transaction. Nothing is decided here.
 --
--- A decision is recorded only if its payment still has the version and state that it was based on, and only if nothing
--- is on record under its event_id: compare and set. If its payment has moved, it is contested: nothing of it is written,
--- and its place in the batch, counted from 1, is reported in `contested`. So is that of every later event of the same
--- payment in this batch, even if the version happens to fit, because it was decided on a state that never came to be.
--- If somebody has recorded its event_id, or opened its payment, in the meantime, a unique key ends the CALL with an
--- error. Events before it stay recorded; the caller looks again. So does a trigger or a rule that lets no row through.
+-- A decision is recorded only if its payment still has the version and state it was based on, and
+-- its event_id is free. If the payment has moved, the event is contested: nothing is written, and
+-- its place in the batch, from 1, is reported. Later events of that payment are contested as well,
+-- even if their version fits, because their premise never became true. If another process used the
+-- event_id or opened the payment, a unique key ends the CALL. So does a trigger that swallows a
+-- row. Earlier events stay recorded.
 --
--- Places, not event_ids: text may come back from a database of another encoding unlike what was sent to it.
+-- `contested` holds places, because a database with a lossy encoding may return another event_id.
 --
--- The lists arrive as text, separated by U+001F, which neither an id nor a line of JSON can hold. A batch has few
--- different pairs of type and decision, so these are sent once, and each event names its pair by number, from 1: in_kinds.
+-- Lists are text separated by U+001F, which no id and no JSON line contains. The few pairs of type
+-- and decision are sent once; in_kinds numbers them from 1.
 --
--- The commits are asynchronous, each for itself (SET LOCAL; a setting for the session would leak through a connection
--- pool). The last one waits for the disk, and so makes everything committed before it durable. It writes a message to
--- the WAL, because a commit that writes nothing does not wait; a row could be missing, hidden by a policy, or UNLOGGED.
--- It waits for the local disk even if the role or database has synchronous_commit off; a stronger setting stays. So:
--- when this CALL has returned, its events are durable, and so is everything that was visible before it began. (For
--- Citus, schema.py leaves the asynchronous commits out: there each commit waits.)
+-- Commits are asynchronous by SET LOCAL, because a session setting leaks through a pool. The last
+-- one waits for the disk and makes all earlier ones durable. It writes a WAL message, because a
+-- commit without WAL does not wait. It waits even with synchronous_commit off; a stronger setting
+-- stays. After the CALL its events are durable, and so is everything visible before it. On Citus
+-- each commit waits, because schema.py omits the asynchronous ones.
 --
--- A wait for a standby that an administrator cancels ends with a WARNING, not an error. To let the client tell it from
--- other messages, in any language, the last commit sends nothing below a warning, and the INFO before it marks the place.
+-- A canceled wait for a standby ends with a WARNING. The last commit suppresses lesser messages,
+-- and an INFO marks its place.
 --
--- Names: an exact match in another schema wins over the catalog's polymorphic function or operator, and would run with
--- the caller's rights. So those are written with their schema. (unnest of several arrays cannot be; the parser takes
--- pg_catalog's.)
+-- Polymorphic functions and operators carry their schema, because an exact match in another schema
+-- would run with the caller's rights. unnest of several arrays cannot; the parser takes
+-- pg_catalog's.
 --
--- The UPDATE or INSERT of payments comes before the INSERT into events, always: whoever holds an event_id waits for
--- nothing more, so two calls cannot wait for each other.
+-- payments is always written before events. A holder of an event_id waits for no other lock, so
+-- CALLs cannot deadlock.
 --
--- What it costs is mostly setting up expressions and statements anew for each transaction, so there are few of them, and
--- the text is cast in the one query that the loop reads. The INSERTs are plain, because a conflict is rare: ON CONFLICT
--- on payments alone costs 4 % of the server's instructions.
+-- The cost is the setup of statements in each transaction, so there are few. The INSERTs are plain,
+-- because ON CONFLICT on payments alone costs 4 % of the server's instructions.
 --
--- Kept to what distributed PostgreSQL should run, too: no array subscript inside INSERT or UPDATE, RETURNING ... INTO or
--- ROW_COUNT instead of FOUND, no assignment to array elements, a plain loop over scalars, variables named unlike columns.
+-- Distributed PostgreSQL must run it: no array subscript inside INSERT or UPDATE, RETURNING ...
+-- INTO or ROW_COUNT instead of FOUND, no assignment to array elements, a plain loop over scalars,
+-- variables named unlike columns.
 CREATE OR REPLACE PROCEDURE payproc.record_decisions(
     in_run_id bigint,
     in_sources text,
@@ -77,9 +76,8 @@ DECLARE
     contested_places text[] := '{}';
     contested_payments text[] := '{}';
 BEGIN
-    -- A session keeps the plans it has made. One made while statistics know of a page or two reads the whole table for
-    -- each event, however big it gets, until statistics are renewed. (Behind a pool, others have left plans in this
-    -- session; theirs are made anew, too.)
+    -- Plans made while the table was small scan it for every event. A pooled session may hold such
+    -- plans.
     DISCARD PLANS;
 
     FOR this_place, this_source, this_line, this_event, this_payment, this_type, this_version,
@@ -103,7 +101,8 @@ BEGIN
     LOOP
         SET LOCAL synchronous_commit = off;
 
-        -- Evidence of an event_id used for something else. True or not, it changes no payment; a repeat is a no-op.
+        -- Evidence of an event_id used for something else. It changes no payment, and a repeat adds
+        -- nothing.
         IF this_reason OPERATOR(pg_catalog.=) 'event_id_conflict' THEN
             SELECT original.position INTO new_version FROM payproc.events AS original
             WHERE original.event_id = this_event

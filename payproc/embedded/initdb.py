@@ -24,7 +24,7 @@ _ERROR = re.compile("error|PANIC|FATAL|terminated by signal")
 _BIG_MEMORY_BYTES = 4 << 30
 
 _SETTINGS = """
-# ---- Set by payproc when it created this server. Change them as you like and restart. --------------------------------
+# ---- Set by payproc when it created this server. Change them as you like and restart. ------------
 listen_addresses = ''            # no network, ever; `payproc` sets unix_socket_directories on start
 shared_buffers = {shared_buffers}
 max_wal_size = {max_wal_size}            # fewer checkpoints while a dump is loaded
@@ -81,7 +81,7 @@ def _run_initdb(home: Home, binaries: Path, target: Path, lock: int) -> None:
             raise
     if process.returncode != 0:
         shutil.rmtree(target, ignore_errors=True)
-        lines = output.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        lines = output.decode(errors="replace").strip().splitlines() or ["no output"]
         # The last line is about cleaning up. The cause comes from initdb, or from its server.
         error = describe_kill(process.returncode, "initdb") or next(filter(_ERROR.search, lines), lines[-1])
         raise CannotFinish(f"the embedded database could not be created in {home.path}: {error.strip()}")

@@ -38,7 +38,7 @@ def shorten_log(home: Home) -> None:
 def find_error(log: Path, start: int) -> str:
     """Return the first error after this offset, else the last line."""
     lines = log.read_bytes()[start:].decode(errors="replace").splitlines()
-    errors = [line for line in lines if "FATAL" in line or "ERROR" in line] or lines[-1:] or ["it said nothing"]
+    errors = [line for line in lines if "FATAL" in line or "ERROR" in line] or lines[-1:] or ["no output"]
     return f"{errors[0].strip()} (see {log})"
 
 

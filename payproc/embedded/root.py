@@ -27,7 +27,7 @@ SYSTEM_USER = "payproc"
 _MAX_LINKS = 40
 """Links on the way to the home. More count as a loop, as in Linux."""
 
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @contextmanager
@@ -130,7 +130,7 @@ def _descend(home: Path, descriptors: ExitStack) -> list[_Folder]:
 
     def enter(name: str, reached_by: _Rights) -> None:
         path, parent = (folders[-1].path / name, folders[-1].descriptor) if folders else (Path(name), None)
-        descriptor = os.open(name, _FOLDER, dir_fd=parent)
+        descriptor = os.open(name, _FOLDER_FLAGS, dir_fd=parent)
         descriptors.callback(os.close, descriptor)
         folders.append(_Folder(path, descriptor, reached_by, reached_by.below(os.fstat(descriptor))))
 
@@ -176,7 +176,7 @@ def _make_home(name: str, parent: int, rights: _Rights) -> None:
     unfinished = f".{name[:200]}-{os.urandom(4).hex()}"
     with act_as(*rights):
         os.mkdir(unfinished, 0o700, dir_fd=parent)
-    descriptor = os.open(unfinished, _FOLDER, dir_fd=parent)
+    descriptor = os.open(unfinished, _FOLDER_FLAGS, dir_fd=parent)
     try:
         if os.fstat(descriptor).st_uid == rights.uid:
             os.fchown(descriptor, owner.pw_uid, owner.pw_gid)

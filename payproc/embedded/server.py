@@ -1,4 +1,4 @@
-"""Server: using an embedded server, which all commands of a home share and the last one stops."""
+"""Server: use of the embedded server, shared by all commands and stopped by the last."""
 
 import fcntl
 import math
@@ -62,7 +62,7 @@ class EmbeddedServer:
 
 
 @contextmanager
-def running_server(path: Path, *, version: int = POSTGRES_VERSION, note: Note = drop_note) -> Iterator[EmbeddedServer]:
+def run_server(path: Path, *, version: int = POSTGRES_VERSION, note: Note = drop_note) -> Iterator[EmbeddedServer]:
     """Use the embedded server of a home.
 
     Create and start it if need be. Stop it on leaving if nobody else uses it.
@@ -105,7 +105,7 @@ def _join(cluster: Cluster, users_lock: int) -> EmbeddedServer:
 
 def _leave(cluster: Cluster, users_lock: int) -> None:
     with close_at_end(cluster.home.open("start.lock")) as start_lock:
-        # Another command holds it for long only to start the server, and stops that in the end.
+        # A command that holds the lock for long is starting the server, and will stop it.
         if try_lock_for(start_lock, LEAVE_SECONDS):
             _stop_if_last(cluster, users_lock)
 

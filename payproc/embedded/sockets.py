@@ -1,4 +1,4 @@
-"""Socket: the folder of the server's Unix socket, and the process that listens on it."""
+"""Sockets: the folder of the server's Unix socket, and the process that listens on it."""
 
 import os
 import re

@@ -1,6 +1,4 @@
-"""Output files of an ingest: the lines of `--decisions`, and the writing of it and of
-`--malformed`.
-"""
+"""Decisions: the lines of `--decisions`, and the writer of them and of `--malformed`."""
 
 import contextlib
 import shutil
@@ -34,8 +32,8 @@ class DecisionLine(msgspec.Struct, omit_defaults=True):
     known: bool = False
 
 
-class OutputFiles:
-    """The output files of a run, written round by round. Either may be missing."""
+class LineWriter:
+    """Writer of --decisions and --malformed, round by round. Either file may be missing."""
 
     def __init__(self, decisions: IO[bytes] | None, malformed: IO[bytes] | None, sources: Sequence[str]) -> None:
         """Take the open files, and the names of the run's sources."""
@@ -77,9 +75,16 @@ def _make_line(result: EventResult, source: str) -> DecisionLine:
     input_event, decision, recorded = result.input_event, result.decision, result.recorded
     event = input_event.event
     line = DecisionLine(
-        source, input_event.line, event.event_id, event.payment_id, event.type,
-        decision.outcome, decision.reason, decision.state_before, decision.state_after,
-    )  # fmt: skip
+        source,
+        input_event.line,
+        event.event_id,
+        event.payment_id,
+        event.type,
+        decision.outcome,
+        decision.reason,
+        decision.state_before,
+        decision.state_after,
+    )
     if recorded is not None and decision.reason is Reason.DUPLICATE_EVENT:
         line.original_outcome = recorded.outcome
     elif recorded is not None:
@@ -116,6 +121,6 @@ def _explain_errors(option: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise CannotFinish(
-            f"{option}: cannot be written: {error.strerror}; what was recorded stays recorded, and is reported as "
-            "duplicates when the same command is run again"
+            f"{option}: cannot be written: {error.strerror}; recorded events stay recorded, and a rerun reports them "
+            "as duplicates"
         ) from error

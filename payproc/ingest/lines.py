@@ -12,7 +12,7 @@ from typing import IO
 import msgspec
 
 from payproc.errors import CannotFinish, WrongUsage
-from payproc.ingest.sources import display_name, refuse_unreadable
+from payproc.ingest.sources import format_name, refuse_unreadable
 from payproc.schemas import MAX_LINE_BYTES
 
 READ_BYTES = 256 << 10
@@ -35,7 +35,7 @@ class LineReader:
 
     def __init__(self, name: str, index: int, keep_oversized: bool) -> None:
         """Open the source. Raises CannotFinish if that fails."""
-        self.name = display_name(name)
+        self.name = format_name(name)
         self.index = index
         self.is_open = True
         self.bytes_read = 0

@@ -25,7 +25,7 @@ class MalformedLine(msgspec.Struct, frozen=True):
 
 
 Entry = MalformedLine | int
-"""A malformed line, or the worker that has the event of a line."""
+"""A malformed line, or the number of the worker that has the line's event."""
 
 
 class Handler(Protocol):
@@ -80,7 +80,7 @@ class Round:
                 yield result if isinstance(result, EventResult) else _make_malformed(input_event, result)
 
 
-def worker_of(payment_id: str, workers: int) -> int:
+def choose_worker(payment_id: str, workers: int) -> int:
     """Return the worker of a payment: the same in every run, so that a failure can be repeated."""
     return zlib.crc32(payment_id.encode()) % workers
 

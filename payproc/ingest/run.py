@@ -1,6 +1,7 @@
-"""One ingest: lines in, batches out to workers, results back in input order.
+"""Run: one ingest, from its first line to its last count.
 
-Belongs here: the course of a run, from its first line to its last count. Nothing here decides.
+Belongs here: the course of a run: lines in, batches out to workers, results back in input order.
+Nothing here decides.
 
 Lines are read into rounds. A round is split by payment among the workers, each with a thread and a
 connection of its own that takes its parts in order, so each payment keeps its order. A few rounds
@@ -27,10 +28,10 @@ from payproc.batch import InputEvent
 from payproc.db.connection import Database
 from payproc.errors import CannotFinish
 from payproc.handlers import DryRun, Recorder
-from payproc.ingest.decisions import OutputFiles
+from payproc.ingest.decisions import LineWriter
 from payproc.ingest.lines import LineReader, OversizedLine
-from payproc.ingest.rounds import Handler, MalformedLine, Round, worker_of
-from payproc.ingest.sources import display_name
+from payproc.ingest.rounds import Handler, MalformedLine, Round, choose_worker
+from payproc.ingest.sources import format_name
 from payproc.logic import OUTCOME_OF, Outcome, Reason
 from payproc.runs import open_run, save_counts
 from payproc.schemas import MAX_LINE_BYTES, TOO_LONG, Malformed, parse_lines
@@ -96,13 +97,13 @@ class Ingest:
         `on_malformed` gets `FILE:LINE: error` for each malformed line, `on_progress` the bytes read
         so far.
         """
-        self.summary = Summary(None, [display_name(name) for name in names], dry_run=options.dry_run)
+        self.summary = Summary(None, [format_name(name) for name in names], dry_run=options.dry_run)
         self._database = database
         self._names = names
         self._options = options
         self._on_malformed = on_malformed
         self._on_progress = on_progress
-        self._outputs = OutputFiles(options.decisions, options.malformed, self.summary.source)
+        self._writer = LineWriter(options.decisions, options.malformed, self.summary.source)
         # The memory of a dry run is not shared, so it has one worker.
         self._workers = 1 if options.dry_run else options.workers
         self._handlers: list[Handler] = []
@@ -118,14 +119,14 @@ class Ingest:
         self._progress_at = self._began
 
     def run(self, stop: Interrupt) -> None:
-        """Process everything, or until `stop` is requested.
+        """Process all sources, or stop early after a signal.
 
-        `summary` is right also after an exception.
+        `summary` is correct even after an exception.
 
         Raises CannotFinish, WrongUsage for unreadable input, BrokenPipeError if nobody reads a
         report any more.
         """
-        # Nothing here makes cycles, so the collector would search the events in flight in vain.
+        # No cycles arise here, so collections would only cost time.
         collects = gc.isenabled()
         gc.disable()
         try:
@@ -194,7 +195,7 @@ class Ingest:
                 self._forming.add_malformed(MalformedLine(raw, source, line, result.error))
             else:
                 event, text = result
-                worker = worker_of(event.payment_id, workers)
+                worker = choose_worker(event.payment_id, workers)
                 if worker_of_event.setdefault(event.event_id, worker) != worker:
                     self._wait_for_all()  # the first line of an event_id wins, for every timing of workers
                     worker_of_event[event.event_id] = worker
@@ -222,20 +223,20 @@ class Ingest:
     def _report(self, finished: Round) -> None:
         """Wait for a round; count and write the result of each of its lines."""
         malformed = 0
-        reasons, outputs, worker_of_event = self._reasons, self._outputs, self._worker_of
+        reasons, writer, worker_of_event = self._reasons, self._writer, self._worker_of
         for result in finished.results():
             if isinstance(result, MalformedLine):
                 malformed += 1
                 self._on_malformed(f"{self.summary.source[result.source]}:{result.line}: {result.error}")
-                outputs.add_malformed(result)
+                writer.add_malformed(result)
             else:
                 worker_of_event.pop(result.input_event.event.event_id, None)  # it is on record now
                 reasons[result.decision.reason] += 1
                 self._known_conflicts += result.is_known
-                outputs.add(result)
+                writer.add(result)
         self._count(len(finished.entries), malformed)
         self._has_unsaved_counts = True
-        outputs.write()
+        writer.write()
         self._on_progress(self._bytes_read)
         if time.monotonic() - self._progress_at > PROGRESS_SECONDS:
             self._save_progress()

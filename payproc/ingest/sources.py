@@ -27,10 +27,11 @@ _UNREADABLE = {
 UTF-8 start like this."""
 
 
-def check_sources(names: Sequence[str]) -> None:
-    """Refuse sources that cannot be ingested, before anything is. Raises WrongUsage.
+def check_sources(names: Sequence[str], command: str = "payproc ingest -") -> None:
+    """Refuse sources that cannot be read, before anything is done. Raises WrongUsage.
 
-    Only regular files are opened for a look, because opening a pipe would consume its content.
+    `command` reads what a tool has converted. Only regular files are opened for a look, because
+    opening a pipe would consume its content.
     """
     if list(names).count("-") > 1:
         raise WrongUsage("-: given twice, but standard input can be read only once")
@@ -40,30 +41,30 @@ def check_sources(names: Sequence[str]) -> None:
         if not name:
             raise WrongUsage("FILE: empty name, expected a file name, or - for standard input")
         try:
-            _check_file(name)
+            _check_file(name, command)
         except OSError as error:
             # A shell passes a pattern on unchanged if it matches nothing.
             hint = "; a pattern that matches no file?" if re.search(r"[*?]", name) else ""
             raise WrongUsage(f"{name}: cannot be read: {error.strerror}{hint}") from error
 
 
-def refuse_unreadable(name: str, start: bytes) -> None:
+def refuse_unreadable(name: str, start: bytes, command: str = "payproc ingest -") -> None:
     """Raise WrongUsage if these are the first bytes of a file that has to be converted first."""
     for magic, (kind, tool) in _UNREADABLE.items():
         if start.startswith(magic):
             file = "FILE" if name == STDIN else name
-            raise WrongUsage(f"{name}: is {kind}, expected JSON Lines in UTF-8; use: {tool} {file} | payproc ingest -")
+            raise WrongUsage(f"{name}: is {kind}, expected JSON Lines in UTF-8; use: {tool} {file} | {command}")
 
 
-def display_name(name: str) -> str:
+def format_name(name: str) -> str:
     """Return a source's name as text. File names may hold bytes that no text can."""
     return STDIN if name == "-" else os.fsencode(name).decode(errors="backslashreplace")
 
 
-def _check_file(name: str) -> None:
+def _check_file(name: str, command: str) -> None:
     mode = Path(name).stat().st_mode
     if stat.S_ISDIR(mode):
         raise WrongUsage(f"{name}: is a directory, expected a file of JSON Lines; name its files, as in {name}/*")
     if stat.S_ISREG(mode):
         with Path(name).open("rb") as file:
-            refuse_unreadable(name, file.read(8))
+            refuse_unreadable(name, file.read(8), command)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from datasets import fresh, write
 from harness import BenchServer, Measured, Row
 from payproc.db.schema import read_procedure
-from payproc.embedded.server import running_server
+from payproc.embedded.server import run_server
 from payproc_process import COMMAND
 
 
@@ -98,7 +98,7 @@ def _measure(choice: Choice, file: Path, events: int) -> Measured:
         subprocess.run([COMMAND, "init", "--quiet"], env=environment, check=True)
         with (home / "data" / "postgresql.conf").open("a") as settings:
             settings.writelines(f"{line}\n" for line in choice.settings)
-        with running_server(home) as server:
+        with run_server(home) as server:
             bench = BenchServer(server)
             bench.main.execute(*choice.schema)
             with bench.timed(Row.FRESH, events) as measured:

@@ -24,7 +24,7 @@ from payproc.batch import InputEvent
 from payproc.db import connection as db
 from payproc.db import schema
 from payproc.embedded.initdb import SUPERUSER
-from payproc.embedded.server import running_server
+from payproc.embedded.server import run_server
 from payproc.handlers import Recorder
 from payproc.runs import open_run
 from payproc.schemas import Malformed, parse_line
@@ -42,7 +42,7 @@ def measure_instructions(batch: int) -> None:
 
 def _count(batch: int, batches: int) -> int:
     home = Path(tempfile.mkdtemp(prefix="payproc-benchmark-"))
-    with running_server(home) as server:
+    with run_server(home) as server:
         schema.bring_up(db.Database(server.connect_args, "the benchmark's"))
         program = Path(f"/proc/{(home / 'data' / 'postmaster.pid').read_text().split()[0]}/exe").resolve()
     owner = (home / "data").stat()
@@ -50,10 +50,23 @@ def _count(batch: int, batches: int) -> int:
     if os.geteuid() == 0:
         as_owner = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
     command = [
-        "valgrind", "--quiet", "--tool=callgrind", "--trace-children=yes", f"--callgrind-out-file={home}/counted.%p",
-        str(program), "-D", str(home / "data"), "-c", "listen_addresses=", "-c", f"unix_socket_directories={home}",
-        "-c", "autovacuum=off", "-c", "jit=off",
-    ]  # fmt: skip
+        "valgrind",
+        "--quiet",
+        "--tool=callgrind",
+        "--trace-children=yes",
+        f"--callgrind-out-file={home}/counted.%p",
+        str(program),
+        "-D",
+        str(home / "data"),
+        "-c",
+        "listen_addresses=",
+        "-c",
+        f"unix_socket_directories={home}",
+        "-c",
+        "autovacuum=off",
+        "-c",
+        "jit=off",
+    ]
     parameters = {"host": str(home), "user": SUPERUSER, "dbname": "postgres"}
     with subprocess.Popen(
         command, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **as_owner

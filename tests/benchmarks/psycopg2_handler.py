@@ -77,8 +77,16 @@ class Psycopg2Handler:
             if cursor.rowcount == 0:
                 return decision, False
             entry = (
-                incoming.event_id, incoming.payment_id, version + 1, incoming.type.value, decision.outcome.value,
-                decision.reason.value, decision.state_before.value, after, self._line, text,
-            )  # fmt: skip
+                incoming.event_id,
+                incoming.payment_id,
+                version + 1,
+                incoming.type.value,
+                decision.outcome.value,
+                decision.reason.value,
+                decision.state_before.value,
+                after,
+                self._line,
+                text,
+            )
             cursor.execute(_RECORD, entry)
             return decision, cursor.rowcount == 1

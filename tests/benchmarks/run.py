@@ -42,7 +42,7 @@ from choices import measure_choices
 from growth import measure_growth
 from harness import BenchServer, Contender, Dataset, Measured, Row
 from instructions import measure_instructions
-from payproc.embedded.server import running_server
+from payproc.embedded.server import run_server
 from payproc_process import cpu_seconds
 from processes import measure_processes
 
@@ -73,7 +73,7 @@ def main() -> None:
     home = Path(tempfile.mkdtemp(prefix="payproc-benchmark-"))
     folder = Path(tempfile.mkdtemp(prefix="payproc-benchmark-lines-"))
     try:
-        with running_server(home) as server:
+        with run_server(home) as server:
             bench = BenchServer(server)
             print(f"{bench.check_settings()}; {os.cpu_count()} cores, Python {platform.python_version()}", flush=True)
             if options.growth:

@@ -21,7 +21,7 @@ NOWHERE = "postgresql://nobody@127.0.0.1:1/nowhere"
 HUGE_BYTES = 5 << 20
 
 
-# ---- Input ----------------------------------------------------------------------------------------
+# ---- Input ---------------------------------------------------------------------------------------
 
 
 def unsuitable(kind: str, advice: str) -> str:
@@ -83,7 +83,7 @@ def test_good_lines_around_bad_ones_are_recorded(run_in_process: InProcess) -> N
     assert "2 events · 2 malformed lines" in finished.stdout
 
 
-# ---- Which database -------------------------------------------------------------------------------
+# ---- Which database ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_dotenv_lines_about_other_things_are_ignored(tmp_path: Path, url: URL, g
     assert InProcess(tmp_path, None)("ingest", "good.jsonl", "--quiet") == (0, "", "")
 
 
-# ---- Rights ---------------------------------------------------------------------------------------
+# ---- Rights --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -197,14 +197,14 @@ def test_read_only_database_names_the_primary(run_in_process: InProcess, sql: Sq
     assert not any(contents(sql).values())
 
 
-# ---- The schema -----------------------------------------------------------------------------------
+# ---- The schema ----------------------------------------------------------------------------------
 
 
 def test_foreign_schema_is_left_alone(tmp_path: Path, bare_url: URL, sql_on: SqlOn, good: Path) -> None:
     sql_on(bare_url).rows("CREATE SCHEMA payproc CREATE TABLE events (x text)")
     for command in ("ingest good.jsonl", "show p1", "init", "ingest --dry-run good.jsonl"):
         line = error_line(InProcess(tmp_path, bare_url)(*command.split()), 1)
-        assert "is not payproc's: it holds 1 tables and indexes of something else" in line
+        assert "belongs to another application: it holds 1 other tables and indexes" in line
 
 
 def test_newer_schema_is_left_alone(run_in_process: InProcess, sql: Sql, good: Path) -> None:
@@ -226,7 +226,7 @@ def test_missing_schema_exits_with_1(tmp_path: Path, bare_url: URL) -> None:
         assert finished.stdout == ""
 
 
-# ---- Limits ---------------------------------------------------------------------------------------
+# ---- Limits --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("files", [5, 7])

@@ -1,5 +1,6 @@
 """Help is readable and its examples work; the version is that of the package."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -48,6 +49,8 @@ def test_help_examples_work(payproc: Payproc) -> None:
     """They run as printed, in order, but on the test's own database server."""
     for name in ("day.jsonl", "dump.jsonl"):
         shutil.copy(ROOT / "sample_events" / "refund_race.jsonl", payproc.folder / name)
+    order = {"event_id": "evt_4004", "resolution": "dismiss", "note": "never left the bank"}
+    (payproc.folder / "decisions.jsonl").write_text(json.dumps(order))
     subprocess.run(["gzip", "dump.jsonl"], cwd=payproc.folder, check=True)
     named = "postgresql://alice@db.example/payments"
     tried = []

@@ -78,7 +78,10 @@ READS: list[tuple[tuple[str | Path, ...], int]] = [
     (("show", "e1"), 1),
     (("review",), 0),
     (("review", "--reason", "predecessor_missing", "--limit", "1"), 0),
+    (("review", "--type", "refund", "--state", "created", "--payment", "p3", "--run", "1", "--legal-now"), 0),
     (("resolve", "e1", "--dismiss", *DECIDE), 1),
+    (("resolve", "--all", "--dismiss", "--dry-run", "--type", "refund", *DECIDE), 0),
+    (("resolve", "--from", "orders.jsonl", "--apply", *DECIDE), 3),
     (("resolve", "e4", "--dismiss", *DECIDE), 1),
     (("resolve", "p1", "--dismiss", *DECIDE), 1),
     (("correct", "p1", "--to", "authorized", *DECIDE), 1),
@@ -104,6 +107,8 @@ WRITES: list[tuple[str | Path, ...]] = [
     ("ingest", *DAY),
     ("resolve", "e2", "--apply", *DECIDE, "--expect", "created"),
     ("resolve", "e3", "--dismiss", *DECIDE),
+    ("resolve", "--all", "--apply", "--state", "created", *DECIDE),
+    ("resolve", "--from", "chain.jsonl", "--apply", *DECIDE),
     ("correct", "p1", "--to", "captured", *DECIDE, "--expect", "authorized"),
 ]
 """Commands that record something."""
@@ -111,8 +116,16 @@ WRITES: list[tuple[str | Path, ...]] = [
 WITHOUT_DATABASE = {"rules"}
 
 
+ORDERS = b"".join(b'{"event_id": "%s"}\n' % each for each in (b"e1", b"e4", b"nope"))
+"""Decisions that are refused."""
+
+CHAIN = b'{"event_id": "e2", "version": 1}\n{"event_id": "e2"}\n{"event_id": "e3", "expect": "created"}\n'
+
+
 def check(run: InProcess, *command: str | Path, code: int = 0) -> None:
     """Run a command; it must end with this code and call no shadow."""
+    (run.folder / "orders.jsonl").write_bytes(ORDERS)
+    (run.folder / "chain.jsonl").write_bytes(CHAIN)
     finished = run(*command)
     assert SHADOW_CALLED not in finished.stderr, finished.stderr
     assert " refused: " not in finished.stderr, finished.stderr

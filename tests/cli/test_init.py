@@ -5,10 +5,10 @@ this test. It records the calls, refuses a table as Citus would, and distributes
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import pytest
 from sqlalchemy import URL
@@ -87,9 +87,15 @@ class Coordinator(NamedTuple):
     sql: Sql
 
 
+class NewCoordinator(Protocol):
+    """Creates a database on that server."""
+
+    def __call__(self, name: str, *, extension: bool = True) -> Coordinator: ...
+
+
 @pytest.fixture
-def new_coordinator(citus_server: OwnServer, sql_on: SqlOn, tmp_path: Path) -> Callable[..., Coordinator]:
-    """Makes an empty database on that server, with the extension or without."""
+def new_coordinator(citus_server: OwnServer, sql_on: SqlOn, tmp_path: Path) -> NewCoordinator:
+    """Create empty databases on that server, with the extension or without."""
 
     def make(name: str, *, extension: bool = True) -> Coordinator:
         sql_on(citus_server.url).rows(f'CREATE DATABASE "{name}" TEMPLATE template0')
@@ -137,7 +143,7 @@ def test_init_on_a_server_without_citus(tmp_path: Path, bare_url: URL, sql_on: S
     assert not has_schema(sql_on(bare_url))
 
 
-def test_init_in_a_database_without_citus(new_coordinator: Callable[..., Coordinator]) -> None:
+def test_init_in_a_database_without_citus(new_coordinator: NewCoordinator) -> None:
     run, sql = new_coordinator("without", extension=False)
     assert error_line(run("init", "--citus"), 1).endswith(
         "/without does not have the extension citus, though its server does; run `CREATE EXTENSION citus` in it, on "
@@ -146,7 +152,7 @@ def test_init_in_a_database_without_citus(new_coordinator: Callable[..., Coordin
     assert not has_schema(sql)
 
 
-def test_init_distributes_the_tables_once(new_coordinator: Callable[..., Coordinator]) -> None:
+def test_init_distributes_the_tables_once(new_coordinator: NewCoordinator) -> None:
     """Every other command runs unchanged."""
     run, sql = new_coordinator("with")
     assert run("init", "--citus")[:2] == (0, "created the schema payproc\n")
@@ -162,7 +168,7 @@ def test_init_distributes_the_tables_once(new_coordinator: Callable[..., Coordin
     assert run("verify", "--quiet").code == 0
 
 
-def test_init_by_several_processes_happens_once(new_coordinator: Callable[..., Coordinator]) -> None:
+def test_init_by_several_processes_happens_once(new_coordinator: NewCoordinator) -> None:
     run, sql = new_coordinator("contended")
     with ThreadPoolExecutor(4) as pool:
         finished = list(pool.map(lambda _: run.process("init", "--citus"), range(4)))
@@ -172,19 +178,18 @@ def test_init_by_several_processes_happens_once(new_coordinator: Callable[..., C
     assert calls(sql) == CALLS
 
 
-def test_init_of_a_plain_schema_is_refused(new_coordinator: Callable[..., Coordinator]) -> None:
+def test_init_of_a_plain_schema_is_refused(new_coordinator: NewCoordinator) -> None:
     run, sql = new_coordinator("plain")
     assert run("init").code == 0
     line = error_line(run("init", "--citus"), 1)
     assert line.startswith("payproc: the schema payproc of the database postgresql://")
     assert line.endswith(
-        "/plain was made for one server and cannot be distributed any more; name another database, or go on with this "
-        "one as it is"
+        "/plain was created for one server and cannot be converted; name another database, or omit --citus"
     )
     assert calls(sql) == []
 
 
-def test_init_failure_is_rolled_back(new_coordinator: Callable[..., Coordinator]) -> None:
+def test_init_failure_is_rolled_back(new_coordinator: NewCoordinator) -> None:
     """It can be run again."""
     run, sql = new_coordinator("failing")
     sql.rows("ALTER DATABASE failing CONNECTION LIMIT 77")  # makes the stand-in fail at the last table
@@ -195,7 +200,7 @@ def test_init_failure_is_rolled_back(new_coordinator: Callable[..., Coordinator]
     assert calls(sql) == CALLS
 
 
-def test_stand_in_refuses_an_extra_key(new_coordinator: Callable[..., Coordinator]) -> None:
+def test_stand_in_refuses_an_extra_key(new_coordinator: NewCoordinator) -> None:
     """If it did not, the tests above could not fail for one."""
     _, sql = new_coordinator("strict")
     sql.rows("CREATE TABLE t (a text PRIMARY KEY, b text UNIQUE)")

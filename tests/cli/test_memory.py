@@ -48,6 +48,23 @@ def test_memory_is_flat_for_many_events(payproc: Payproc, sql: Sql, command: str
     assert peaks[1] < peaks[0] + TOLERANCE_KIB, f"peaks in KiB: {peaks}"
 
 
+@pytest.mark.parametrize("source", ["--all", "--from"])
+def test_resolve_memory_is_flat_for_many_decisions(payproc: Payproc, sql: Sql, source: str) -> None:
+    peaks = []
+    for first, last in ((1, FEW), (FEW + 1, 20_000)):
+        fill_queue(sql, first, last)
+        listed = payproc.folder / "orders.jsonl"
+        listed.write_text("".join(f'{{"event_id": "ep{number}"}}\n' for number in range(first, last + 1)))
+        arguments = ["--all", "--yes"] if source == "--all" else ["--from", "orders.jsonl"]
+        process = payproc.start("resolve", *arguments, "--apply", "--note", "n", "--quiet", "--decisions", "-")
+        for number, _ in enumerate(process.stdout, first):
+            if number == last:
+                peaks.append(peak_kib(process))
+        process.communicate()
+        assert process.returncode == 0
+    assert peaks[1] < peaks[0] + TOLERANCE_KIB, f"peaks in KiB: {peaks}"
+
+
 def test_review_memory_is_a_page_of_long_lines(payproc: Payproc, sql: Sql) -> None:
     """600 pending reviews have lines of nearly 1 MiB each. They never are in memory together."""
     size, count = 1_000_000, 600

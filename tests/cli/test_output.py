@@ -23,7 +23,7 @@ def filled(shared: InProcess) -> InProcess:
     return shared
 
 
-# ---- Output files of an ingest --------------------------------------------------------------------
+# ---- Output files of an ingest -------------------------------------------------------------------
 
 
 UNRECORDED = "unrecorded"
@@ -88,7 +88,7 @@ def test_output_is_emptied_last(run_in_process: InProcess, good: Path) -> None:
     assert kept.read_text().startswith('{"source":"good.jsonl"')
 
 
-# ---- Full disks, closed streams and pipes ---------------------------------------------------------
+# ---- Full disks, closed streams and pipes --------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_closed_pipe_before_an_embedded_server_stops(tmp_path: Path) -> None:
         assert len(finished.stderr.splitlines()) == 1, finished.stderr
 
 
-# ---- Terminals ------------------------------------------------------------------------------------
+# ---- Terminals -----------------------------------------------------------------------------------
 
 
 def test_piped_table_is_as_wide_as_the_terminal(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Wrong usage, tried as a new user would who has read only the README: each time one line, and exit code 2.
+"""Wrong usage: each call gets one line and exit code 2.
 
-The table holds each command's wrong arguments and the line on stderr. A line that ends with `…` goes on with the hint
-at the command's help. No row needs a database. To add one, write it down as it should be.
+The table holds each command's wrong arguments and the line on stderr. A line that ends with `…`
+continues with the hint at the command's help. No row needs a database.
 """
 
 import gzip
@@ -23,6 +23,7 @@ REASONS = (
 OUTCOMES = "'APPLY', 'IGNORE', 'REJECT', 'MANUAL_REVIEW'"
 STATES = "'created', 'authorized', 'captured', 'refunded', 'failed'"
 PLAIN_STATES = STATES.replace("'", "")
+TYPES = "'authorize', 'capture', 'refund', 'fail', 'flag'"
 CONVERT = "expected JSON Lines in UTF-8; use"
 LIMIT = "a whole number from 1 to 1,000,000,000"
 COUNTS = "a whole number from 0 to 1,000,000,000"
@@ -149,12 +150,18 @@ REFUSED = {
         ("--limit 99999999999", f"--limit: expected {LIMIT} …"),
         ("-l 5", "-l: no such option …"),
         ("--json", "--json: no such option (did you mean --format json?) …"),
-        ("--state captured", "--state: no such option …"),
+        ("--state paid", f"invalid value for '--state': 'paid' is not one of {STATES} …"),
+        ("--type void", f"invalid value for '--type': 'void' is not one of {TYPES} …"),
+        ("--run first", f"--run: expected {LIMIT} …"),
+        ("--run 0", f"--run: expected {LIMIT} …"),
+        ("--payment --legal-now", "--payment: needs a value, but the option --legal-now follows it"),
+        ("--legal", "--legal: no such option (did you mean --legal-now?) …"),
         ("-- --limit 5", "got unexpected extra argument(s) (--limit 5) …"),
     ],
     "resolve": [
-        ("", "missing argument 'EVENT_ID' …"),
-        ("evt_4004", "missing option '--note' …"),
+        ("", "no event, expected EVENT_ID, --all or --from FILE …"),
+        ("evt_4004", "no decision, expected --apply or --dismiss"),
+        ("evt_4004 --apply --yes", "--note: missing, expected some text"),
         ("evt_4004 --note x --yes", "no decision, expected --apply or --dismiss"),
         ("evt_4004 --apply --dismiss --note x --yes", "no decision, expected --apply or --dismiss"),
         (
@@ -178,7 +185,59 @@ REFUSED = {
         ),
         ("evt_4004 --dismissed --note x --yes", "--dismissed: no such option (did you mean --dismiss?) …"),
         ("evt_4004 --dismiss --notes x --yes", "--notes: no such option (did you mean --note?) …"),
-        ("evt_4004 --dismiss --note x --yes --format json", "--format: no such option …"),
+        (
+            "evt_4004 --dismiss --note x --yes --format json",
+            "--format: does not go with EVENT_ID, expected --all or --from",
+        ),
+        (
+            "evt_4004 --dismiss --note x --yes --decisions d",
+            "--decisions: does not go with EVENT_ID, expected --all or --from",
+        ),
+        ("evt_4004 --dismiss --note x --yes --type refund", "--type: does not go with EVENT_ID, expected --all"),
+        ("evt_4004 --dismiss --note x --dry-run", "--dry-run: does not go with EVENT_ID, expected --all"),
+        (
+            "evt_4004 --all --dismiss --note x --yes",
+            "EVENT_ID and --all: given together, expected one of EVENT_ID, --all and --from FILE",
+        ),
+        (
+            "evt_4004 --from day.jsonl",
+            "EVENT_ID and --from: given together, expected one of EVENT_ID, --all and --from FILE",
+        ),
+        (
+            "--all --from day.jsonl --dismiss --note x",
+            "--all and --from: given together, expected one of EVENT_ID, --all and --from FILE",
+        ),
+        ("--all --note x --yes", "no decision, expected --apply or --dismiss"),
+        ("--all --apply --yes", "--note: missing, expected some text"),
+        ("--all --apply --note x", "no terminal to ask on; add --yes, or --dry-run to be safe"),
+        ("--all --legal-now --apply --note x", "no terminal to ask on; add --yes, or --dry-run to be safe"),
+        ("--all --apply --note x --yes --expect captured", "--expect: does not go with --all; use --state"),
+        (
+            "--all --apply --note x --yes --state paid",
+            f"invalid value for '--state': 'paid' is not one of {STATES} …",
+        ),
+        ("--all --apply --note x --yes --run first", f"--run: expected {LIMIT} …"),
+        (
+            "--all --apply --note x --yes --reason duplicate_event",
+            f"invalid value for '--reason': 'duplicate_event' is not one of {REASONS} …",
+        ),
+        ("--from day.jsonl --reason flagged", "--reason: does not go with --from, expected --all"),
+        ("--from day.jsonl --dry-run", "--dry-run: does not go with --from, expected --all"),
+        ("--from day.jsonl --apply --dismiss", "no decision, expected --apply or --dismiss"),
+        ("--from day.jsonl --note ''", "--note: empty, expected some text"),
+        ("--from missing.jsonl", "missing.jsonl: cannot be read: No such file or directory"),
+        (
+            "--from folder",
+            "folder: is a directory, expected a file of JSON Lines; name its files, as in folder/*",
+        ),
+        (
+            "--from day.jsonl.gz",
+            "day.jsonl.gz: is compressed with gzip, expected JSON Lines in UTF-8; "
+            "use: zcat day.jsonl.gz | payproc resolve --from -",
+        ),
+        ("--from ''", "--from: empty name, expected a file name, or - for standard input"),
+        ("--from --yes", "--from: needs a value, but the option --yes follows it"),
+        ("--from day.jsonl --decisions day.jsonl", "--decisions: day.jsonl is also an input; name another file"),
     ],
     "correct": [
         ("", "missing argument 'PAYMENT_ID' …"),

@@ -1,4 +1,7 @@
-"""Documents agree with the program: commands, options, fields, reasons, exit codes, variables, files and links."""
+"""Documents agree with the program: commands, options, fields, reasons, exit codes, variables.
+
+The files and links that they name exist.
+"""
 
 import json
 import re
@@ -51,7 +54,7 @@ def options(*command: str) -> set[str]:
     return set(re.findall(r"--[a-z-]+", output(*command, "--help").partition("Options:")[2].partition("Example")[0]))
 
 
-# ---- All documents --------------------------------------------------------------------------------
+# ---- All documents -------------------------------------------------------------------------------
 
 
 def test_documents_are_all_listed() -> None:
@@ -90,7 +93,7 @@ def test_front_page_leads_to_every_document() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_named_files_exist(document: str) -> None:
-    """A name in backticks is a file beside the document, below `payproc/`, or a path from the root."""
+    """A name in backticks is a file beside the document or below `payproc/`, or a full path."""
     text = read(document)
     for name in re.findall(r"`([\w./-]+\.(?:py|sql|sh)|\.ci/\w+|(?:payproc|tests|sample_events)/[\w./-]*)`", text):
         places = [ROOT, (ROOT / document).parent]
@@ -110,7 +113,10 @@ def test_named_options_exist(document: str) -> None:
 
 
 def test_named_variables_exist() -> None:
-    """Every variable is documented, and every documented one is read; the benchmarks have some of their own."""
+    """Every variable is documented, and every documented one is read.
+
+    The benchmarks have some of their own.
+    """
     folders = [ROOT / "payproc", *(path for path in (ROOT / "tests").iterdir() if path.name != "benchmarks")]
     files = [path for folder in folders for path in [folder, *folder.rglob("*")] if path.suffix == ".py"]
     code = "".join(path.read_text() for path in files)
@@ -118,7 +124,7 @@ def test_named_variables_exist() -> None:
     assert set(re.findall(r"`(PAYPROC_[A-Z_]+)", "".join(map(read, DOCUMENTS)))) == known
 
 
-# ---- Rules ----------------------------------------------------------------------------------------
+# ---- Rules ---------------------------------------------------------------------------------------
 
 
 def test_decision_table_is_that_of_rules() -> None:
@@ -138,7 +144,7 @@ def test_reasons_are_explained_in_order() -> None:
     ]
 
 
-# ---- Commands -------------------------------------------------------------------------------------
+# ---- Commands ------------------------------------------------------------------------------------
 
 
 def test_front_page_lists_every_command() -> None:
@@ -183,7 +189,9 @@ def test_reference_lists_the_fields_of_objects(payproc: Payproc, sql: Sql) -> No
     objects |= decision_objects(payproc.folder)
     objects["`review`"] = json.loads(payproc("review", "--format", "json").stdout)
     objects |= status_objects(payproc)
-    payproc("resolve", "e1", "--dismiss", "--note", "x", "--yes")
+    resolve = ("resolve", "--all", "--dismiss", "--note", "x", "--yes", "--format", "json")
+    objects["`resolve`"] = json.loads(payproc(*resolve, "--decisions", "results.jsonl").stdout)
+    objects["a result of `resolve` in `--decisions`"] = json.loads((payproc.folder / "results.jsonl").read_text())
     payproc("correct", "p1", "--to", "captured", "--note", "x", "--yes")
     objects["`show`"] = shown = json.loads(payproc("show", "p1", "--format", "json").stdout)
     objects["an event in `history`"], _, decision, correction = shown["history"]
@@ -228,7 +236,10 @@ def listed_objects(payproc: Payproc, shown: dict[str, Any]) -> dict[str, dict[st
 
 
 def decision_objects(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return the kinds of objects in `--decisions` by their names in the reference, after a run and its replay."""
+    """Return the objects in `--decisions` by the name of their kind in the reference.
+
+    They come from a run and its replay.
+    """
     first, second = (
         [json.loads(line) for line in (folder / name).read_text().splitlines()]
         for name in ("first.jsonl", "second.jsonl")
@@ -244,7 +255,7 @@ def decision_objects(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-# ---- Files ----------------------------------------------------------------------------------------
+# ---- Files ---------------------------------------------------------------------------------------
 
 
 def test_quick_start_is_two_commands_of_one_line() -> None:
@@ -260,7 +271,10 @@ def test_samples_are_all_described() -> None:
 
 
 def test_map_has_every_module() -> None:
-    """If this fails, mend the map in payproc/README.md: a line for each module and folder of the package."""
+    """If this fails, mend the map in payproc/README.md.
+
+    It has a line for each module and folder of the package.
+    """
     listed = [row[0].strip("`/") for row in tables(section(INSIDE, "Map"), "| file or folder | content |")]
     found = [
         path.name for path in (ROOT / "payproc").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()

@@ -91,7 +91,7 @@ def test_any_order_is_never_silently_wrong(payproc: Payproc, name: str, dump: st
     assert len(really.keys() - seen) > 2 * COPIES, "a person would have to look at nearly everything"
 
 
-# ---- Unknown content ------------------------------------------------------------------------------
+# ---- Unknown content -----------------------------------------------------------------------------
 
 DECISIVE = {
     "payment_intent.amount_capturable_updated": ("id", "data.object.id"),
@@ -111,7 +111,10 @@ GONE = object()
 
 
 def moves_money(event: dict[str, Any]) -> bool:
-    """Return whether the filters map an event to a step; events about a failed or partial step are omitted."""
+    """Return whether the filters map an event to a step.
+
+    Events about a failed or partial step are omitted.
+    """
     item = content(event)
     charge = item.get("data", {}).get("object", {})
     return kind(event) in DECISIVE and (

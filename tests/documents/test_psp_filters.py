@@ -144,7 +144,7 @@ def test_stripe_list_pages_are_mapped(payproc: Payproc) -> None:
 
 
 def test_guide_names_the_kinds_of_the_dumps() -> None:
-    """Every kind of event that the guide names is tested here, and every code of Adyen's dump is named."""
+    """The kinds of events in the guide are tested here, and it names every code of Adyen's dump."""
     text = read(FILTERS)
     named = set(re.findall(r"\b(?:payment_intent|charge|refund)\.[a-z]+(?:[._][a-z]+)*", text))
     assert named

@@ -24,11 +24,14 @@ RECIPES: dict[str, str] = dict(re.findall(r"^# (.*)\n(.*)$", blocks(SAMPLES, "sh
 RunRecipe = Callable[[str], subprocess.CompletedProcess[str]]
 
 
-# ---- Sessions -------------------------------------------------------------------------------------
+# ---- Sessions ------------------------------------------------------------------------------------
 
 
 def normalize(output: str) -> str:
-    """Return output without times, ages, rates, folders, and blanks at line ends, which differ between runs."""
+    """Return output without what differs between runs.
+
+    These are times, ages, rates, folders, and blanks at line ends.
+    """
     output = re.sub(r"\d+\.\d\d s\b", "T s", output)
     output = re.sub(r"\([\d,]+ events/s\)", "(R events/s)", output)
     output = re.sub(r"\d{4}-\d\d-\d\d( at)? \d\d:\d\d:\d\d", r"YYYY-MM-DD\1 HH:MM:SS", output)
@@ -58,7 +61,7 @@ def test_session_prints_the_output_shown(document: str, home: str, tmp_path: Pat
             assert normalize(finished.stdout) == normalize(output), f"$ {command}"
 
 
-# ---- Recipes --------------------------------------------------------------------------------------
+# ---- Recipes -------------------------------------------------------------------------------------
 
 
 @pytest.fixture

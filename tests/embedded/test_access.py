@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from payproc.embedded.server import running_server
+from payproc.embedded.server import run_server
 from payproc.errors import CannotFinish
 from tests.support.homes import configure, connect, only_root, read_mode, read_server_process, try_as_nobody
 
@@ -21,7 +21,7 @@ def test_settings_keep_the_promises(made_home: Path) -> None:
     """The server listens on no network address, despite its settings. Commits are durable."""
     configure(made_home, "listen_addresses = '*'")
     expected = {"listen_addresses": "", "fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}
-    with running_server(made_home) as server:
+    with run_server(made_home) as server:
         connection = connect(server)
         with connection.cursor() as cursor:
             cursor.execute("SELECT name, setting FROM pg_settings WHERE name = ANY (%s)", [list(expected)])
@@ -48,7 +48,7 @@ def find_server_processes(home: Path) -> list[int]:
 def test_kernel_knows_no_network_socket(made_home: Path, settings: str) -> None:
     """No process of the server has one. The test's own socket shows that it would see another."""
     configure(made_home, settings)
-    with running_server(made_home) as server, socket.create_server(("127.0.0.1", 0)) as own:
+    with run_server(made_home) as server, socket.create_server(("127.0.0.1", 0)) as own:
         connection = connect(server)
         open_sockets = {
             found[1]
@@ -68,7 +68,7 @@ def test_kernel_knows_no_network_socket(made_home: Path, settings: str) -> None:
 
 
 def test_home_and_socket_are_closed_to_others(made_home: Path) -> None:
-    with running_server(made_home) as server:
+    with run_server(made_home) as server:
         assert read_mode(made_home) == 0o700
         assert read_mode(made_home / "data") == 0o700
         assert read_mode(server.socket_folder / ".s.PGSQL.5432") == 0o700
@@ -81,7 +81,7 @@ def test_home_and_socket_are_closed_to_others(made_home: Path) -> None:
 def test_other_user_cannot_connect_or_look(which: str, request: pytest.FixtureRequest) -> None:
     """The folder keeps others out. If it were open, and the socket too, they could connect."""
     home: Path = request.getfixturevalue(which)
-    with running_server(home) as server, socket.socket(socket.AF_UNIX) as client:
+    with run_server(home) as server, socket.socket(socket.AF_UNIX) as client:
         address = str(server.socket_folder / ".s.PGSQL.5432")
         assert try_as_nobody(home.stat) == "done"  # the way there is open
         assert try_as_nobody(lambda: client.connect(address)) == "PermissionError"
@@ -100,13 +100,13 @@ def test_other_user_cannot_use_the_home(made_home: Path) -> None:
     """payproc and a plain connection fail for another user, and change nothing."""
 
     def use_the_home() -> None:
-        with running_server(made_home):
+        with run_server(made_home):
             pass
 
     def look() -> tuple[int, list[str]]:
         return read_mode(made_home), sorted(path.name for path in made_home.iterdir())
 
-    with running_server(made_home) as server:
+    with run_server(made_home) as server:
         before = look()
         for action in (use_the_home, lambda: connect(server).close()):
             connect(server).close()  # the owner can

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from payproc.embedded.server import running_server
+from payproc.embedded.server import run_server
 from tests.support.homes import (
     Holder,
     authorize,
@@ -30,7 +30,7 @@ from tests.support.postgres import wait_for
 def test_crash_recovers_with_next_command(made_home: Path, number: int) -> None:
     """The next command comes while processes of the server are left, with a zombie as parent."""
     succeed(made_home, "ingest", "-", events=authorize("p1"))
-    with running_server(made_home) as server:
+    with run_server(made_home) as server:
         connection = connect(server)
         os.kill(read_server_process(made_home), number)
         assert read_state(made_home, "p1") == "authorized"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from payproc.embedded.server import running_server
+from payproc.embedded.server import run_server
 from tests.support.homes import (
     Holder,
     authorize,
@@ -132,9 +132,9 @@ def test_damaged_version_file_is_refused(home: Path, content: bytes, problem: st
 
 @pytest.mark.slow
 def test_home_of_version_16_stays_on_16(home: Path) -> None:
-    with running_server(home, version=16) as server:
+    with run_server(home, version=16) as server:
         assert server.version == 16
-    with running_server(home) as server:
+    with run_server(home) as server:
         assert server.version == 16
         connection = connect(server)
         assert connection.server_version // 10000 == 16

@@ -11,7 +11,7 @@ import pytest
 from payproc.db.location import open_database
 from payproc.embedded.home import HOME_VARIABLE
 from payproc.embedded.initdb import SUPERUSER
-from payproc.embedded.server import EmbeddedServer, running_server
+from payproc.embedded.server import EmbeddedServer, run_server
 from payproc.notes import drop_note
 from tests.support.command import Payproc
 from tests.support.events import event_line
@@ -36,7 +36,7 @@ refuses."""
 @pytest.fixture(scope="module")
 def server(home_template: Path) -> Iterator[EmbeddedServer]:
     """A server that runs as long as the tests of this module."""
-    with temporary_folder() as folder, running_server(copy_home(home_template, folder / "home")) as server:
+    with temporary_folder() as folder, run_server(copy_home(home_template, folder / "home")) as server:
         yield server
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from payproc.embedded.home import Home
-from payproc.embedded.server import running_server
+from payproc.embedded.server import run_server
 from payproc.errors import CannotFinish
 from payproc.notes import drop_note
 from tests.support.homes import (
@@ -156,7 +156,7 @@ def test_planted_log_shows_root_nothing(made_home: Path, folder: Path) -> None:
     secret = folder / "secret"
     secret.write_text("2026-11-25 UTC [1] FATAL:  root's own words\n")
     secret.chmod(0o600)
-    with running_server(made_home) as server:
+    with run_server(made_home) as server:
         pass
     for plant in (Path.symlink_to, Path.hardlink_to):
         (made_home / "log").unlink()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from payproc.embedded.server import running_server
+from payproc.embedded.server import run_server
 from tests.support.homes import Holder, read_server_process, run_command
 
 
@@ -24,7 +24,7 @@ def test_server_has_the_highest_limits(made_home: Path) -> None:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[resource.RLIMIT_NOFILE][1]))
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000_000, before[resource.RLIMIT_FSIZE][1]))
-        with running_server(made_home):
+        with run_server(made_home):
             assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 200
             limits = Path(f"/proc/{read_server_process(made_home)}/limits").read_text().splitlines()[1:]
     finally:

@@ -6,7 +6,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from payproc.embedded.server import running_server
+from payproc.embedded.server import run_server
 from tests.support.homes import Holder, authorize, succeed
 
 LOG_LIMIT_BYTES = 20_000_000
@@ -42,7 +42,7 @@ def test_log_of_running_server_is_shortened(made_home: Path) -> None:
 
 @pytest.mark.parametrize("options", ["payproc's own", "-c application_name=psql"])
 def test_failed_statement_logs_little(made_home: Path, options: str) -> None:
-    with running_server(made_home) as server:
+    with run_server(made_home) as server:
         before = measure_log(made_home)
         is_own = options == "payproc's own"
         given: dict[str, Any] = server.connect_args | ({} if is_own else {"options": options})

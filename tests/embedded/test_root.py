@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from payproc.embedded import root
-from payproc.embedded.server import running_server
+from payproc.embedded.server import run_server
 from tests.support.homes import (
     NOBODY,
     connect,
@@ -40,7 +40,7 @@ def test_server_runs_as_system_user(folder: Path) -> None:
         assert f"payproc: letting the server's user payproc pass through {closed} (chmod o+x)\n" in notes
         assert read_mode(closed) == 0o701
     assert "letting" not in succeed(inner / "home", "init")
-    with running_server(inner / "home"):
+    with run_server(inner / "home"):
         process = Path(f"/proc/{read_server_process(inner / 'home')}")
         assert process.stat().st_uid == pwd.getpwnam("payproc").pw_uid
 
@@ -107,7 +107,7 @@ def test_link_in_the_home_is_not_followed(made_home: Path, name: str) -> None:
 
 
 def test_root_requires_a_server_of_the_owner(made_home: Path) -> None:
-    with running_server(made_home) as server:
+    with run_server(made_home) as server:
         name = pwd.getpwuid(made_home.stat().st_uid).pw_name
         assert server.connect_args["requirepeer"] == name
         connect(server).close()
@@ -115,7 +115,7 @@ def test_root_requires_a_server_of_the_owner(made_home: Path) -> None:
 
 def test_rights_are_roots_again_afterwards(made_home: Path) -> None:
     before = os.geteuid(), os.getegid(), os.getgroups()
-    with running_server(made_home):
+    with run_server(made_home):
         assert (os.geteuid(), os.getegid(), os.getgroups()) == before
     assert (os.geteuid(), os.getegid(), os.getgroups()) == before
     with pytest.raises(OSError, match="planted"), root.act_as(NOBODY, grp.getgrgid(NOBODY).gr_gid):

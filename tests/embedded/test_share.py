@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from payproc.embedded.server import running_server
+from payproc.embedded.server import run_server
 from tests.support.command import COMMAND
 from tests.support.homes import (
     IS_ROOT,
@@ -34,7 +34,7 @@ def test_commands_at_once_share_one_server(home: Path) -> None:
         assert command.end(authorize(f"p{number}")) == 0
     assert not is_running(home)
     assert count_starts(home) in range(1, 7)  # a command after the last one left started it again
-    with running_server(home) as server:
+    with run_server(home) as server:
         connection = connect(server)
         with connection.cursor() as cursor:
             cursor.execute("SELECT payment_id, state FROM payproc.payments ORDER BY payment_id")
@@ -93,7 +93,7 @@ def test_start_interrupted_leaves_no_server(made_home: Path, number: int) -> Non
 
 @pytest.mark.slow
 def test_lost_socket_is_explained_in_a_wait(made_home: Path) -> None:
-    with running_server(made_home):
+    with run_server(made_home):
         (made_home / ".s.PGSQL.5432").unlink()
         waiting = Holder(made_home)
         assert waiting.read_line() == (
@@ -107,7 +107,7 @@ def test_lost_socket_is_explained_in_a_wait(made_home: Path) -> None:
 
 def test_stop_without_socket_succeeds(made_home: Path) -> None:
     """The command that started the server knows its process."""
-    with running_server(made_home):
+    with run_server(made_home):
         (made_home / ".s.PGSQL.5432").unlink()
     assert not is_running(made_home)
 

@@ -18,7 +18,8 @@ from payproc.corrections import Correction, correct
 from payproc.db.connection import Database
 from payproc.errors import CannotFinish
 from payproc.logic import Resolution, State
-from payproc.review import ReviewDecision, open_reviews, resolve
+from payproc.review import ReviewDecision, resolve
+from payproc.review_queue import open_reviews
 from tests.support.command import Payproc
 from tests.support.concurrency import assert_each_recorded_once, shares
 from tests.support.model import Line

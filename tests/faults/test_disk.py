@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import URL
 
 from payproc.embedded.initdb import SUPERUSER
-from payproc.embedded.server import running_server
+from payproc.embedded.server import run_server
 from tests.support.command import Payproc
 from tests.support.events import event_line
 from tests.support.model import Line
@@ -111,7 +111,7 @@ def test_disk_full_under_the_embedded_server(
         for error in (first, second):
             assert "No space left on device" in error
         disk.free()
-        with running_server(home) as server:
+        with run_server(home) as server:
             query = {"host": str(server.socket_folder)}
             url = URL.create("postgresql", SUPERUSER, database="postgres", query=query)
             with closing(Sql(url)) as sql:
@@ -146,12 +146,12 @@ def test_disk_full_during_initdb(disk: Disk, tmp_path: Path, leave: int) -> None
         (
             "--decisions",
             [],
-            "--decisions: cannot be written: No space left on device; what was recorded stays recorded",
+            "--decisions: cannot be written: No space left on device; recorded events stay recorded",
         ),
         (
             "--malformed",
             [],
-            "--malformed: cannot be written: No space left on device; what was recorded stays recorded",
+            "--malformed: cannot be written: No space left on device; recorded events stay recorded",
         ),
         (
             "--malformed",

@@ -21,7 +21,7 @@ from sqlalchemy import URL
 from payproc.db import connection as db
 from payproc.db import schema
 from payproc.embedded.initdb import SUPERUSER
-from payproc.embedded.server import running_server
+from payproc.embedded.server import run_server
 from tests.support.command import Payproc
 from tests.support.crashes import day_of, empty_tables, ingesting, rerun, wait_for_random_moment
 from tests.support.postgres import Sql, assert_books_right, wait_for
@@ -39,14 +39,14 @@ class Server:
     def __init__(self, home: Path) -> None:
         self.home = home
         self._use = ExitStack()
-        with running_server(home) as running:
+        with run_server(home) as running:
             schema.bring_up(db.Database(running.connect_args, "the campaign's server"))
         with (home / "data" / "postgresql.conf").open("a") as settings:
             settings.write("wal_writer_delay = 10s\nwal_writer_flush_after = 1GB\n")
 
     def start(self) -> Sql:
         """Start it, with recovery after a crash."""
-        running = self._use.enter_context(running_server(self.home))
+        running = self._use.enter_context(run_server(self.home))
         query = {"host": str(running.socket_folder)}
         url = URL.create("postgresql+psycopg2", SUPERUSER, database="postgres", query=query)
         return self._use.enter_context(closing(Sql(url)))

@@ -70,8 +70,8 @@ def test_standby_answers_readers_and_refuses_writes(own_server: OwnServers, tmp_
             for options in ([], ["--format", "json"]) if command != ["verify"] else ([],):
                 there, here = on_primary(*command, *options), reader(*command, *options)
                 assert (here.code, without_ages(here.stdout)) == (0, without_ages(there.stdout)), command
-        rehearsal = ("ingest", "--dry-run", "day.jsonl", "--format", "json")
-        there_json, here_json = json.loads(on_primary(*rehearsal).stdout), json.loads(reader(*rehearsal).stdout)
+        dry_run = ("ingest", "--dry-run", "day.jsonl", "--format", "json")
+        there_json, here_json = json.loads(on_primary(*dry_run).stdout), json.loads(reader(*dry_run).stdout)
         unlike = {"elapsed_seconds": 0, "database": ""}
         assert {**here_json, **unlike} == {**there_json, **unlike}
         assert Payproc(tmp_path, standby.url)("init").stdout == "the schema payproc is up to date\n"

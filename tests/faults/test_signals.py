@@ -20,7 +20,7 @@ from pathlib import Path
 import psycopg2.extensions
 import pytest
 
-from payproc.embedded.server import running_server
+from payproc.embedded.server import run_server
 from tests.support.homes import connect, find_open_files
 from tests.support.places import Place, Process, build_lines, end_soon, open_pipe, temporary_place
 from tests.support.postgres import wait_for
@@ -108,7 +108,7 @@ def start_question(place: Place, chance: random.Random) -> Process:
     os.close(its_end)
     process.stderr = open(terminal, "rb", buffering=0)  # noqa: SIM115, PTH123 - a descriptor
     asked = b""
-    while not asked.endswith(b"[y/N]:"):
+    while not asked.endswith(b"[y/N]: "):
         asked += process.stderr.read(1) or b""
     time.sleep(chance.uniform(0, 0.05))
     return process
@@ -186,7 +186,7 @@ def test_signal_ends_wait_for_a_home_lock(place: Place) -> None:
 
 def test_signal_ends_wait_for_an_answer(place: Place) -> None:
     """The answer never comes, because the server is suspended."""
-    with running_server(place.home) as server, closing(connect(server)) as holder, holder.cursor() as cursor:
+    with run_server(place.home) as server, closing(connect(server)) as holder, holder.cursor() as cursor:
         cursor.execute("LOCK TABLE payproc.events IN ACCESS EXCLUSIVE MODE")
         process = place.start("verify")
         wait_for(lambda: has_waiting_lock(cursor))
@@ -198,7 +198,7 @@ def test_signal_ends_wait_for_an_answer(place: Place) -> None:
 
 def test_later_signal_ends_a_hanging_connect(place: Place) -> None:
     """The driver is deaf to signals meanwhile. Those of the same burst change nothing."""
-    with running_server(place.home), place.server_suspended():
+    with run_server(place.home), place.server_suspended():
         process = place.start("verify")
         assert open_pipe(process.stderr).readline().startswith(b"payproc: database: ")
         wait_for(lambda: any(name.startswith("socket:") for name in find_open_files(process.pid)))
@@ -261,7 +261,7 @@ def test_signal_to_group_interrupts_a_run(place: Place, is_busy: bool, seed: int
 @pytest.mark.slow
 def test_signal_to_group_interrupts_a_wait(place: Place) -> None:
     place.run("ingest", "-", "--quiet", stdin=build_lines(0, 10))
-    with running_server(place.home) as server, closing(connect(server)) as holder:
+    with run_server(place.home) as server, closing(connect(server)) as holder:
         with holder.cursor() as cursor:
             cursor.execute("LOCK TABLE payproc.events IN ACCESS EXCLUSIVE MODE")
             process = place.start("verify")

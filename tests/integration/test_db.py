@@ -1,9 +1,9 @@
-"""A transaction against a real database: what is kept of it, and what is said when its connection is lost."""
+"""Transactions on a real database: commit, rollback, lost connection."""
 
 import os
 import socket
-from contextlib import closing
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
 
 import psycopg2.extensions
 import pytest
@@ -12,33 +12,36 @@ from payproc.db.connection import Database
 from payproc.errors import CannotFinish
 from tests.support.postgres import Sql
 
+Opened = psycopg2.extensions.cursor | psycopg2.extensions.connection
+
 OPEN_RUN = "INSERT INTO payproc.runs (sources) VALUES ('{test}')"
 
 
 def cut(connection: psycopg2.extensions.connection) -> None:
-    """Take its link away, as a network does: neither side gets a last word through."""
+    """Cut the link as a network does, so neither side can send a last message."""
     with closing(socket.socket(fileno=os.dup(connection.fileno()))) as link:
         link.shutdown(socket.SHUT_RDWR)
 
 
-def check_lost(said: str, database: Database) -> None:
-    """One line that says what happened, without the client library's guesses at why."""
-    assert said.startswith(f"cannot reach the database {database.where}: ")
-    assert "closed" in said
-    assert "probably" not in said
+def check_lost(message: str, database: Database) -> None:
+    """Check for one line without libpq's guesses."""
+    assert message.startswith(f"cannot reach the database {database.where}: ")
+    assert "closed" in message
+    assert "probably" not in message
+    assert "\n" not in message
 
 
 def runs(sql: Sql) -> int:
     return int(sql.value("SELECT count(*) FROM payproc.runs"))
 
 
-def test_a_transaction_that_is_left_is_committed(database: Database, sql: Sql) -> None:
+def test_transaction_commits_at_its_end(database: Database, sql: Sql) -> None:
     with database.transaction() as cursor:
         cursor.execute(OPEN_RUN)
     assert runs(sql) == 1
 
 
-def test_a_transaction_that_is_left_by_an_error_leaves_nothing_behind(database: Database, sql: Sql) -> None:
+def test_transaction_rolls_back_on_an_error(database: Database, sql: Sql) -> None:
     with pytest.raises(CannotFinish, match="of mine"), database.transaction() as cursor:  # noqa: PT012
         cursor.execute(OPEN_RUN)
         raise CannotFinish("of mine")
@@ -46,7 +49,7 @@ def test_a_transaction_that_is_left_by_an_error_leaves_nothing_behind(database: 
 
 
 @pytest.mark.parametrize("at_commit", [False, True], ids=["in a statement", "at its commit"])
-def test_a_transaction_whose_link_is_cut_says_so(database: Database, sql: Sql, at_commit: bool) -> None:
+def test_transaction_on_a_cut_link_cannot_finish(database: Database, sql: Sql, at_commit: bool) -> None:
     with pytest.raises(CannotFinish) as caught, database.transaction() as cursor:  # noqa: PT012
         cursor.execute(OPEN_RUN)
         cut(cursor.connection)
@@ -56,7 +59,7 @@ def test_a_transaction_whose_link_is_cut_says_so(database: Database, sql: Sql, a
     assert runs(sql) == 0
 
 
-def test_a_snapshot_whose_link_is_cut_says_so(database: Database) -> None:
+def test_snapshot_on_a_cut_link_cannot_finish(database: Database) -> None:
     with pytest.raises(CannotFinish) as caught, database.snapshot() as connection:  # noqa: PT012
         cut(connection)
         connection.cursor().execute("SELECT 1")
@@ -64,10 +67,10 @@ def test_a_snapshot_whose_link_is_cut_says_so(database: Database) -> None:
 
 
 @pytest.mark.parametrize("opened", [Database.transaction, Database.snapshot], ids=["transaction", "snapshot"])
-def test_whatever_is_left_early_is_rolled_back_before_its_connection_is_closed(
-    database: Database, monkeypatch: pytest.MonkeyPatch, opened: Any
+def test_early_exit_rolls_back_before_closing(
+    database: Database, monkeypatch: pytest.MonkeyPatch, opened: Callable[[Database], AbstractContextManager[Opened]]
 ) -> None:
-    """A pool throws away what is closed within a transaction."""
+    """A pool drops a connection that is closed within a transaction."""
     at_the_end = []
 
     class Watched(psycopg2.extensions.connection):

@@ -4,29 +4,20 @@ Disturbances come at a known moment: the test locks a payment's row, and acts on
 for the lock.
 """
 
-import os
-import shutil
-import signal
-import subprocess
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 from sqlalchemy import URL
 
-from payproc.batch import EventResult, Result
-from payproc.db import schema
+from payproc.batch import EventResult
 from payproc.db.connection import Database
-from payproc.embedded.server import EmbeddedServer, running_server
 from payproc.errors import CannotFinish
 from payproc.handlers import DryRun, Recorder
-from payproc.schemas import Malformed
 from payproc.verify import Problem, VerifySummary, verify
-from tests.support.events import input_events
-from tests.support.postgres import IS_FOR_CITUS, NewDatabase, Sql, as_database, assert_books_right, contents, wait_for
-from tests.support.servers import Pristine, new_folder
+from tests.support.events import input_events, reasons
+from tests.support.postgres import IS_FOR_CITUS, Sql, assert_books_right, contents
 
 
 @pytest.fixture
@@ -52,10 +43,6 @@ def other(database: Database, sql: Sql) -> Iterator[Recorder]:
 def background() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(1) as executor:
         yield executor
-
-
-def reasons(results: list[Result]) -> list[str]:
-    return [result.decision.reason.value if isinstance(result, EventResult) else result.error for result in results]
 
 
 def test_batch_is_decided_in_order(recorder: Recorder, sql: Sql) -> None:
@@ -253,49 +240,6 @@ def test_lost_citus_worker_is_retried(recorder: Recorder, sql: Sql) -> None:
     assert_books_right(sql)
 
 
-def test_rejected_events_are_isolated(recorder: Recorder, sql: Sql) -> None:
-    """A bisection finds the events that the database rejects; their neighbours are recorded."""
-    sql.rows(
-        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.event_id LIKE 'bad%' THEN"
-        " RAISE EXCEPTION 'no room for this' USING ERRCODE = '22000'; END IF; RETURN NEW; END $$"
-    )
-    sql.rows("CREATE TRIGGER refuse BEFORE INSERT ON payproc.events FOR EACH ROW EXECUTE FUNCTION refuse()")
-    facts = [(f"e{number}", f"p{number % 3}", "authorize") for number in range(20)]
-    facts[7] = ("bad", "p1", "authorize")
-    facts[13] = ("bad too", "p9", "authorize")
-    results = recorder.handle(input_events(*facts))
-    refused = [place for place, result in enumerate(results) if isinstance(result, Malformed)]
-    assert refused == [7, 13]
-    assert results[7] == Malformed("the database cannot store it: no room for this")
-    assert sql.value("SELECT count(*) FROM payproc.events") == 18
-    assert_books_right(sql)
-
-
-def test_unstorable_character_is_malformed(new_database: NewDatabase) -> None:
-    """A Latin-1 database lacks the arrow in one line."""
-    database = as_database(new_database("template0", "LATIN1"), "a Latin-1 database")
-    schema.bring_up(database)
-    with closing(Recorder(database, 1)) as recorder:
-        results = recorder.handle(
-            input_events(("é1", "p1", "authorize"), ("→2", "p2", "authorize"), ("é3", "p1", "capture"))
-        )
-    assert reasons(results[::2]) == ["transition", "transition"]
-    assert isinstance(results[1], Malformed)
-    assert results[1].error.startswith("the database cannot store it: character with byte sequence 0xe2 0x86 0x92")
-
-
-def test_lossy_encoding_is_not_reported_as_recorded(
-    new_database: NewDatabase,
-) -> None:
-    """EUC_JP returns a broken bar as a full-width one, so the id reads back differently."""
-    database = as_database(new_database("template0", "EUC_JP"), "an EUC_JP database")
-    schema.bring_up(database)
-    with closing(Recorder(database, 1)) as recorder:
-        assert reasons(recorder.handle(input_events(("e\u00a6", "p1", "authorize")))) == ["transition"]
-        with pytest.raises(CannotFinish, match="does not fit its stored history"):
-            recorder.handle(input_events(("e\u00a6", "p2", "fail"), first_line=2))
-
-
 def test_contradictory_version_ends_the_run(recorder: Recorder, sql: Sql) -> None:
     """Retrying would never end."""
     recorder.handle(input_events(("e1", "p1", "authorize")))
@@ -330,103 +274,11 @@ def test_dry_run_decides_alike_and_writes_nothing(
     )
     second = input_events(("e3", "p3", "authorize"), ("e4", "p3", "capture"), ("e3", "p1", "capture"), first_line=5)
     before = contents(sql)
-    with closing(DryRun(database)) as rehearsal:
-        rehearsed = rehearsal.handle(first) + rehearsal.handle(second)
+    with closing(DryRun(database)) as dry_run:
+        tried = dry_run.handle(first) + dry_run.handle(second)
     assert contents(sql) == before
     real = recorder.handle(first) + recorder.handle(second)
-    assert reasons(rehearsed) == reasons(real)
-    assert [result.decision for result in rehearsed if isinstance(result, EventResult)] == [
+    assert reasons(tried) == reasons(real)
+    assert [result.decision for result in tried if isinstance(result, EventResult)] == [
         result.decision for result in real if isinstance(result, EventResult)
     ]
-
-
-# ---- Durability: a server of its own, stopped as by a power cut -------------------------------------
-
-
-@pytest.fixture
-def home(pristine: Pristine) -> Iterator[Path]:
-    """A home whose WAL writer leaves asynchronous commits in memory for 10 seconds, the maximum."""
-    folder = new_folder()
-    try:
-        home = folder / "home"
-        subprocess.run(["cp", "-a", pristine.home, home], check=True)
-        folder.chmod(0o755)
-        with (home / "data" / "postgresql.conf").open("a") as config:
-            config.write("wal_writer_delay = 10s\nwal_writer_flush_after = 1GB\n")
-        yield home
-    finally:
-        shutil.rmtree(folder)
-
-
-def pull_the_plug(running: EmbeddedServer) -> None:
-    """Stop the server at once, so that all memory is lost."""
-    pid = int((running.home / "data" / "postmaster.pid").read_text().split()[0])
-    os.kill(pid, signal.SIGQUIT)
-
-
-def open_server(running: EmbeddedServer) -> Database:
-    """Return its database as the program sees it."""
-    return Database(running.connect_args, "the test server")
-
-
-@pytest.mark.parametrize("is_duplicate", [False, True], ids=["fresh", "duplicate of an event not yet durable"])
-def test_reported_event_survives_a_power_cut(home: Path, is_duplicate: bool) -> None:
-    """A duplicate repeats an event that may not be durable yet."""
-    batch = input_events(("e1", "p1", "authorize"))
-    with running_server(home) as running:
-        database = open_server(running)
-        with closing(database.connect()) as connection, connection.cursor() as cursor:
-            cursor.execute("INSERT INTO payproc.runs (sources) VALUES ('{a}'), ('{b}')")
-            if is_duplicate:  # another run's event is visible to all, but only in memory
-                cursor.execute("SET synchronous_commit = off")
-                cursor.execute(
-                    "INSERT INTO payproc.payments (payment_id, state, version) VALUES ('p1', 'authorized', 1)"
-                )
-                cursor.execute(
-                    "INSERT INTO payproc.events (event_id, payment_id, position, type, outcome, reason, state_before,"
-                    " state_after, source, run_id, line, payload) VALUES ('e1', 'p1', 1, 'authorize', 'APPLY',"
-                    " 'transition', 'created', 'authorized', 0, 2, 1, '{}')"
-                )
-        with closing(Recorder(database, 1)) as recorder:
-            assert reasons(recorder.handle(batch)) == ["duplicate_event" if is_duplicate else "transition"]
-            pull_the_plug(running)
-        wait_for(lambda: not (home / "data" / "postmaster.pid").exists())
-    with running_server(home) as running, open_server(running).transaction() as after:
-        after.execute("SELECT event_id, version FROM payproc.events JOIN payproc.payments USING (payment_id)")
-        assert after.fetchall() == [("e1", 1)]
-
-
-def test_restart_in_mid_batch_loses_nothing_reported(home: Path, background: ThreadPoolExecutor) -> None:
-    """An event that was committed in memory only is recorded again."""
-    handling: Future[list[Result]]
-    with running_server(home) as running:
-        database = open_server(running)
-        with closing(database.connect()) as connection, connection.cursor() as cursor:
-            cursor.execute("INSERT INTO payproc.runs (sources) VALUES ('{a}')")
-        recorder = Recorder(database, 1)
-        recorder.handle(input_events(("e0", "slow", "authorize")))
-        batch = input_events(
-            ("e1", "p1", "authorize"), ("e2", "slow", "capture"), ("e3", "p1", "capture"), first_line=2
-        )
-        with closing(database.connect()) as holder:
-            holder.autocommit = False
-            holder.cursor().execute("SELECT 1 FROM payproc.payments WHERE payment_id = 'slow' FOR UPDATE")
-            handling = background.submit(recorder.handle, batch)
-            with closing(database.connect()) as watcher, watcher.cursor() as cursor:
-
-                def is_blocked() -> bool:
-                    cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
-                    return cursor.fetchall() == [(1,)]
-
-                wait_for(is_blocked)
-                cursor.execute("SELECT count(*) FROM payproc.events")
-                assert cursor.fetchall() == [(2,)]  # e1 is committed, in memory only
-            pull_the_plug(running)
-        wait_for(lambda: not (home / "data" / "postmaster.pid").exists())
-    with running_server(home):
-        assert reasons(handling.result()) == ["transition", "transition", "transition"]
-        recorder.close()
-        with database.transaction() as after:
-            after.execute("SELECT event_id FROM payproc.events ORDER BY 1")
-            found = after.fetchall()
-    assert found == [("e0",), ("e1",), ("e2",), ("e3",)]

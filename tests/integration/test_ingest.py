@@ -16,7 +16,7 @@ from payproc.db.connection import Database
 from payproc.ingest import lines as line_reader
 from payproc.ingest import run as ingest
 from payproc.ingest.lines import LineReader, OversizedLine
-from payproc.ingest.rounds import worker_of
+from payproc.ingest.rounds import choose_worker
 from payproc.ingest.run import Ingest, Options
 from payproc.schemas import MAX_LINE_BYTES
 from payproc.signals import Interrupt
@@ -62,7 +62,7 @@ def test_workers_and_round_size_change_no_result(
 
 def test_first_line_of_an_id_wins_while_blocked(database: Database, sql: Sql, tmp_path: Path) -> None:
     """The two lines have payments of different workers, and the first payment is locked."""
-    first, second = "p0", next(f"p{n}" for n in range(1, 100) if worker_of(f"p{n}", 2) != worker_of("p0", 2))
+    first, second = "p0", next(f"p{n}" for n in range(1, 100) if choose_worker(f"p{n}", 2) != choose_worker("p0", 2))
     run(database, write_lines(tmp_path / "before.jsonl", [event_line("e0", first, "authorize")]))
     file = write_lines(
         tmp_path / "both.jsonl", [event_line("e1", first, "capture"), event_line("e1", second, "authorize")]
@@ -90,7 +90,7 @@ def test_first_storable_line_of_an_id_wins(
     url = new_database("template0", "LATIN1")
     database = as_database(url, "a Latin-1 database")
     schema.bring_up(database)
-    first, second = "p0", next(f"p{n}" for n in range(1, 100) if worker_of(f"p{n}", 2) != worker_of("p0", 2))
+    first, second = "p0", next(f"p{n}" for n in range(1, 100) if choose_worker(f"p{n}", 2) != choose_worker("p0", 2))
     run(database, write_lines(tmp_path / "before.jsonl", [event_line("e0", first, "authorize")]))
     refused = {"event_id": "e1", "payment_id": first, "type": "capture", "x": "€"}
     monkeypatch.setattr(ingest, "ROUND_LINES", 1)

@@ -9,6 +9,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from payproc.bulk import Order, Resolver, plan
 from payproc.cli.render import to_json_line
 from payproc.corrections import Correction, correct
 from payproc.db.connection import Database
@@ -25,7 +27,8 @@ from payproc.ingest import run as ingest
 from payproc.ingest.run import Ingest, Options
 from payproc.logic import Resolution, State
 from payproc.payments import load_payment
-from payproc.review import ReviewDecision, open_reviews, resolve
+from payproc.review import ReviewDecision, resolve
+from payproc.review_queue import ReviewFilter, open_reviews
 from payproc.runs import list_runs
 from payproc.signals import Interrupt
 from payproc.verify import VerifySummary, verify
@@ -62,7 +65,16 @@ class PersonCorrects(NamedTuple):
     by: str
 
 
-Story = list[Run | PersonDecides | PersonCorrects]
+class PersonDecidesAll(NamedTuple):
+    """A resolution of all pending events, or of those that are legal at their turn."""
+
+    resolution: str
+    legal_now: bool
+    note: str
+    by: str
+
+
+Story = list[Run | PersonDecides | PersonDecidesAll | PersonCorrects]
 
 
 # ---- Stories ---------------------------------------------------------------------------------------
@@ -154,7 +166,9 @@ def _stories(draw: st.DrawFn) -> Story:
     text = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30)
     person = st.builds(PersonDecides, st.integers(0, 50), st.sampled_from(("apply", "dismiss")), text, text)
     correction = st.builds(PersonCorrects, st.integers(0, 50), st.sampled_from(_STATES), text, text)
-    return draw(st.lists(run | run | person | correction, min_size=3, max_size=9))
+    everything = st.builds(PersonDecidesAll, st.sampled_from(("apply", "dismiss")), st.booleans(), text, text)
+    people = person | person | everything | correction
+    return draw(st.lists(run | run | run | people, min_size=3, max_size=9))
 
 
 # ---- Payproc and the model -------------------------------------------------------------------------
@@ -218,6 +232,17 @@ class Comparison:
         )
         assert corrected is not None
         assert corrected[1] == entry["position"]
+
+    def decide_all(self, person: PersonDecidesAll) -> None:
+        """Resolve all that the person picks, by a plan that must come true."""
+        decision = ReviewDecision(Resolution(person.resolution), person.note, person.by)
+        filters = ReviewFilter(legal_now=person.legal_now)
+        planned = [result for result, _ in plan(self.database, filters, decision)]
+        with closing(Resolver(self.database)) as resolver:
+            orders = [Order(str(each.event_id), decision, filters=filters) for each in planned]
+            assert [resolver.resolve(order)[0] for order in orders] == planned
+        expected = self.model.resolve_all(person.resolution, person.note, person.by, legal_now=person.legal_now)
+        assert sorted((str(each.event_id), each.result.value) for each in planned) == expected
 
     def compare(self, sql: Sql) -> None:
         """Compare the tables, `show` of every payment, the review queue, `runs` and `verify`."""
@@ -347,6 +372,8 @@ def tell(
                     count("lines compared with the model", comparison.run(step))
                 elif isinstance(step, PersonCorrects):
                     comparison.correct(step)
+                elif isinstance(step, PersonDecidesAll):
+                    comparison.decide_all(step)
                 else:
                     comparison.decide(step)
             if comparison.model.runs:

@@ -6,13 +6,14 @@ from contextlib import closing
 
 import pytest
 
-from payproc import review as review_module
+from payproc import review_queue
 from payproc.db.connection import Database
 from payproc.errors import CannotFinish
 from payproc.handlers import Recorder
 from payproc.logic import STATE_NAMED_BY, EventType, Outcome, Resolution, State
 from payproc.payments import load_payment
-from payproc.review import Review, ReviewDecision, count_open, open_reviews, resolve
+from payproc.review import Review, ReviewDecision, count_open, resolve
+from payproc.review_queue import ReviewFilter, open_reviews
 from payproc.verify import VerifySummary, verify
 from tests.support.events import input_events
 from tests.support.postgres import Sql, contents, fill_queue, wait_for
@@ -115,7 +116,12 @@ def test_queue_is_oldest_first_with_current_states(database: Database, recorder:
         ("e5", "created", "created"),
     ]
     assert [review.event_id for review in open_reviews(database, limit=2)] == ["e1", "e3"]
-    assert [review.event_id for review in open_reviews(database, reason=queue[0].reason)] == ["e1", "e3", "e4", "e5"]
+    assert [review.event_id for review in open_reviews(database, ReviewFilter(reason=queue[0].reason))] == [
+        "e1",
+        "e3",
+        "e4",
+        "e5",
+    ]
     resolve(database, "e3", DISMISS, agree)
     assert [review.event_id for review in open_reviews(database)] == ["e1", "e4", "e5"]
     assert count_open(database) == 3
@@ -128,8 +134,8 @@ def test_paged_queue_is_whole_and_in_order(
     facts = [(f"e{number}", f"p{number}", "capture") for number in range(9)]
     recorder.handle(input_events(*facts))
     sql.rows("UPDATE payproc.events SET recorded_at = '2026-01-01' WHERE event_id > 'e1'")
-    monkeypatch.setattr(review_module, "FETCH_LINES", 2)
-    monkeypatch.setattr(review_module, "FETCH_ROWS", 3)
+    monkeypatch.setattr(review_queue, "FETCH_LINES", 2)
+    monkeypatch.setattr(review_queue, "FETCH_ROWS", 3)
     expected = [*(event_id for event_id, *_ in facts[2:]), "e0", "e1"]
     assert [review.event_id for review in open_reviews(database)] == expected
     assert [review.event_id for review in open_reviews(database, limit=5)] == expected[:5]
@@ -146,7 +152,7 @@ def test_queue_with_resolved_pages_is_whole(
     """A whole page of resolved events lies between pending ones."""
     facts = [(f"e{number}", f"p{number}", "capture") for number in range(9)]
     recorder.handle(input_events(*facts))
-    monkeypatch.setattr(review_module, "FETCH_ROWS", 3)
+    monkeypatch.setattr(review_queue, "FETCH_ROWS", 3)
     for event_id in ("e0", "e3", "e4", "e5", "e7"):
         resolve(database, event_id, DISMISS, agree)
     assert [review.event_id for review in open_reviews(database)] == ["e1", "e2", "e6", "e8"]

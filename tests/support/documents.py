@@ -1,4 +1,4 @@
-"""The documents of the repository: their names, code blocks, sessions and tables, and a shell that runs them."""
+"""The documents of the repository: names, code blocks, sessions, tables, and a shell for them."""
 
 import os
 import re
@@ -90,7 +90,7 @@ def anchors(document: str) -> set[str]:
 def run_script(
     script: str, folder: Path, environment: Mapping[str, str], *options: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a script in bash, with the installed command on its path and nothing on its standard input."""
+    """Run a script in bash, with the installed command on its path and an empty standard input."""
     return subprocess.run(
         ["bash", *options, "-c", script],
         cwd=folder,

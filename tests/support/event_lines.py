@@ -13,6 +13,13 @@ EVENT = PaymentEvent("e1", "p1", EventType.CAPTURE)
 """The event of the good line."""
 
 
+Cases = dict[str, tuple[bytes, str]]
+"""Malformed lines and their errors, by the name of the case."""
+
+AN_OBJECT = "expected one JSON object a line"
+UTF_8 = "expected UTF-8 text"
+
+
 def with_field(field: bytes) -> bytes:
     """Return the good line with one more field at its end."""
     return GOOD[:-1] + b"," + field + b"}"

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from payproc.batch import InputEvent
+from payproc.batch import EventResult, InputEvent, Result
 from payproc.schemas import Malformed, parse_line
 from tests.support.workload import messy_day
 
@@ -33,3 +33,8 @@ def write_lines(path: Path, lines: Sequence[bytes]) -> Path:
 def messy_lines(seed: int, count: int) -> list[bytes]:
     """Return about `count` lines of a messy day, made from a seed."""
     return [line.raw for line in messy_day(seed, count)]
+
+
+def reasons(results: Sequence[Result]) -> list[str]:
+    """Return the reason of each result, or the error of a malformed one."""
+    return [result.decision.reason.value if isinstance(result, EventResult) else result.error for result in results]

@@ -1,7 +1,7 @@
 """The filters for Stripe and Adyen, run as the guide prints them on dumps in the PSPs' own shapes.
 
-The dumps follow the PSPs' public API references. Their ids are invented, and each tells its payment in a word, such as
-`evt_3QinventedLamp4`, so that an expected result can be read in a test.
+The dumps follow the PSPs' public API references. Their ids are invented. Each names its payment in
+a word, such as `evt_3QinventedLamp4`, so that expected results are readable.
 """
 
 import json
@@ -79,7 +79,10 @@ def run_filter(payproc: Payproc, name: str, dump: str) -> FilterResult:
 
 
 def content(event: dict[str, Any]) -> dict[str, Any]:
-    """Return the part with the kind of an event: the event itself at Stripe, the item of the webhook at Adyen."""
+    """Return the part with the kind of an event.
+
+    That is the event itself at Stripe, and the item of the webhook at Adyen.
+    """
     if "notificationItems" not in event:
         return event
     item: dict[str, Any] = event["notificationItems"][0]["NotificationRequestItem"]

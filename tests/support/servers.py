@@ -15,7 +15,7 @@ from payproc.db import connection as db
 from payproc.db import schema
 from payproc.embedded import binaries
 from payproc.embedded.initdb import SUPERUSER
-from payproc.embedded.server import running_server
+from payproc.embedded.server import run_server
 from tests.support.homes import find_fast_folder
 
 IS_ROOT = os.geteuid() == 0
@@ -106,7 +106,7 @@ def pristine_home() -> Iterator[Pristine]:
     """Create a server once, for all tests that need one of their own."""
     home = new_folder()
     try:
-        with running_server(home, version=POSTGRES_VERSION) as server:
+        with run_server(home, version=POSTGRES_VERSION) as server:
             schema.bring_up(db.Database(server.connect_args, "a new database"))
             pid = (home / "data" / "postmaster.pid").read_text().splitlines()[0]
             # Where the server's user can run them.

@@ -14,8 +14,8 @@ from payproc.batch import (
     RecordedByThisRun,
     RecordedEvent,
     decide,
-    place_of,
-    retry_set,
+    get_place,
+    select_retries,
 )
 from payproc.logic import TABLE, Decision, EventType, Outcome, Reason, State
 from payproc.schemas import PaymentEvent
@@ -67,8 +67,12 @@ def test_decide_carries_each_payment_forward() -> None:
     )
     results = decide(batch, facts)
     assert reasons(results) == [
-        "transition", "transition", "predecessor_missing", "failure_after_capture", "transition",
-    ]  # fmt: skip
+        "transition",
+        "transition",
+        "predecessor_missing",
+        "failure_after_capture",
+        "transition",
+    ]
     assert versions(results) == [0, 1, 0, 2, 3]
     assert facts.payments == {"p1": (State.REFUNDED, 4), "p2": (State.CREATED, 1)}
     assert [result.input_event for result in results] == batch
@@ -188,15 +192,26 @@ def test_lines_between_own_events_see_their_state() -> None:
     )
     results = decide(batch, facts)
     assert reasons(results) == [
-        "event_id_conflict", "transition", "duplicate_event", "transition", "event_id_conflict", "transition",
+        "event_id_conflict",
+        "transition",
         "duplicate_event",
-    ]  # fmt: skip
+        "transition",
+        "event_id_conflict",
+        "transition",
+        "duplicate_event",
+    ]
     assert [before for before, _ in states(results)] == [
-        "created", "created", "authorized", "authorized", "captured", "captured", "refunded",
-    ]  # fmt: skip
+        "created",
+        "created",
+        "authorized",
+        "authorized",
+        "captured",
+        "captured",
+        "refunded",
+    ]
 
 
-# --- retry_set ------------------------------------------------------------------------------------
+# --- select_retries -------------------------------------------------------------------------------
 
 
 def retried(batch: list[InputEvent], *contested: int, facts: Known | None = None) -> list[int]:
@@ -205,38 +220,45 @@ def retried(batch: list[InputEvent], *contested: int, facts: Known | None = None
     """
     results = decide(batch, facts or known())
     return [
-        input_event.line for input_event in retry_set(results, [each for each in results if each.is_new], contested)
+        input_event.line
+        for input_event in select_retries(results, [each for each in results if each.is_new], contested)
     ]
 
 
-def test_retry_set_holds_later_events_of_the_payment() -> None:
+def test_retries_hold_later_events_of_the_payment() -> None:
     batch = make_batch(("e1", "p1", AUTHORIZE), ("e2", "p1", CAPTURE), ("e3", "p2", AUTHORIZE), ("e4", "p1", REFUND))
     assert retried(batch, 2) == [2, 4]
 
 
-def test_retry_set_holds_later_events_of_the_event_id() -> None:
+def test_retries_hold_later_events_of_the_event_id() -> None:
     batch = make_batch(("e1", "p1", AUTHORIZE), ("e1", "p2", AUTHORIZE), ("e2", "p2", CAPTURE), ("e3", "p3", FAIL))
     assert retried(batch, 1) == [1, 2, 3]  # the payment of the conflict depends on it in turn
 
 
-def test_retry_set_counts_new_events_only() -> None:
+def test_retries_count_new_events_only() -> None:
     facts = known({"e0": RecordedEvent("p0", CAPTURE, Outcome.APPLY)})
     batch = make_batch(("e0", "p0", CAPTURE), ("e1", "p1", AUTHORIZE), ("e2", "p2", AUTHORIZE))
     assert retried(batch, 2, facts=facts) == [3]
 
 
-def test_retry_set_keeps_the_order_and_each_event_once() -> None:
+def test_retries_keep_order_without_repeats() -> None:
     batch = make_batch(*((f"e{number}", f"p{number % 2}", AUTHORIZE) for number in range(6)))
     assert retried(batch, 1, 3) == [1, 3, 5]
     assert retried(batch, 2, 1) == [1, 2, 3, 4, 5, 6]
 
 
 def test_place_is_source_and_line() -> None:
-    assert [place_of(each) for each in make_batch(("e1", "p1", FAIL), ("e1", "p1", FAIL), source=3)] == [(3, 1), (3, 2)]
+    assert [get_place(each) for each in make_batch(("e1", "p1", FAIL), ("e1", "p1", FAIL), source=3)] == [
+        (3, 1),
+        (3, 2),
+    ]
 
 
 def test_a_decision_equals_its_row() -> None:
     """Recorded rows are compared with decisions as text, in `verify` and `export`."""
     assert Decision(Outcome.APPLY, Reason.TRANSITION, State.CREATED, State.FAILED) == (
-        "APPLY", "transition", "created", "failed",
-    )  # fmt: skip
+        "APPLY",
+        "transition",
+        "created",
+        "failed",
+    )

@@ -35,11 +35,17 @@ def describe(sqlstate: str | None, message: str, **more: str) -> str:
 @pytest.mark.parametrize(
     ("sqlstate", "advice"),
     [
-        ("42501", "payproc needs its schema once (an owner runs `payproc init`) and, on schema payproc, USAGE on the "
-                  "schema, SELECT, INSERT and UPDATE on its tables, and EXECUTE on its procedure"),
+        (
+            "42501",
+            "payproc needs its schema once (an owner runs `payproc init`) and, on schema payproc, USAGE on the "
+            "schema, SELECT, INSERT and UPDATE on its tables, and EXECUTE on its procedure",
+        ),
         ("25006", "connect to the primary, with a role that may write"),
-        ("23505", "the stored data is inconsistent: the tables were edited manually or restored "
-                  "in part; see `payproc verify`"),
+        (
+            "23505",
+            "the stored data is inconsistent: the tables were edited manually or restored "
+            "in part; see `payproc verify`",
+        ),
         ("57014", "if it was a timeout, raise statement_timeout for this role"),
         ("53100", "free some space and run it again"),
         ("53300", "use fewer --workers or raise max_connections"),
@@ -48,7 +54,7 @@ def describe(sqlstate: str | None, message: str, **more: str) -> str:
         ("40P01", "run it again"),
         ("57P01", "run it again when the server is back"),
     ],
-)  # fmt: skip
+)
 def test_describe_error_gives_advice(sqlstate: str, advice: str) -> None:
     assert describe(sqlstate, "no") == f"the database {WHERE} refused: no; {advice}"
 
@@ -61,16 +67,24 @@ def test_describe_error_without_advice() -> None:
     ("message", "reason"),
     [
         ('connection to server at "db" (10.0.0.1), port 5432 failed: FATAL:  no such database\n', "no such database"),
-        ("server closed the connection unexpectedly\n\tThis probably means the server terminated abnormally\n"
-         "\tbefore or while processing the request.\n", "server closed the connection unexpectedly"),
-        ('connection to server at "a", port 1 failed: Connection refused\n\tIs the server running on that host?\n'
-         'connection to server at "b", port 1 failed: Connection refused\n\tIs the server running on that host?\n',
-         "Connection refused"),
-        ('connection to server at "a", port 1 failed: Connection refused\n'
-         'connection to server at "b", port 1 failed: timeout expired\n', "Connection refused; timeout expired"),
+        (
+            "server closed the connection unexpectedly\n\tThis probably means the server terminated abnormally\n"
+            "\tbefore or while processing the request.\n",
+            "server closed the connection unexpectedly",
+        ),
+        (
+            'connection to server at "a", port 1 failed: Connection refused\n\tIs the server running on that host?\n'
+            'connection to server at "b", port 1 failed: Connection refused\n\tIs the server running on that host?\n',
+            "Connection refused",
+        ),
+        (
+            'connection to server at "a", port 1 failed: Connection refused\n'
+            'connection to server at "b", port 1 failed: timeout expired\n',
+            "Connection refused; timeout expired",
+        ),
     ],
     ids=["prefix", "guess", "repetition", "two reasons"],
-)  # fmt: skip
+)
 def test_describe_lost_connection(message: str, reason: str) -> None:
     assert describe(None, message) == f"cannot reach the database {WHERE}: {reason}"
 
@@ -106,20 +120,30 @@ def test_describe_error_masks_no_part_of_the_name() -> None:
 @pytest.mark.parametrize(
     ("sqlstate", "expected"),
     [
-        ("40001", {"transient"}), ("40P01", {"transient"}), ("57P01", {"transient"}), ("57P02", {"transient"}),
-        ("57P03", {"transient"}), ("08006", {"transient"}),
-        ("22P05", {"content"}), ("22021", {"content"}), ("54001", {"content"}),
+        ("40001", {"transient"}),
+        ("40P01", {"transient"}),
+        ("57P01", {"transient"}),
+        ("57P02", {"transient"}),
+        ("57P03", {"transient"}),
+        ("08006", {"transient"}),
+        ("22P05", {"content"}),
+        ("22021", {"content"}),
+        ("54001", {"content"}),
         (None, {"connection"}),
-        ("53100", set()), ("57014", set()), ("23505", set()), ("25006", set()), ("42501", set()),
+        ("53100", set()),
+        ("57014", set()),
+        ("23505", set()),
+        ("25006", set()),
+        ("42501", set()),
     ],
-)  # fmt: skip
+)
 def test_kind_of_error(sqlstate: str | None, expected: set[str]) -> None:
     error = make_error(sqlstate)
     kinds = {"transient": is_transient, "content": is_about_content, "connection": is_about_connection}
     assert {kind for kind, is_kind in kinds.items() if is_kind(error)} == expected
 
 
-def test_drivers_own_error_is_not_about_the_connection() -> None:
+def test_drivers_own_error_is_no_connection_error() -> None:
     assert not is_about_connection(psycopg2.InterfaceError("cursor already closed"))
     assert not is_about_connection(psycopg2.ProgrammingError("no results to fetch"))
 

@@ -95,7 +95,7 @@ def test_printable_json_is_harmless_and_equal(value: object, indent: int | None)
         ("PASSWORD = 's3c ret': no", "PASSWORD=***: no"),
         ("dbname=password%3Ds3cret", "dbname=password%3D***"),
     ],
-)  # fmt: skip
+)
 def test_redact_masks_a_password(message: str, shown: str) -> None:
     assert redact(message) == shown
 

@@ -119,7 +119,7 @@ def deliveries_of(history: Sequence[EventType], *, ids_a_fact: int, longest: int
                 yield sequence
 
 
-def test_legal_histories_are_all_paths_along_the_edges() -> None:
+def test_legal_histories_are_all_legal_paths() -> None:
     assert sorted(paths()) == sorted(LEGAL_HISTORIES)
 
 
@@ -285,7 +285,7 @@ def test_payment_moves_along_exactly_the_five_edges(folded: list[list[Decision]]
     assert walked == EDGES
 
 
-def test_payment_moves_exactly_if_the_outcome_is_apply(folded: list[list[Decision]]) -> None:
+def test_payment_moves_only_on_apply(folded: list[list[Decision]]) -> None:
     seen = {
         (decision.outcome, decision.state_after is not decision.state_before)
         for decisions in folded
@@ -300,7 +300,7 @@ def test_payment_moves_exactly_if_the_outcome_is_apply(folded: list[list[Decisio
     }
 
 
-def test_each_decision_starts_where_the_last_one_ended(folded: list[list[Decision]]) -> None:
+def test_decision_starts_where_the_last_ended(folded: list[list[Decision]]) -> None:
     for decisions in folded:
         assert decisions[0].state_before is State.CREATED
         assert all(earlier.state_after is later.state_before for earlier, later in pairwise(decisions))

@@ -46,7 +46,7 @@ def serialization_failure() -> psycopg2.Error:
     return error
 
 
-def fail(budget: RetryBudget, error: Any, *, closed: bool = False) -> None:
+def fail(budget: RetryBudget, error: psycopg2.Error | CannotFinish, *, closed: bool = False) -> None:
     budget.fail(error, cast("Any", Connection(closed=closed)))
 
 

@@ -97,7 +97,7 @@ def test_ids_of_any_text_are_unchanged(written: str, expected: str) -> None:
     assert parse_line(line.encode()) == (PaymentEvent(expected, expected, EventType.FAIL), line)
 
 
-# --- lines together, and lines made of values -------------------------------------------------------
+# --- lines together, and lines made of values -----------------------------------------------------
 
 # The same examples in each run: a suite that is red today and green tomorrow teaches people to run
 # it again. No deadline, for machines that are busy with other things.

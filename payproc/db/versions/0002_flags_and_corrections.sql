@@ -1,13 +1,13 @@
--- Version 2: events that only a person can judge, corrections by people, and the time since which a payment has its
--- state.
+-- Version 2: events that only a person can judge, corrections by people, and the time since which a
+-- payment has its state.
 --
--- Every name that PostgreSQL could find in another schema is written with its own, as everywhere in payproc's SQL.
+-- Names carry their schema, as everywhere in payproc's SQL, because another schema could have them.
 
 ALTER TYPE payproc.event_type ADD VALUE 'flag';
 ALTER TYPE payproc.reason ADD VALUE 'flagged';
 
--- `updated_at` changed with every ignored entry. The time of the last entry that moved the payment replaces it, in a new
--- column, because PostgreSQL 18 names a NOT NULL constraint after its column and a rename would keep the old name.
+-- `updated_at` changed with every ignored entry. state_since replaces it: the time of the last move.
+-- It is a new column, because PostgreSQL 18 names a NOT NULL constraint after its column.
 ALTER TABLE payproc.payments ADD COLUMN state_since TIMESTAMP WITH TIME ZONE;
 
 WITH entry AS MATERIALIZED (

@@ -13,7 +13,7 @@ from sqlalchemy import URL
 from payproc.db import schema
 from payproc.db.connection import Database
 from payproc.embedded.initdb import SUPERUSER
-from payproc.embedded.server import running_server
+from payproc.embedded.server import run_server
 from payproc.errors import CannotFinish
 from tests.support.command import Payproc
 from tests.support.events import event_line
@@ -78,7 +78,7 @@ def test_foreign_schema_is_left_alone(bare_url: URL, sql_on: SqlOn) -> None:
     sql = sql_on(bare_url)
     sql.rows("CREATE SCHEMA payproc CREATE TABLE runs (run_id bigint)")
     before = catalog(sql)
-    with pytest.raises(CannotFinish, match="is not payproc's"):
+    with pytest.raises(CannotFinish, match="belongs to another application"):
         schema.bring_up(as_database(bare_url, "a database"))
     assert catalog(sql) == before
 
@@ -99,7 +99,7 @@ def embedded_old(pristine: Pristine) -> Iterator[tuple[Sql, Path]]:
         home = folder / "home"
         subprocess.run(["cp", "-a", pristine.home, home], check=True)
         folder.chmod(0o755)
-        with running_server(home) as server:
+        with run_server(home) as server:
             query = {"host": str(server.socket_folder)}
             url = URL.create("postgresql", SUPERUSER, database="postgres", query=query)
             with closing(Sql(url)) as sql:

@@ -23,7 +23,7 @@ from tests.support.old_schemas import (
     dump_of,
     records,
 )
-from tests.support.postgres import Sql
+from tests.support.postgres import IS_FOR_CITUS, Sql
 
 variants = pytest.mark.parametrize("for_citus", [False, True], ids=["one server", "Citus"])
 commands_variants = pytest.mark.parametrize(
@@ -124,7 +124,14 @@ def test_lost_procedure_is_installed_again(database: Database, sql: Sql) -> None
     assert schema.bring_up(database) == []
 
 
-# ---- A version for every change -------------------------------------------------------------------
+def test_comment_above_the_procedure_is_no_change(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The digest covers the statement alone, so rewording its comment replaces nothing."""
+    statement = schema.read_procedure(for_citus=IS_FOR_CITUS)
+    monkeypatch.setattr(schema, "read_procedure", lambda **_: f"-- Reworded.\n{statement}")
+    assert schema.bring_up(database) == []
+
+
+# ---- A version for every change ------------------------------------------------------------------
 
 TABLES = {2: "ac14875303afa25b"}
 """Digest by version of the statements that create the tables, in both variants."""

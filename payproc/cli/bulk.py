@@ -1,0 +1,200 @@
+"""Many decisions with `payproc resolve`: all that filters pick, or a file of them.
+
+Belongs here: the inputs, the question, the lines of --decisions, and the summary. The decisions are
+those of payproc/bulk.py. The command imports this module late, because others can do without it.
+"""
+
+import contextlib
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from itertools import chain, islice
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import typer
+
+from payproc.bulk import BulkResult, BulkSummary, Order, Resolver, Settled, plan
+from payproc.cli.console import ProblemLog, confirm, open_screen, progress_bar
+from payproc.cli.exits import DONE_WITH_FINDINGS
+from payproc.cli.files import OutputFiles
+from payproc.cli.filters import describe_no_reviews
+from payproc.cli.options import Format, refuse_option
+from payproc.cli.render import format_count, to_json, to_json_line
+from payproc.cli.rules import MEANING
+from payproc.cli.table import Column
+from payproc.db.connection import Database
+from payproc.errors import CannotFinish, PayprocError, WrongUsage
+from payproc.escape import unambiguous
+from payproc.ingest.sources import check_sources, format_name, refuse_unreadable
+from payproc.orders import Defaults, read_orders
+from payproc.review import ReviewDecision
+from payproc.review_queue import ReviewFilter
+from payproc.signals import interrupt
+
+FROM_STDIN = "payproc resolve --from -"
+"""Command that takes what a tool has unpacked."""
+
+
+class Report(NamedTuple):
+    """The options that decide which parts of the results are printed, and where."""
+
+    output_format: Format
+    decisions: str | None
+    """The file of --decisions."""
+    dry_run: bool
+    quiet: bool
+
+    @property
+    def is_stdout_taken(self) -> bool:
+        """Tell whether --decisions has stdout, so the summary goes to stderr."""
+        return self.decisions == "-"
+
+    def print(self, summary: BulkSummary, *, is_whole: bool) -> None:
+        """Print the summary."""
+        if self.output_format is Format.JSON:
+            typer.echo(to_json(summary), err=self.is_stdout_taken)
+        elif not self.quiet:
+            screen = open_screen(stderr=self.is_stdout_taken)
+            counts = (("resolved", summary.resolved), ("already", summary.already), ("refused", summary.refused))
+            rows = [(name, f"{count:,}") for name, count in (*counts, ("malformed", summary.malformed))]
+            screen.print_table((Column("Result"), Column("Decisions", is_number=True)), rows)
+            parts = [f"{reason.value} {count:,}" for reason, count in sorted(summary.reasons.items())]
+            parts.append(f"{summary.elapsed_seconds:.2f} s")
+            if self.dry_run:
+                parts.append("dry run: nothing was written")
+            if not is_whole:
+                parts.append("not finished")
+            screen.print([" · ".join(parts)])
+
+
+class _Results:
+    """Takes the results one by one: counts them, writes --decisions, and lists the problems."""
+
+    def __init__(self, file: IO[bytes] | None, report: Report) -> None:
+        self.report = report
+        self.summary = BulkSummary(dry_run=report.dry_run)
+        self.problems = ProblemLog()
+        self._file = file
+        self._began = time.monotonic()
+
+    def add(self, settled: Settled) -> None:
+        """Take a result, which is durable."""
+        result, reason = settled
+        self.summary.add(result, reason)
+        if self._file is not None:
+            try:
+                self._file.write(to_json_line(result).encode() + b"\n")
+                self._file.flush()
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise CannotFinish(
+                    f"--decisions: cannot be written: {error.strerror}; recorded decisions stay recorded, and a rerun "
+                    "is safe"
+                ) from error
+        if result.error is not None:
+            place = "" if result.source is None else f"{result.source}:{result.line}: "
+            self.problems.add(place + result.error)
+
+    def close(self, *, is_whole: bool) -> None:
+        """Print all that follows the last result."""
+        self.problems.close("problem", "" if self.report.decisions else "; --decisions FILE lists them all")
+        self.summary.elapsed_seconds = time.monotonic() - self._began
+        self.report.print(self.summary, is_whole=is_whole)
+
+
+def check_file(context: typer.Context, name: str) -> None:
+    """Refuse a file of decisions that cannot be read. Raises WrongUsage."""
+    refuse_option(context, "--from", name)
+    if not name:
+        raise WrongUsage("--from: empty name, expected a file name, or - for standard input")
+    check_sources([name], FROM_STDIN)
+
+
+def resolve_all(
+    database: Database,
+    filters: ReviewFilter,
+    limit: int | None,
+    decision: ReviewDecision,
+    report: Report,
+    outputs: OutputFiles,
+    *,
+    yes: bool,
+) -> int:
+    """Decide all that the filters pick; return the exit code."""
+    with tempfile.TemporaryFile() as picked:
+        planned = _Results(outputs.decisions if report.dry_run else None, report)
+        if report.dry_run:
+            outputs.empty()
+        for settled in plan(database, filters, decision, limit):
+            if report.dry_run:
+                planned.add(settled)
+            else:
+                planned.summary.add(*settled)
+                picked.write(to_json_line(settled[0].event_id).encode() + b"\n")
+        summary = planned.summary
+        count = summary.resolved + summary.refused
+        if not count and report.output_format is Format.TABLE:
+            outputs.empty()
+            typer.echo(describe_no_reviews(filters), err=report.is_stdout_taken)
+            return 0
+        if report.dry_run:
+            planned.close(is_whole=True)
+            return _choose_exit_code(summary)
+        if summary.resolved and not yes and not _ask(summary, decision):
+            raise CannotFinish("nothing was changed")
+        outputs.empty()
+        picked.seek(0)
+        orders = (Order(json.loads(line), decision, filters=filters) for line in picked)
+        return _take_all(database, orders, _Results(outputs.decisions, report), count)
+
+
+def resolve_file(database: Database, name: str, defaults: Defaults, report: Report, outputs: OutputFiles) -> int:
+    """Record the decisions of a file, in its order; return the exit code."""
+    source = format_name(name)
+    with contextlib.ExitStack() as stack:
+        file = sys.stdin.buffer if name == "-" else stack.enter_context(Path(name).open("rb"))
+        orders = read_orders(file, source, defaults, lambda start: refuse_unreadable(source, start, FROM_STDIN))
+        first = list(islice(orders, 1))  # a file without lines is refused before old results are dropped
+        outputs.empty()
+        return _take_all(database, chain(first, orders), _Results(outputs.decisions, report), None)
+
+
+def _take_all(database: Database, orders: Iterable[Order | BulkResult], results: _Results, total: int | None) -> int:
+    """Record decisions one by one, and print the report even after an error or a signal."""
+    report = results.report
+    is_progress_shown = not report.quiet and sys.stderr.isatty() and not report.is_stdout_taken
+    try:
+        with (
+            contextlib.closing(Resolver(database)) as resolver,
+            progress_bar(total, "decisions", is_progress_shown) as on_progress,
+        ):
+            for done, order in enumerate(orders, 1):
+                with interrupt.noted():  # a decision that is recorded is reported too
+                    results.add((order, None) if isinstance(order, BulkResult) else resolver.resolve(order))
+                interrupt.check()
+                on_progress(done)
+    except (PayprocError, KeyboardInterrupt):
+        results.close(is_whole=False)
+        raise
+    results.close(is_whole=True)
+    return _choose_exit_code(results.summary)
+
+
+def _choose_exit_code(summary: BulkSummary) -> int:
+    return DONE_WITH_FINDINGS if summary.refused or summary.malformed else 0
+
+
+def _ask(planned: BulkSummary, decision: ReviewDecision) -> bool:
+    """Show the counts of a plan, and ask whether to carry it out."""
+    for reason, count in sorted(planned.reasons.items()):
+        typer.echo(
+            f"{decision.resolution.value} {format_count(count, 'event')}: {MEANING[reason]} ({reason.value})", err=True
+        )
+    if planned.refused:
+        typer.echo(f"refuse {format_count(planned.refused, 'flag')}, which can only be dismissed", err=True)
+    whole = f"{decision.resolution.value} {format_count(planned.resolved, 'event')}"
+    return confirm(f'{whole} with the note "{unambiguous(decision.note)}", by {unambiguous(decision.by)}?')

@@ -1,0 +1,146 @@
+"""A file of decisions: one JSON object a line, to orders or to the reasons why a line is malformed.
+
+Belongs here: the format of such a line. A line of `review --format json` fits once it has a
+`resolution` and a `note`, because other fields are ignored.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import IO, Any, NamedTuple
+
+import msgspec
+
+from payproc.bulk import BulkResult, Fate, Order
+from payproc.logic import Resolution, State
+from payproc.review import ReviewDecision
+
+MAX_ORDER_BYTES = 8 << 20
+"""Longest line: a review with its event's line of 1 MiB, in which escapes may take six bytes."""
+
+_FIELDS = ("event_id", "resolution", "note", "by", "expect", "version")
+
+_RESOLUTIONS = {each.value: each for each in Resolution}
+_STATES = {each.value: each for each in State}
+
+
+class Defaults(NamedTuple):
+    """The values for fields that a line lacks. A line without a value is malformed, except `expect`."""
+
+    resolution: Resolution | None
+    note: str | None
+    by: str
+    expected: State | None
+
+
+class _BadField(Exception):
+    """A wrong field, in words."""
+
+
+def read_orders(
+    file: IO[bytes], source: str, defaults: Defaults, check_start: Callable[[bytes], None]
+) -> Iterator[Order | BulkResult]:
+    """Yield an order for each line that is not blank, or the result that it is malformed.
+
+    `check_start` gets the first bytes of the file, and refuses one that holds no lines.
+    """
+    number = 0
+    while raw := file.readline(MAX_ORDER_BYTES + 1):
+        number += 1
+        if number == 1:
+            check_start(raw[:8])
+            raw = raw.removeprefix(b"\xef\xbb\xbf")
+        if len(raw) > MAX_ORDER_BYTES and not raw.endswith(b"\n"):
+            while raw and not raw.endswith(b"\n"):
+                raw = file.readline(MAX_ORDER_BYTES)
+            yield _make_malformed(source, number, f"line too long: over {MAX_ORDER_BYTES:,} bytes")
+        elif raw.strip():
+            yield parse_order(raw, source, number, defaults)
+
+
+def parse_order(raw: bytes, source: str, line: int, defaults: Defaults) -> Order | BulkResult:
+    """Parse one line."""
+    try:
+        fields = msgspec.json.decode(raw.strip())
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        found = str(error).removeprefix("JSON is malformed: ")
+        return _make_malformed(
+            source, line, f"not JSON: {found[:1].lower()}{found[1:]}, expected one JSON object a line"
+        )
+    if not isinstance(fields, dict):
+        return _make_malformed(source, line, "not an object, expected one JSON object a line")
+    event_id = fields.get("event_id")
+    try:
+        _refuse_repeated_fields(raw)
+        return Order(
+            _take_text(fields, "event_id", None, strip=False),
+            ReviewDecision(
+                _take_word(fields, "resolution", _RESOLUTIONS, defaults.resolution, is_required=True),
+                _take_text(fields, "note", defaults.note),
+                _take_text(fields, "by", defaults.by),
+                _take_word(fields, "expect", _STATES, defaults.expected, is_required=False),
+            ),
+            _take_version(fields),
+            source,
+            line,
+        )
+    except _BadField as error:
+        return _make_malformed(source, line, str(error), event_id if isinstance(event_id, str) else None)
+
+
+def _refuse_repeated_fields(raw: bytes) -> None:
+    """Raise _BadField for a field given twice, of which a decoder would silently take the last."""
+    if all(raw.count(f'"{field}"'.encode()) <= 1 for field in _FIELDS):
+        return
+    objects: list[list[str]] = []
+    json.loads(raw, object_pairs_hook=lambda pairs: objects.append([key for key, _ in pairs]))
+    for field in _FIELDS:
+        if (count := objects[-1].count(field)) > 1:  # the outermost object ends last
+            raise _BadField(f"{field}: given {count} times, expected once")
+
+
+def _take_text(fields: dict[str, Any], name: str, default: str | None, *, strip: bool = True) -> str:
+    value = fields.get(name)
+    if value is None:
+        value = default
+    if value is None:
+        hint = "; --note TEXT gives one to every line that lacks it" if name == "note" else ""
+        raise _BadField(f"{name}: missing, expected a string{hint}")
+    if not isinstance(value, str):
+        raise _BadField(f"{name}: {_quote(value)}, expected a string")
+    if "\0" in value:
+        raise _BadField(f"{name}: holds a NUL character, expected none")
+    if not value.strip():
+        raise _BadField(f"{name}: empty, expected some text")
+    return value.strip() if strip else value
+
+
+def _take_word(fields: dict[str, Any], name: str, words: dict[str, Any], default: Any, *, is_required: bool) -> Any:
+    value = fields.get(name)
+    if value is None:
+        if default is None and is_required:
+            raise _BadField(f"{name}: missing, expected {_list(words)}; --apply or --dismiss gives one to every line")
+        return default
+    if not isinstance(value, str) or value not in words:
+        raise _BadField(f"{name}: unknown {_quote(value)}, expected {_list(words)}")
+    return words[value]
+
+
+def _take_version(fields: dict[str, Any]) -> int | None:
+    value = fields.get("version")
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        return value
+    raise _BadField(f"version: {_quote(value)}, expected a whole number")
+
+
+def _list(words: dict[str, Any]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} or {last}"
+
+
+def _quote(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _make_malformed(source: str, line: int, error: str, event_id: str | None = None) -> BulkResult:
+    return BulkResult(source, line, event_id, None, None, Fate.MALFORMED, None, None, None, error)
