@@ -25,7 +25,10 @@ _MOVE = """
 def move_payment(
     cursor: psycopg2.extensions.cursor, payment_id: str, *, version: int, before: State, after: State
 ) -> int | None:
-    """Move a payment, and return the position of the decision's entry; None if it has moved meanwhile."""
+    """Move a payment, and return the position of the decision's entry.
+
+    None if it has moved meanwhile.
+    """
     values: dict[str, Any] = {"payment_id": payment_id, "version": version, "before": before, "after": after}
     cursor.execute(_MOVE, values)
     moved = cursor.fetchone()

@@ -24,7 +24,10 @@ _STATES = {each.value: each for each in State}
 
 
 class Defaults(NamedTuple):
-    """The values for fields that a line lacks. A line without a value is malformed, except `expect`."""
+    """The values for fields that a line lacks.
+
+    A line without a value is malformed, except `expect`.
+    """
 
     resolution: Resolution | None
     note: str | None

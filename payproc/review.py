@@ -36,8 +36,8 @@ REVIEWS = """
 
 _ONE = REVIEWS.format(events="SELECT * FROM payproc.events WHERE event_id = %s")
 
-# The same without the line, for decisions that nobody looks at. Compare and set also finds a decision
-# that this does not see yet.
+# The same without the line, for decisions that nobody looks at. Compare and set also
+# finds a decision that this does not see yet.
 _BRIEF = """
     WITH event AS MATERIALIZED (
         SELECT event_id, events.payment_id, type, outcome, reason, resolutions.event_id IS NOT NULL AS is_resolved

@@ -29,6 +29,7 @@ from payproc.db.connection import Database
 from payproc.errors import CannotFinish, PayprocError, WrongUsage
 from payproc.escape import unambiguous
 from payproc.ingest.sources import check_sources, format_name, refuse_unreadable
+from payproc.logic import Reason
 from payproc.orders import Defaults, read_orders
 from payproc.review import ReviewDecision
 from payproc.review_queue import ReviewFilter
@@ -61,7 +62,7 @@ class Report(NamedTuple):
             counts = (("resolved", summary.resolved), ("already", summary.already), ("refused", summary.refused))
             rows = [(name, f"{count:,}") for name, count in (*counts, ("malformed", summary.malformed))]
             screen.print_table((Column("Result"), Column("Decisions", is_number=True)), rows)
-            parts = [f"{reason.value} {count:,}" for reason, count in sorted(summary.reasons.items())]
+            parts = [f"{reason.value} {summary.reasons[reason]:,}" for reason in Reason if summary.reasons[reason]]
             parts.append(f"{summary.elapsed_seconds:.2f} s")
             if self.dry_run:
                 parts.append("dry run: nothing was written")
@@ -190,11 +191,11 @@ def _choose_exit_code(summary: BulkSummary) -> int:
 
 def _ask(planned: BulkSummary, decision: ReviewDecision) -> bool:
     """Show the counts of a plan, and ask whether to carry it out."""
-    for reason, count in sorted(planned.reasons.items()):
-        typer.echo(
-            f"{decision.resolution.value} {format_count(count, 'event')}: {MEANING[reason]} ({reason.value})", err=True
-        )
+    verb = decision.resolution.value
+    for reason in Reason:
+        if count := planned.reasons[reason]:
+            typer.echo(f"{verb} {format_count(count, 'event')}: {MEANING[reason]} ({reason.value})", err=True)
     if planned.refused:
         typer.echo(f"refuse {format_count(planned.refused, 'flag')}, which can only be dismissed", err=True)
-    whole = f"{decision.resolution.value} {format_count(planned.resolved, 'event')}"
+    whole = f"{verb} {format_count(planned.resolved, 'event')}"
     return confirm(f'{whole} with the note "{unambiguous(decision.note)}", by {unambiguous(decision.by)}?')

@@ -64,7 +64,10 @@ class Screen:
         measured: Iterable[Row] | None = None,
         layouts: Sequence[Layout] = (),
     ) -> None:
-        """Print a table. The rows `measured`, by default the first, decide widths and layout."""
+        """Print a table.
+
+        The rows `measured`, by default the first ones, decide widths and layout.
+        """
         table = lay_out(columns, rows, self.width, self.paint, measured=measured, layouts=layouts, rule=self._rule)
         self.print(table)
 

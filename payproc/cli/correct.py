@@ -69,13 +69,9 @@ def _ask(standing: "Standing", to: State) -> bool:
 
 def _describe_standing(standing: "Standing") -> str:
     """Return the payment in two lines."""
-    since = format_time(standing.state_since)
-    counts = (
-        format_count(standing.version, "entry", "entries"),
-        f"{format_count(standing.rejected, 'event')} rejected",
-        f"{format_count(standing.waiting, 'open review')}",
-    )
     return (
-        f"payment {unambiguous(standing.payment_id)} is {standing.state.value} since {since} UTC\n"
-        f"its history has {counts[0]}: {counts[1]}, {counts[2]}"
+        f"payment {unambiguous(standing.payment_id)} is {standing.state.value} "
+        f"since {format_time(standing.state_since)} UTC\n"
+        f"its history has {format_count(standing.version, 'entry', 'entries')}: "
+        f"{format_count(standing.rejected, 'event')} rejected, {format_count(standing.waiting, 'open review')}"
     )

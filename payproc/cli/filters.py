@@ -62,7 +62,10 @@ def make_filter(
     state: State | None,
     legal_now: bool,
 ) -> "ReviewFilter":
-    """Return the filter of these options. Raises WrongUsage for a payment that is an option or not UTF-8."""
+    """Return the filter of these options.
+
+    Raises WrongUsage for a payment that is an option or not UTF-8.
+    """
     from payproc.review_queue import ReviewFilter  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
 
     if payment is not None:

@@ -1,6 +1,11 @@
-"""`payproc resolve`: record a person's decision about an event that needs review."""
+"""`payproc resolve`: record a person's decisions about events that need review.
 
-from typing import TYPE_CHECKING, Annotated
+Belongs here: the options, and a decision about one event. Many at once are in bulk.py.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -81,71 +86,86 @@ def resolve(
     asks. Exits with 3 if --all or --from could not record every decision.
     """
     with exit_on_errors():
-        from payproc.cli import bulk  # as in `bulk`: with json and psycopg2 30 ms of CPU
-        from payproc.db import location, schema
+        from payproc.cli import bulk  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
         from payproc.orders import Defaults
         from payproc.review import ReviewDecision
 
-        _refuse_misplaced(context, event_id, every=every, file=file)
-        if apply == dismiss and (apply or file is None):
-            raise WrongUsage("no decision, expected --apply or --dismiss")
-        if note is None and file is None:
-            raise WrongUsage("--note: missing, expected some text")
-        resolution = Resolution.APPLY if apply else Resolution.DISMISS
+        _check_usage(context)
+        resolution = Resolution.APPLY if apply else Resolution.DISMISS if dismiss else None
         note = note if note is None else check_note(context, note)
         by = check_author(context, by)
-        decision = ReviewDecision(resolution, note or "", by, expect)
         filters = make_filter(context, reason, event_type, payment, run, state, legal_now)
-        if event_id is not None:
-            refuse_undecodable("EVENT_ID", event_id)
-        if file is not None:
-            bulk.check_file(context, file)
-        else:
+        if file is None:
             require_consent(yes=yes or dry_run, advice="or --dry-run" if every else "and --expect STATE")
-        refuse_option(context, "--decisions", decisions)
         report = bulk.Report(output_format, decisions, dry_run, quiet)
         code = 0
         with (
             open_outputs([] if file is None else [file], decisions, None) as outputs,
-            location.open_database(database_url, make_notifier(quiet)) as database,
+            _open_database(database_url, quiet=quiet, is_read_only=dry_run) as database,
         ):
-            schema.prepare_schema(database, print_message, create=False)
-            if event_id is not None:
-                _resolve_one(database, event_id, decision, yes=yes)
-            elif file is None:
-                code = bulk.resolve_all(database, filters, limit, decision, report, outputs, yes=yes)
-            else:
-                defaults = Defaults(resolution if apply or dismiss else None, note, by, expect)
-                code = bulk.resolve_file(database, file, defaults, report, outputs)
+            if file is not None:
+                code = bulk.resolve_file(database, file, Defaults(resolution, note, by, expect), report, outputs)
+            elif resolution is not None and note is not None:
+                decision = ReviewDecision(resolution, note, by, expect)
+                if event_id is not None:
+                    _resolve_one(database, event_id, decision, yes=yes)
+                else:
+                    code = bulk.resolve_all(database, filters, limit, decision, report, outputs, yes=yes)
     raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def _open_database(url: str | None, *, quiet: bool, is_read_only: bool) -> Iterator["Database"]:
+    from payproc.db import location, schema  # as in `resolve`
+
+    with location.open_database(url, make_notifier(quiet)) as database:
+        if is_read_only:
+            schema.require_schema(database)
+        else:
+            schema.prepare_schema(database, print_message, create=False)
+        yield database
 
 
 _OF_ALL = ("reason", "event_type", "state", "payment", "run", "legal_now", "limit", "dry_run")
 """Parameters that need --all."""
 
 
-def _refuse_misplaced(context: typer.Context, event_id: str | None, *, every: bool, file: str | None) -> None:
-    """Raise WrongUsage unless there is one of EVENT_ID, --all and --from, with options that fit it."""
+def _check_usage(context: typer.Context) -> None:
+    """Raise WrongUsage for options that are missing or do not fit each other."""
+    given = {name: value for name, value in context.params.items() if value not in (None, False)}
+    _check_inputs(context, given)
+    event_id, file = given.get("event_id"), given.get("file")
+    if ("apply" in given and "dismiss" in given) or not ({"file", "apply", "dismiss"} & given.keys()):
+        raise WrongUsage("no decision, expected --apply or --dismiss")
+    if file is None and "note" not in given:
+        raise WrongUsage("--note: missing, expected some text")
+    if event_id is not None:
+        refuse_undecodable("EVENT_ID", event_id)
+    refuse_option(context, "--decisions", given.get("decisions"))
+    if file is not None:
+        from payproc.cli.bulk import check_file  # as in `resolve`
+
+        check_file(context, file)
+
+
+def _check_inputs(context: typer.Context, given: Mapping[str, Any]) -> None:
+    """Raise WrongUsage unless one of EVENT_ID, --all and --from is given, with fitting options."""
     inputs = [
-        name
-        for name, is_given in (("EVENT_ID", event_id is not None), ("--all", every), ("--from", file is not None))
-        if is_given
+        text for name, text in (("event_id", "EVENT_ID"), ("every", "--all"), ("file", "--from")) if name in given
     ]
     if not inputs:
         raise WrongUsage("no event, expected EVENT_ID, --all or --from FILE; see payproc resolve --help")
     if inputs[1:]:
         raise WrongUsage(f"{' and '.join(inputs)}: given together, expected one of EVENT_ID, --all and --from FILE")
-    names = {parameter.name: parameter.opts[0] for parameter in context.command.params}
-    given = {name for name, value in context.params.items() if value not in (None, False)}
-    for name, option in names.items():
-        if name in given and name in _OF_ALL and not every:
-            raise WrongUsage(f"{option}: does not go with {inputs[0]}, expected --all")
-    if every and "expect" in given:
+    for parameter in context.command.params:
+        if parameter.name in given and parameter.name in _OF_ALL and inputs != ["--all"]:
+            raise WrongUsage(f"{parameter.opts[0]}: does not go with {inputs[0]}, expected --all")
+    if inputs == ["--all"] and "expect" in given:
         raise WrongUsage("--expect: does not go with --all; use --state")
-    if event_id is not None:
+    if inputs == ["EVENT_ID"]:
         if "decisions" in given:
             raise WrongUsage("--decisions: does not go with EVENT_ID, expected --all or --from")
-        if context.params["output_format"] != Format.TABLE:
+        if given["output_format"] != Format.TABLE:
             raise WrongUsage("--format: does not go with EVENT_ID, expected --all or --from")
 
 

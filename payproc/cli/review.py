@@ -34,9 +34,6 @@ if TYPE_CHECKING:  # as in `review`
 
 EXAMPLES = format_examples("payproc review", "payproc review --reason repeated_refund --limit 10")
 
-LEGAL_MARK = "; legal now"
-"""Mark of an event that the table would apply to the payment's state now."""
-
 _COLUMNS = (
     Column("Event", is_id=True),
     Column("Payment", is_id=True),
@@ -53,6 +50,9 @@ _LAYOUTS = (
     [[0, 1], [3, 2, 5], [4, 6]],
 )
 """The widest first; that of a row a line is for wide screens."""
+
+LEGAL_MARK = "; legal now"
+"""Mark of an event that the table would apply to the payment's state now."""
 
 
 def review(
@@ -92,7 +92,7 @@ def review(
 
 
 def _describe_counts(counts: "QueueCounts") -> str:
-    """Return the closing line, as in `3 events need review: repeated_refund 2 (1 legal now), flagged 1`."""
+    """Return the closing line, as in `2 events need review: repeated_refund 2 (1 legal now)`."""
     total = sum(counts.waiting.values())
     parts = []
     for reason in Reason:

@@ -70,7 +70,7 @@ def _print_payment(screen: Screen, payment: "Payment") -> None:
 
 
 def _describe_dead_ends(screen: Screen, payment: "Payment") -> list[str]:
-    """Return the number of rejected events, and the command for books that no event can put right."""
+    """Return the number of rejected events, and the command to correct the payment."""
     lines = []
     if payment.rejected:
         were = "event was" if len(payment.rejected) == 1 else "events were"

@@ -64,7 +64,7 @@ def is_probably_newest_first(summary: "Summary") -> bool:
 
 
 def describe_next_steps(summary: "Summary", waiting: int) -> Iterator[str]:
-    """Yield a line on the database's pending reviews, and one on this run's rejected events.
+    """Yield lines on the pending reviews of the database, and on the events rejected by this run.
 
     Conflicts that were on record already are not this run's.
     """

@@ -86,7 +86,7 @@ def lay_out(
     """Yield the lines of a table in `width` cells: the header, a rule, and the rows.
 
     A row without cells is a blank line. The widths follow the rows `measured`, by default the first
-    SAMPLE_ROWS. The first of the `layouts` that reads well in this width is taken, else the last.
+    SAMPLE_ROWS. The first of the `layouts` that breaks no id is taken, else the last.
     """
     if measured is None:
         rows = iter(rows)
@@ -105,7 +105,7 @@ def lay_out(
 
 
 class Measure(NamedTuple):
-    """Widths of each field: of its content, and the least ones in which it reads well or at all."""
+    """Widths of each field: of its content, and the least ones to read well, and to read at all."""
 
     content: list[int]
     good: list[int]
@@ -143,7 +143,10 @@ def _takes(layout: Layout, widths: Sequence[int]) -> int:
 
 
 def _stack_columns(columns: Sequence[Column], layout: Layout) -> list[Column]:
-    """Return the columns of a layout; one with several fields has a header of several lines."""
+    """Return the columns of a layout.
+
+    One that holds several fields has a header of several lines.
+    """
     return [
         Column(
             "\n".join(columns[number].header for number in stacked),

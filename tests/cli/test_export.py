@@ -31,7 +31,7 @@ def copy_url(new_database: NewDatabase) -> URL:
     return new_database("template0")
 
 
-# ---- From one database into another ---------------------------------------------------------------
+# ---- From one database into another --------------------------------------------------------------
 
 
 HISTORIES = """
@@ -132,7 +132,7 @@ def test_pg_dump_moves_resolutions(
     assert sql_on(copy_url).value("SELECT count(*) FROM payproc.resolutions") == 2
 
 
-# ---- Its messages ---------------------------------------------------------------------------------
+# ---- Its messages --------------------------------------------------------------------------------
 
 
 def test_export_of_an_empty_database(run_in_process: InProcess) -> None:
@@ -225,7 +225,7 @@ def test_records_unlike_their_lines_are_omitted(run_in_process: InProcess, sql: 
     assert listed[20:] == OMITTED_RECORDS
 
 
-# ---- Signals --------------------------------------------------------------------------------------
+# ---- Signals -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -277,7 +277,7 @@ def test_second_interrupt_kills_a_stalled_export(stalled: RunningCommand, first:
     assert stalled.returncode == code
 
 
-# ---- Hostile text ---------------------------------------------------------------------------------
+# ---- Hostile text --------------------------------------------------------------------------------
 
 
 @pytest.fixture

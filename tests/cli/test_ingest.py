@@ -55,7 +55,7 @@ def decisions(finished: Finished, field: str) -> list[object]:
     return [json.loads(row).get(field) for row in finished.stdout.splitlines()]
 
 
-# ---- The report -----------------------------------------------------------------------------------
+# ---- The report ----------------------------------------------------------------------------------
 
 
 def test_summary_table(run_in_process: InProcess, five: Path) -> None:
@@ -129,7 +129,7 @@ def test_fail_on_an_outcome(run_in_process: InProcess, fail_on: str, code: int, 
     assert finished.stderr.splitlines() == [f"payproc: --fail-on {line}" for line in expected]
 
 
-# ---- Decisions, malformed lines, dry runs ---------------------------------------------------------
+# ---- Decisions, malformed lines, dry runs --------------------------------------------------------
 
 
 def test_decisions_on_stdout_are_alone_there(run_in_process: InProcess, five: Path) -> None:
@@ -177,7 +177,7 @@ def test_dry_run_creates_no_schema(tmp_path: Path, bare_url: URL, five: Path, sq
     assert sql_on(bare_url).value("SELECT to_regnamespace('payproc')") is None
 
 
-# ---- Files and pipes ------------------------------------------------------------------------------
+# ---- Files and pipes -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("arguments", [["-"], []], ids=["-", "a pipe"])
@@ -240,7 +240,7 @@ def test_ingest_on_a_terminal_needs_a_file(payproc: Payproc) -> None:
     assert (process.returncode, stderr.decode()) == (2, line)
 
 
-# ---- Conflicts that are on record already ---------------------------------------------------------
+# ---- Conflicts that are on record already --------------------------------------------------------
 
 CONFLICTS = [("e1", "p1", "authorize"), ("e1", "p2", "authorize"), ("e1", "p1", "refund"), ("e1", "p2", "authorize")]
 

@@ -61,7 +61,7 @@ def write_orders(folder: Path, *orders: dict[str, object] | bytes) -> None:
     write_lines(folder / "orders.jsonl", lines)
 
 
-# ---- --all -----------------------------------------------------------------------------------------
+# ---- --all ---------------------------------------------------------------------------------------
 
 
 def test_all_legal_events_are_applied(flagged: InProcess, sql: Sql) -> None:
@@ -141,7 +141,7 @@ def test_all_on_a_terminal_asks_once(payproc: Payproc, flagged: InProcess, sql: 
     assert sql.value("SELECT count(*) FROM payproc.resolutions") == (3 if code == 3 else 0)
 
 
-# ---- --from ----------------------------------------------------------------------------------------
+# ---- --from --------------------------------------------------------------------------------------
 
 
 def test_from_takes_lines_of_review(flagged: InProcess, sql: Sql) -> None:

@@ -1,4 +1,6 @@
-"""Batches of decisions that end early: what was reported is on record, and a rerun completes the rest."""
+"""Batches of decisions that end early: what was reported is on record, and a rerun completes the
+rest.
+"""
 
 import json
 import signal

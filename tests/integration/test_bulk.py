@@ -63,7 +63,7 @@ def outline(results: list[BulkResult]) -> list[tuple[str | None, str, str | None
     return [(each.event_id, each.result.value, each.state_after and each.state_after.value) for each in results]
 
 
-# ---- The queue -------------------------------------------------------------------------------------
+# ---- The queue -----------------------------------------------------------------------------------
 
 
 def test_filters_pick_and_counts_cover_all(database: Database, recorder: Recorder, sql: Sql) -> None:
@@ -90,11 +90,14 @@ def test_filters_pick_and_counts_cover_all(database: Database, recorder: Recorde
     assert {each.event_id: each.legal_now for each in open_reviews(database)}["capture"]
 
 
-# ---- All that filters pick -------------------------------------------------------------------------
+# ---- All that filters pick -----------------------------------------------------------------------
 
 
 def test_chain_is_resolved_in_one_batch(database: Database, recorder: Recorder, sql: Sql) -> None:
-    """The refund comes first in the history, so it is not legal yet; the one behind the capture is."""
+    """The refund comes first in the history, so it is not legal yet.
+
+    The one behind the capture is.
+    """
     recorder.handle(input_events(*CHAIN[1:], ("refund", "p1", "refund")))
     results = decide_all(database, LEGAL, APPLY)
     assert outline(results) == [("capture", "resolved", "captured"), ("refund", "resolved", "refunded")]
@@ -146,7 +149,7 @@ def test_state_is_judged_at_the_moment(database: Database, recorder: Recorder) -
     )
 
 
-# ---- Single decisions of a batch -------------------------------------------------------------------
+# ---- Single decisions of a batch -----------------------------------------------------------------
 
 
 def test_same_decision_again_is_already(recorder: Recorder, decide: Callable[..., BulkResult]) -> None:
@@ -192,7 +195,7 @@ def test_stale_premises_are_refused(database: Database, recorder: Recorder, deci
 
 
 def test_own_move_keeps_the_premises(recorder: Recorder, decide: Callable[..., BulkResult]) -> None:
-    """Both lines name the version that `review` showed, and the first decision moves the payment."""
+    """Both lines name the version shown by `review`; the first decision moves the payment."""
     recorder.handle(input_events(*CHAIN))
     expecting = ReviewDecision(Resolution.APPLY, "n", "alice", State.AUTHORIZED)
     assert decide("capture", expecting, 3).result is Fate.RESOLVED

@@ -1,4 +1,4 @@
-"""Corrections on a real database: any state to any other, refusals, and writers at the same time."""
+"""Corrections on a real database: any state to any other, refusals, and concurrent writers."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -115,7 +115,7 @@ def test_confirmation_shows_what_is_refused_or_open(database: Database, recorder
     assert [entry.event_id for entry in payment.open_reviews] == ["e2"]
 
 
-# ---- Refusals --------------------------------------------------------------------------------------
+# ---- Refusals ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_declined_correction_changes_nothing(database: Database, recorder: Recor
     assert sql.rows(STORED) == []
 
 
-# ---- Writers at the same time ----------------------------------------------------------------------
+# ---- Writers at the same time --------------------------------------------------------------------
 
 
 def blocked(sql: Sql) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import URL
 
+from payproc.bulk import Fate, Order, Resolver
 from payproc.corrections import Correction, correct
 from payproc.db import schema
 from payproc.db.connection import Database
@@ -62,11 +63,14 @@ def test_power_cut_loses_nothing_reported(own_server: OwnServers, sql_on: SqlOn,
             for number in range(40):
                 recorder.handle(input_events((f"e{number}", "p1", "refund"), first_line=number + 1))
         server.restart("immediate")
-        assert resolve(database, "e39", ReviewDecision(Resolution.DISMISS, "n", "b"), lambda *_: True) is not None, name
+        decision = ReviewDecision(Resolution.DISMISS, "n", "b")
+        assert resolve(database, "e39", decision, lambda *_: True) is not None, name
+        with closing(Resolver(database)) as resolver:
+            assert resolver.resolve(Order("e38", decision))[0].result is Fate.RESOLVED, name
         server.restart("immediate")
         with closing(Sql(url)) as sql:
             assert sql.value("SELECT count(*) FROM payproc.events") == 40, name
-            assert sql.value("SELECT count(*) FROM payproc.resolutions") == 1, name
+            assert sql.value("SELECT count(*) FROM payproc.resolutions") == 2, name
 
 
 def test_stronger_synchronous_commit_is_kept(url: URL, sql: Sql) -> None:
@@ -89,7 +93,7 @@ def test_stronger_synchronous_commit_is_kept(url: URL, sql: Sql) -> None:
 
 
 @pytest.mark.parametrize(
-    "reports", ["ingest", *(pytest.param(each, marks=pytest.mark.slow) for each in ("resolve", "correct"))]
+    "reports", ["ingest", *(pytest.param(each, marks=pytest.mark.slow) for each in ("resolve", "batch", "correct"))]
 )
 def test_canceled_wait_for_a_standby_is_an_error(own_server: OwnServers, sql_on: SqlOn, reports: str) -> None:
     """The server only warns about it, here among many other messages."""
@@ -104,9 +108,14 @@ def test_canceled_wait_for_a_standby_is_an_error(own_server: OwnServers, sql_on:
     sql.rows("SELECT pg_reload_conf()")
     wait_for(lambda: sql.value("SHOW synchronous_standby_names") == "nobody")
 
+    decision = ReviewDecision(Resolution.DISMISS, "n", "b")
+
     def report() -> Any:
         if reports == "resolve":
-            return resolve(database, "e1", ReviewDecision(Resolution.DISMISS, "n", "b"), lambda *_: True)
+            return resolve(database, "e1", decision, lambda *_: True)
+        if reports == "batch":
+            with closing(Resolver(database)) as resolver:
+                return resolver.resolve(Order("e1", decision))
         if reports == "correct":
             return correct(database, "p1", Correction(State.FAILED, "n", "b"), lambda _: True)
         with closing(Recorder(database, run_id)) as recorder:

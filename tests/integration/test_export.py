@@ -66,7 +66,7 @@ def test_export_of_messy_runs_ingests_as_a_copy(
     assert list(verify(copy, VerifySummary())) == []
 
 
-# ---- Resolutions ------------------------------------------------------------------------------------
+# ---- Resolutions ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_stray_correction_leaves_counts_right(database: Database, record: Callab
     assert (totals.corrections, totals.changed_payments) == (3, 2)
 
 
-# ---- Damaged records --------------------------------------------------------------------------------
+# ---- Damaged records -----------------------------------------------------------------------------
 
 DAMAGE: list[tuple[str, str, list[tuple[str, str, str]]]] = [
     (
@@ -307,7 +307,7 @@ def test_lossy_encoding_omits_the_event(new_database: NewDatabase) -> None:
     assert (len(lines), totals.events, totals.left_out) == (1, 1, 1)
 
 
-# ---- One snapshot, in blocks ------------------------------------------------------------------------
+# ---- One snapshot, in blocks ---------------------------------------------------------------------
 
 
 def test_export_is_one_snapshot_in_blocks(database: Database, record: Callable[..., None]) -> None:

@@ -164,7 +164,7 @@ def test_run_is_recorded_with_its_counts(database: Database, sql: Sql, tmp_path:
     ]
 
 
-# ---- Reading --------------------------------------------------------------------------------------
+# ---- Reading -------------------------------------------------------------------------------------
 
 
 def read_all(path: Path, keep_oversized: bool = False) -> list[tuple[int, bytes | OversizedLine]]:

@@ -77,7 +77,7 @@ class PersonDecidesAll(NamedTuple):
 Story = list[Run | PersonDecides | PersonDecidesAll | PersonCorrects]
 
 
-# ---- Stories ---------------------------------------------------------------------------------------
+# ---- Stories -------------------------------------------------------------------------------------
 
 _ODD_IDS = (
     "e",
@@ -171,7 +171,7 @@ def _stories(draw: st.DrawFn) -> Story:
     return draw(st.lists(run | run | run | people, min_size=3, max_size=9))
 
 
-# ---- Payproc and the model -------------------------------------------------------------------------
+# ---- Payproc and the model -----------------------------------------------------------------------
 
 
 class Comparison:

@@ -181,7 +181,10 @@ class Model:
         return entry
 
     def correct(self, payment_id: str, state: str, note: str, by: str) -> Row | None:
-        """Set the state of a payment with a history; return the new entry, None if it has that state."""
+        """Set the state of a payment with a history.
+
+        Return the new entry, None if it has that state.
+        """
         history = self.histories[payment_id]
         if state == self.state(payment_id):
             return None

@@ -170,7 +170,7 @@ def entries_of(deliveries: Sequence[Delivery]) -> list[Entry]:
 
 
 def resolved(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
-    """Yield the history as it is, and with each decision that a person may take about one review."""
+    """Yield the history as it is, and with each decision about one of its reviews."""
     yield [*entries]
     state = entries[-1][-1]
     for _, _, event_type, outcome, *_ in entries:
