@@ -29,7 +29,8 @@ def export(quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
     An empty database that ingests the lines has the same payments and histories, and the same
     conflicts. Decisions of people are left out: stderr says how many, and how a copy will differ.
 
-    Exits with 3 if a recorded line no longer describes its event; such a line is left out and named.
+    Exits with 3 if a recorded line no longer describes its event; such a line is left out and
+    named.
     """
     with exit_on_errors():
         from payproc import export as events  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
