@@ -36,6 +36,9 @@ _PAYMENTS = """
 """
 
 
+_COUNT = "SELECT count(*) FROM payproc.payments {where}"
+
+
 class ListedPayment(msgspec.Struct, frozen=True):
     """A payment. Field for field the object that `payments --format json` prints."""
 
@@ -64,19 +67,37 @@ def list_payments(database: Database, picked: PaymentFilter, limit: int | None =
 
     Raises CannotFinish if the database cannot be read.
     """
-    conditions = {
-        "state OPERATOR(pg_catalog.=) %s": None if picked.state is None else picked.state.value,
-        "state_since < %s": picked.moved_before,
-    }
-    wanted = {condition: value for condition, value in conditions.items() if value is not None}
+    where, arguments = _choose_conditions(picked)
     query = _PAYMENTS.format(
         join="JOIN" if picked.waiting else "LEFT JOIN",
-        where=f"WHERE {' AND '.join(wanted)}" if wanted else "",
+        where=where,
         limit="" if limit is None else "LIMIT %s",
     )
-    arguments = [*wanted.values(), *([] if limit is None else [limit])]
+    arguments += [] if limit is None else [limit]
     with database.snapshot() as connection:
         with connection.cursor() as cursor:
             cursor.execute(_NO_NESTED_LOOPS)
         with open_stream(connection, query, arguments) as stream:
             yield from read_structs(stream, ListedPayment)
+
+
+def count_payments(database: Database, picked: PaymentFilter, limit: int | None = None) -> int:
+    """Return the number of payments, for a progress bar; those without reviews count as well.
+
+    Raises CannotFinish.
+    """
+    where, arguments = _choose_conditions(picked)
+    with database.snapshot() as connection, connection.cursor() as cursor:
+        cursor.execute(_COUNT.format(where=where), arguments)
+        ((count,),) = cursor.fetchall()
+    return int(count) if limit is None else min(int(count), limit)
+
+
+def _choose_conditions(picked: PaymentFilter) -> tuple[str, list[object]]:
+    """Return the WHERE of a query for payments, and its arguments."""
+    conditions = {
+        "state OPERATOR(pg_catalog.=) %s": None if picked.state is None else picked.state.value,
+        "state_since < %s": picked.moved_before,
+    }
+    wanted = {condition: value for condition, value in conditions.items() if value is not None}
+    return f"WHERE {' AND '.join(wanted)}" if wanted else "", list(wanted.values())

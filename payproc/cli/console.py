@@ -11,7 +11,7 @@ import select
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 import typer
 
@@ -22,6 +22,8 @@ from payproc.signals import interrupt
 if TYPE_CHECKING:
     from payproc.notes import Note
 
+T = TypeVar("T")
+
 MAX_PROBLEMS_SHOWN = 20
 """Malformed lines, or omitted records, that are listed on stderr; the rest are counted."""
 
@@ -29,6 +31,9 @@ MIN_TABLE_WIDTH = 40
 """Minimum table width. Below it Rich wraps every letter."""
 
 _DEFAULT_WIDTH = 80
+
+_ROWS_PER_REPORT = 2_000
+"""Rows of a listing between two reports of progress."""
 
 _LINES_PER_WRITE = 200
 """Lines written at once, because a system call per line is slow on a terminal."""
@@ -158,6 +163,16 @@ def progress_bar(total: int | None, unit: str, is_shown: bool) -> Iterator[Calla
     with bars.Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=total)
         yield lambda completed: progress.update(task, completed=completed)
+
+
+def report_progress(found: Iterable[T], on_progress: Callable[[int], None]) -> Iterator[T]:
+    """Yield rows, and report their number now and then."""
+    number = 0
+    for number, each in enumerate(found, 1):
+        if number % _ROWS_PER_REPORT == 0:
+            on_progress(number)
+        yield each
+    on_progress(number)
 
 
 def _detect_width() -> int:

@@ -1,7 +1,7 @@
 """`payproc history`: the entries of all payments, by run, outcome, person and time."""
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from enum import Enum
 from itertools import chain
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from payproc.cli.console import Screen, make_notifier, open_screen, progress_bar
+from payproc.cli.console import Screen, make_notifier, open_screen, progress_bar, report_progress
 from payproc.cli.entries import HISTORY_COLUMNS, choose_history_layouts, make_history_row
 from payproc.cli.exits import exit_on_errors
 from payproc.cli.files import identify_file
@@ -36,9 +36,6 @@ EXAMPLES = format_examples(
     "payproc history --run 1 --outcome REJECT",
     "payproc history --limit 20 --format json",
 )
-
-PROGRESS_ENTRIES = 2_000
-"""Entries between two reports of progress."""
 
 
 class Kind(str, Enum):
@@ -108,17 +105,7 @@ def history(
             total = entries.count_entries(database, picked, limit) if is_progress_shown else None
             with progress_bar(total, "entries", is_progress_shown) as on_progress:
                 found = entries.list_entries(database, picked, limit, with_payload=not is_table)
-                _print(screen if is_table else None, _report(found, on_progress))
-
-
-def _report(found: "Iterable[PaymentEntry]", on_progress: Callable[[int], None]) -> "Iterator[PaymentEntry]":
-    """Yield the entries, and report their number now and then."""
-    number = 0
-    for number, each in enumerate(found, 1):
-        if number % PROGRESS_ENTRIES == 0:
-            on_progress(number)
-        yield each
-    on_progress(number)
+                _print(screen if is_table else None, report_progress(found, on_progress))
 
 
 def _print(screen: Screen | None, found: "Iterator[PaymentEntry]") -> None:

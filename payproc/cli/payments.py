@@ -1,5 +1,6 @@
 """`payproc payments`: payments by state and age."""
 
+import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from itertools import chain
@@ -7,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from payproc.cli.console import make_notifier, open_screen
+from payproc.cli.console import Screen, make_notifier, open_screen, progress_bar, report_progress
 from payproc.cli.exits import exit_on_errors
+from payproc.cli.files import identify_file
 from payproc.cli.options import (
     MAX_LIMIT,
     DatabaseUrl,
@@ -66,22 +68,28 @@ def payments(
 
         now = datetime.now(timezone.utc)
         picked = listing.PaymentFilter(state, None if older_than is None else now - older_than, waiting)
+        screen = open_screen()  # before the bar, which takes the place of stdout
+        # A table on a terminal, or in a pager, is its own progress.
+        is_progress_shown = not quiet and sys.stderr.isatty() and identify_file(sys.stdout.fileno()) is not None
         with location.open_database(database_url, make_notifier(quiet)) as database:
             schema.require_schema(database)
-            found = listing.list_payments(database, picked, limit)
-            if output_format is Format.JSON:
-                for payment in found:
-                    typer.echo(to_json_line(payment))
-            else:
-                _print_payments(found, now)
+            has_total = is_progress_shown and not waiting
+            total = listing.count_payments(database, picked, limit) if has_total else None
+            with progress_bar(total, "payments", is_progress_shown) as on_progress:
+                found = report_progress(listing.list_payments(database, picked, limit), on_progress)
+                if output_format is Format.JSON:
+                    for payment in found:
+                        typer.echo(to_json_line(payment))
+                else:
+                    _print_payments(screen, found, now)
 
 
-def _print_payments(found: "Iterator[ListedPayment]", now: datetime) -> None:
+def _print_payments(screen: Screen, found: "Iterator[ListedPayment]", now: datetime) -> None:
     if (first := next(found, None)) is None:
-        typer.echo("no payments match")
+        screen.print(["no payments match"])
         return
     rows = (_make_row(payment, now) for payment in chain((first,), found))
-    open_screen().print_table(_COLUMNS, rows, layouts=_LAYOUTS)
+    screen.print_table(_COLUMNS, rows, layouts=_LAYOUTS)
 
 
 def _make_row(payment: "ListedPayment", now: datetime) -> Row:

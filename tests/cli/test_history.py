@@ -134,18 +134,20 @@ def test_history_survives_lost_runs(run_in_process: InProcess, sql: Sql) -> None
     assert [each["source"] for each in entries(run_in_process)] == ["source 0"]
 
 
-@pytest.mark.parametrize("into", ["> file", "| cat > file", "--format json > file"])
-def test_history_bar_is_drawn_unless_in_a_pipe(payproc: Payproc, run_in_process: InProcess, into: str) -> None:
+@pytest.mark.parametrize(
+    "command", ["history > file", "history | cat > file", "history --format json > file", "payments > file"]
+)
+def test_listing_bar_is_drawn_unless_in_a_pipe(payproc: Payproc, run_in_process: InProcess, command: str) -> None:
     """The reader of a pipe may draw one on the same terminal."""
     run_in_process("ingest", "-", stdin=event_line("e1", "p1", "authorize"))
-    script = f'"$0" history {into}'
+    script = f'"$0" {command}'
     with (
         open_terminal() as terminal,
         Shell(payproc).start(script, stderr=terminal.stream, env={"TERM": "xterm"}),
     ):
         drawn = terminal.read_all()
     assert "authorize" in (payproc.folder / "file").read_text()
-    assert (b"1/1" in drawn) == ("|" not in into)
+    assert (b"1/1" in drawn) == ("|" not in command)
 
 
 @pytest.mark.parametrize("columns", [80, 110, 160])

@@ -16,11 +16,11 @@ import pytest
 import typer
 from sqlalchemy import URL
 
-from payproc import history, review
+from payproc import history, listing, review
 from payproc.cli.main import app
 from payproc.db.connection import Database
 from payproc.export import count_lines
-from payproc.logic import Outcome
+from payproc.logic import Outcome, State
 from payproc.verify import count_entries
 from tests.support.in_process import InProcess
 from tests.support.old_schemas import load_version
@@ -155,11 +155,15 @@ def test_every_command_is_tried() -> None:
     assert commands.keys() - WITHOUT_DATABASE == {command[0] for command in [*WRITES, *(each for each, _ in READS)]}
 
 
+def count_payments(database: Database) -> int:
+    return listing.count_payments(database, listing.PaymentFilter(State.CREATED))
+
+
 def count_history(database: Database) -> int:
     return history.count_entries(database, history.HistoryFilter(outcome=Outcome.MANUAL_REVIEW))
 
 
-@pytest.mark.parametrize("count", [review.count_open, count_entries, count_lines, count_history])
+@pytest.mark.parametrize("count", [review.count_open, count_entries, count_lines, count_history, count_payments])
 def test_count_calls_no_shadow(database: Database, count: Callable[[Database], int]) -> None:
     """These are for a progress bar, or for the line that an ingest ends with."""
     assert count(database) > 0

@@ -1,9 +1,11 @@
 """`payproc payments`: payments by state and age."""
 
 import json
+from contextlib import closing
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 
 from tests.support.events import event_line, write_lines
 from tests.support.in_process import InProcess
@@ -36,10 +38,6 @@ def filled(shared: InProcess) -> InProcess:
 @pytest.fixture(scope="module")
 def aged(filled: InProcess) -> InProcess:
     """The same, with the times of their last moves in the past."""
-    from contextlib import closing
-
-    from sqlalchemy import make_url
-
     url = make_url(filled.environment["DATABASE_URL"])
     with closing(Sql(url)) as sql:
         for payment, days in AGES.items():

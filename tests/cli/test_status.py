@@ -1,6 +1,7 @@
 """`payproc status`: the database at a glance, for people and for cron."""
 
 import json
+import re
 
 import pytest
 
@@ -90,8 +91,6 @@ def test_status_rejected_are_those_of_history(filled: InProcess) -> None:
 )
 def test_status_limit_passed_exits_with_3(filled: InProcess, options: str, code: int, lines: list[str]) -> None:
     """With a line on each; the status itself is printed all the same."""
-    import re
-
     finished = filled("status", "--quiet", *options.split())
     assert finished.code == code
     assert [re.sub(r"for \d+ s$", "for N s", line) for line in messages(finished)] == lines
