@@ -25,7 +25,6 @@ STORIES: dict[str, dict[str, Any]] = {
         }
     },
     "outage": {"reasons": {"transition": 4, "predecessor_missing": 4}},
-    "refused_capture": {"reasons": {"transition": 1, "authorize_after_failure": 1, "payment_failed": 1}},
     "reused_ids": {"reasons": {"event_id_conflict": 2, "duplicate_event": 1, "transition": 2}},
     "malformed_lines": {"reasons": {"transition": 2}, "malformed": 6},
 }
