@@ -48,7 +48,7 @@ _COUNT = """
          + (SELECT count(*) FROM payproc.corrections)
 """
 
-Row = tuple[str, int | None, str | None, str, str, str, str]
+FoldRow = tuple[str, int | None, str | None, str, str, str, str]
 """Payment, position, type, outcome or resolution, reason, state before, state after. A correction
 has no type. A payment's own row has its version in place of the reason. Rows stay tuples, because
 there may be millions."""
@@ -113,7 +113,7 @@ def count_entries(database: Database) -> int:
     return int(count)
 
 
-def check(payment_id: str, history: Iterable[Row]) -> Iterator[Finding]:
+def check(payment_id: str, history: Iterable[FoldRow]) -> Iterator[Finding]:
     """Fold one payment's history; compare the end with the payment's own row, the last one."""
     state, version = State.CREATED.value, 0
     for _, position, event_type, outcome, reason, before, after in history:
@@ -142,7 +142,7 @@ def check(payment_id: str, history: Iterable[Row]) -> Iterator[Finding]:
 
 def _count_rows(
     rows: Iterable[tuple[Any, ...]], summary: VerifySummary, on_progress: Callable[[int], None]
-) -> Iterator[Row]:
+) -> Iterator[FoldRow]:
     """Yield the rows, counting them in `summary`."""
     for row in rows:
         if row[1] is None:

@@ -33,7 +33,7 @@ _DEFAULT_WIDTH = 80
 _LINES_PER_WRITE = 200
 """Lines written at once, because a system call per line is slow on a terminal."""
 
-_STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
+_STYLE_CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 """Parameters of SGR, the control sequence for styles."""
 
 
@@ -47,7 +47,9 @@ class Screen:
         self._styles: dict[str, str] = {}
         if _shows_styles(stream):
             is_plain = bool(os.environ.get("NO_COLOR"))  # which keeps bold and dim
-            self._styles = {name: code for name, code in _STYLES.items() if not (is_plain and code.startswith("3"))}
+            self._styles = {
+                name: code for name, code in _STYLE_CODES.items() if not (is_plain and code.startswith("3"))
+            }
         self._rule = "─" if (stream.encoding or "").lower().startswith("utf") else "-"
 
     def print(self, lines: Iterable[str]) -> None:
@@ -142,7 +144,7 @@ class ProblemLog:
 
 
 @contextlib.contextmanager
-def progress_bar(total: int | None, unit: str, is_shown: bool) -> Iterator[Callable[[int], None]]:
+def show_progress(total: int | None, unit: str, is_shown: bool) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on stderr; yield the function that takes the amount done so far."""
     if not is_shown:
         yield lambda _: None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from payproc.cli.console import ProblemLog, make_notifier, print_message, progress_bar
+from payproc.cli.console import ProblemLog, make_notifier, print_message, show_progress
 from payproc.cli.exits import DONE_WITH_FINDINGS, exit_on_errors
 from payproc.cli.files import identify_file
 from payproc.cli.options import DatabaseUrl, Quiet, format_examples
@@ -50,7 +50,7 @@ def export(quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
                 lambda record: omitted.add(_describe_omission(record)),
                 lambda payment: corrected.add(_describe_corrected(payment)),
             )
-            with contextlib.closing(blocks), progress_bar(total, "lines", is_progress_shown) as on_progress:
+            with contextlib.closing(blocks), show_progress(total, "lines", is_progress_shown) as on_progress:
                 for block in blocks:
                     _write_whole(printable_json(block.decode()).encode() if is_terminal else block)
                     on_progress(summary.lines)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from payproc.cli.console import Screen, make_notifier, open_screen, progress_bar
+from payproc.cli.console import Screen, make_notifier, open_screen, show_progress
 from payproc.cli.entries import HISTORY_COLUMNS, choose_history_layouts, make_history_row
 from payproc.cli.exits import exit_on_errors
 from payproc.cli.files import identify_file
@@ -106,7 +106,7 @@ def history(
         with location.open_database(database_url, make_notifier(quiet)) as database:
             schema.require_schema(database)
             total = entries.count_entries(database, picked, limit) if is_progress_shown else None
-            with progress_bar(total, "entries", is_progress_shown) as on_progress:
+            with show_progress(total, "entries", is_progress_shown) as on_progress:
                 found = entries.list_entries(database, picked, limit, with_payload=not is_table)
                 _print(screen if is_table else None, _report(found, on_progress))
 

@@ -32,8 +32,7 @@ from payproc.cli.options import (
     refuse_undecodable,
 )
 from payproc.cli.people import By, Expect, OptionalNote, Yes, check_author, check_note, describe_move, require_consent
-from payproc.cli.render import DONE
-from payproc.cli.rules import MEANING
+from payproc.cli.render import DONE, MEANING
 from payproc.errors import CannotFinish, WrongUsage
 from payproc.escape import printable_json, unambiguous
 from payproc.logic import Resolution, State

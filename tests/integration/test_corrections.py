@@ -219,7 +219,7 @@ def test_second_of_two_unlike_corrections_follows(
     verified()
 
 
-def test_correction_beside_a_resolution_is_asked_again(
+def test_correction_beside_resolution_asks_again(
     database: Database, recorder: Recorder, verified: Callable[[], None]
 ) -> None:
     """A colleague resolves the review while the person reads."""
