@@ -148,7 +148,7 @@ def count_open(database: Database) -> int:
     return int(count)
 
 
-def resolve(
+def resolve_review(
     database: Database, event_id: str, decision: ReviewDecision, confirm: Callable[[Review, State], bool]
 ) -> tuple[Review, int] | None:
     """Record a person's decision; return the event and the decision's position in the history.

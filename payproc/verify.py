@@ -1,10 +1,14 @@
 """The fold: every history replayed from its start, and compared with the stored states.
 
 Belongs here: reading everything in payment order, and naming each contradiction. The books are
-right if each entry starts in the state in which the one before it ended, positions have no gaps,
-only APPLY and people move a payment, and the stored state and version are those that the history
-gives. A recorded decision may differ from today's table: then the rules have changed, and the books
-are still consistent.
+right if:
+
+* each entry starts in the state where the one before ended;
+* positions have no gaps;
+* only APPLY and people move a payment;
+* the stored state and version equal the fold.
+
+A decision that differs from today's table is no fault, because rules change.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -90,7 +94,7 @@ class VerifySummary(msgspec.Struct):
         return sum(count for problem, count in self.problems.items() if problem is not Problem.RULES_CHANGED)
 
 
-def verify(
+def verify_histories(
     database: Database, summary: VerifySummary, on_progress: Callable[[int], None] = lambda _: None
 ) -> Iterator[Finding]:
     """Fold every history as of one moment; yield findings, count in `summary`. Memory stays flat.

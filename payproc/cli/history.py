@@ -88,15 +88,15 @@ def history(
     As JSON, one object a line.
     """
     with exit_on_errors():
-        from payproc import history as entries  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
-        from payproc.db import location, schema
+        from payproc.db import location, schema  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
+        from payproc.history import HistoryFilter, count_entries, list_entries
 
         for name, value in (("--by", by), ("--payment", payment)):
             refuse_option(context, name, value)
             refuse_undecodable(name, value or "")
         if since is not None and until is not None and since >= until:
             raise WrongUsage(f"--until: {until:%Y-%m-%d %H:%M:%S} UTC is not later than --since, so nothing can fit")
-        picked = entries.HistoryFilter(
+        picked = HistoryFilter(
             run, outcome, reason, event_type, kind.value if kind else None, by, payment, since, until
         )
         is_table = output_format is Format.TABLE
@@ -105,9 +105,9 @@ def history(
         screen = open_screen()  # before the bar, which takes the place of stdout
         with location.open_database(database_url, make_notifier(quiet)) as database:
             schema.require_schema(database)
-            total = entries.count_entries(database, picked, limit) if is_progress_shown else None
+            total = count_entries(database, picked, limit) if is_progress_shown else None
             with show_progress(total, "entries", is_progress_shown) as on_progress:
-                found = entries.list_entries(database, picked, limit, with_payload=not is_table)
+                found = list_entries(database, picked, limit, with_payload=not is_table)
                 _print(screen if is_table else None, _report(found, on_progress))
 
 

@@ -170,12 +170,12 @@ def _check_inputs(context: typer.Context, given: Mapping[str, Any]) -> None:
 
 def _resolve_one(database: "Database", event_id: str, decision: "ReviewDecision", *, yes: bool) -> None:
     """Record a decision about one event, and print its effect."""
-    from payproc import review  # as in `resolve`
+    from payproc.review import resolve_review  # as in `resolve`
 
     def approve(found: "Review", _: State) -> bool:
         return yes or _ask(found, decision)
 
-    resolved = review.resolve(database, event_id, decision, approve)
+    resolved = resolve_review(database, event_id, decision, approve)
     if resolved is None:
         raise CannotFinish("nothing was changed")
     found, position = resolved
