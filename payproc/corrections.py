@@ -18,7 +18,7 @@ from payproc.errors import CannotFinish
 from payproc.escape import unambiguous
 from payproc.logic import State
 from payproc.moves import MAX_ATTEMPTS, move_payment
-from payproc.payments import payment_of
+from payproc.payments import find_payment_id
 
 _PAYMENT = "SELECT payment_id, state, version, state_since FROM payproc.payments WHERE payment_id = %s"
 
@@ -98,7 +98,7 @@ def _find(cursor: psycopg2.extensions.cursor, payment_id: str) -> Standing:
         cursor.execute(_COUNTS, {"id": payment_id})
         return make_struct(Standing, payment | next(read_rows(cursor)))
     hint = ""
-    if its_payment := payment_of(cursor, payment_id):
+    if its_payment := find_payment_id(cursor, payment_id):
         hint = f'; it is an event_id of payment "{unambiguous(its_payment)}"'
     else:
         cursor.execute("SELECT FROM payproc.event_conflicts WHERE payment_id = %s LIMIT 1", (payment_id,))

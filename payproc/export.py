@@ -10,8 +10,8 @@ event_id on record before it.
 
 Resolutions and corrections are omitted. They are not events, and repeating them by machine would
 mean deciding for people. The differences that follow are counted: the decision table is folded over
-the events, as an ingest of the copy would do. A corrected payment that ends in another state in the
-copy is named, too.
+the events, as an ingest of the copy would do. Corrected payments that end in another state in the
+copy are named.
 
 A line that contradicts its record is omitted, because it would silently become another event in the
 copy. So is a conflict whose event is omitted, because it would be the first under its
@@ -69,7 +69,7 @@ _COUNT_CORRECTIONS = "SELECT count(*) FROM payproc.corrections"
 _COUNT_LINES = "SELECT (SELECT count(*) FROM payproc.events) + (SELECT count(*) FROM payproc.event_conflicts)"
 
 
-class LeftOut(msgspec.Struct, frozen=True):
+class OmittedRecord(msgspec.Struct, frozen=True):
     """An event, or a conflict, whose line is omitted, and the reason."""
 
     kind: str
@@ -91,7 +91,7 @@ class ExportSummary(msgspec.Struct):
 
     events: int = 0
     conflicts: int = 0
-    left_out: int = 0
+    omitted: int = 0
     resolutions: dict[Resolution, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Resolution, 0))
     corrections: int = 0
     waiting: int = 0
@@ -107,10 +107,10 @@ class ExportSummary(msgspec.Struct):
         return self.events + self.conflicts
 
 
-def export(
+def export_events(
     database: Database,
     summary: ExportSummary,
-    on_left_out: Callable[[LeftOut], None] = lambda _: None,
+    on_omitted: Callable[[OmittedRecord], None] = lambda _: None,
     on_corrected: Callable[[CorrectedPayment], None] = lambda _: None,
 ) -> Generator[bytes, None, None]:
     """Yield the records of one moment as blocks of lines; count in `summary`. Memory stays flat.
@@ -125,8 +125,8 @@ def export(
             ((summary.corrections,),) = cursor.fetchall()
         block = bytearray()
         for lines in (
-            _export_events(connection, summary, on_left_out, on_corrected),
-            _export_conflicts(connection, summary, on_left_out),
+            _export_events(connection, summary, on_omitted, on_corrected),
+            _export_conflicts(connection, summary, on_omitted),
         ):
             for line in lines:
                 block += line
@@ -182,7 +182,7 @@ class _Conflict(_Record, frozen=True, gc=False):
 def _export_events(
     connection: psycopg2.extensions.connection,
     summary: ExportSummary,
-    on_left_out: Callable[[LeftOut], None],
+    on_omitted: Callable[[OmittedRecord], None],
     on_corrected: Callable[[CorrectedPayment], None],
 ) -> Iterator[bytes]:
     """Yield the lines of events, payment by payment, and count the differences of a copy."""
@@ -196,8 +196,8 @@ def _export_events(
             for event in history:
                 last = (event.position, event.state_after)
                 if why := _reason_to_omit(event):
-                    summary.left_out += 1
-                    on_left_out(LeftOut("event", event.event_id, payment_id, why))
+                    summary.omitted += 1
+                    on_omitted(OmittedRecord("event", event.event_id, payment_id, why))
                     continue
                 decision = TABLE[state_in_copy][event.type]
                 recorded = (event.outcome, event.reason, event.state_before, event.state_after)
@@ -236,33 +236,33 @@ class _DecisionsOfPeople:
 
 
 def _export_conflicts(
-    connection: psycopg2.extensions.connection, summary: ExportSummary, on_left_out: Callable[[LeftOut], None]
+    connection: psycopg2.extensions.connection, summary: ExportSummary, on_omitted: Callable[[OmittedRecord], None]
 ) -> Iterator[bytes]:
     """Yield the lines of conflicts."""
     with open_stream(connection, _CONFLICTS, fetch_rows=FETCH_LINES) as cursor:
         for conflict in read_structs(cursor, _Conflict):
             if why := _reason_to_omit_conflict(conflict):
-                summary.left_out += 1
-                on_left_out(LeftOut("conflict", conflict.event_id, conflict.payment_id, why))
+                summary.omitted += 1
+                on_omitted(OmittedRecord("conflict", conflict.event_id, conflict.payment_id, why))
                 continue
             summary.conflicts += 1
             yield conflict.line.encode()
 
 
 def _reason_to_omit_conflict(conflict: _Conflict) -> str | None:
-    """Return the reason why a line would not be this conflict again; None if it would."""
+    """Return the reason to omit a conflict, or None."""
     original = conflict.original()
     if original is None:
         return "no event is recorded under its event_id, so it would become one"
     if _reason_to_omit(original):
-        return "the event under its event_id is left out, so it would take its place"
+        return "the event under its event_id is omitted, so it would replace that event"
     if (conflict.payment_id, conflict.type) == (original.payment_id, original.type):
-        return "it says the same as the event under its event_id, so it would be a duplicate"
+        return "it has the payment and type of the event under its event_id, so it would be a duplicate"
     return _reason_to_omit(conflict)
 
 
 def _reason_to_omit(record: _Record) -> str | None:
-    """Return the reason why a line would not be this event again; None if it would."""
+    """Return the reason to omit a record, or None."""
     if "\n" in record.line:
         return "its line holds a line feed, so it would become two"
     parsed = parse_line(record.line.encode())

@@ -16,7 +16,7 @@ import msgspec
 import psycopg2.extensions
 
 from payproc.db.connection import Database
-from payproc.db.rows import FETCH_LINES, FETCH_ROWS, Row, make_struct, open_stream, read_rows
+from payproc.db.rows import FETCH_LINES, FETCH_ROWS, Record, make_struct, open_stream, read_rows
 from payproc.logic import EventType, Outcome, Reason
 from payproc.payments import CorrectionEntry, EventEntry, HistoryEntry, RecordedFact, ResolutionEntry
 
@@ -254,7 +254,7 @@ def _sources_reader(cursor: psycopg2.extensions.cursor) -> Callable[[int], list[
     return find_sources
 
 
-def _make_entry(row: Row, find_sources: Callable[[int], list[str]]) -> PaymentEntry:
+def _make_entry(row: Record, find_sources: Callable[[int], list[str]]) -> PaymentEntry:
     """Return a row as an entry of its kind."""
     kind, index = row["kind"], row["source"]
     if index is not None:

@@ -8,7 +8,7 @@ from datetime import datetime
 import msgspec
 import psycopg2.extensions
 
-from payproc.db.rows import Row, make_struct, read_rows, read_structs
+from payproc.db.rows import Record, make_struct, read_rows, read_structs
 from payproc.logic import EventType, Outcome, Reason, Resolution, State
 
 
@@ -181,12 +181,12 @@ def load_payment(cursor: psycopg2.extensions.cursor, payment_id: str) -> Payment
     return Payment(payment_id, State(state), version, history, open_reviews, conflicts)
 
 
-def payment_of(cursor: psycopg2.extensions.cursor, event_id: str) -> str | None:
+def find_payment_id(cursor: psycopg2.extensions.cursor, event_id: str) -> str | None:
     """Return the payment_id of an event, or None. Used to hint when `show` gets an event_id."""
     cursor.execute("SELECT payment_id FROM payproc.events WHERE event_id = %s", (event_id,))
     found = cursor.fetchone()
     return found[0] if found else None
 
 
-def _original(row: Row) -> Row:
+def _original(row: Record) -> Record:
     return {"payment_id": row["original_payment_id"], "type": row["original_type"]}

@@ -12,7 +12,7 @@ import msgspec
 import psycopg2.extensions
 
 from payproc.db.connection import Database
-from payproc.db.rows import Row, make_struct, read_rows
+from payproc.db.rows import Record, make_struct, read_rows
 from payproc.errors import CannotFinish
 from payproc.escape import unambiguous
 from payproc.logic import STATE_NAMED_BY, EventType, Outcome, Reason, Resolution, State, is_legal
@@ -148,7 +148,7 @@ def count_open(database: Database) -> int:
     return int(count)
 
 
-def resolve(
+def resolve_review(
     database: Database, event_id: str, decision: ReviewDecision, confirm: Callable[[Review, State], bool]
 ) -> tuple[Review, int] | None:
     """Record a person's decision; return the event and the decision's position in the history.
@@ -233,13 +233,13 @@ def record(cursor: psycopg2.extensions.cursor, event: PendingEvent, decision: Re
     return None
 
 
-def make_review(row: Row) -> Review:
+def make_review(row: Record) -> Review:
     """Return a row of REVIEWS."""
     is_legal_now = is_legal(State(row["state"]), EventType(row["type"]))
     return make_struct(Review, {**row, "legal_now": is_legal_now})
 
 
-def _find(cursor: psycopg2.extensions.cursor, query: str, event_id: str) -> Row:
+def _find(cursor: psycopg2.extensions.cursor, query: str, event_id: str) -> Record:
     """Return the row of an event that can be resolved. Raises Refused if it cannot."""
     cursor.execute(query, (event_id,))
     row = next(read_rows(cursor), None)

@@ -10,7 +10,7 @@ import msgspec
 import psycopg2.extensions
 
 from payproc.db.connection import Database
-from payproc.db.rows import Row, make_struct, open_stream, read_rows
+from payproc.db.rows import Record, make_struct, open_stream, read_rows
 from payproc.errors import CannotFinish
 from payproc.logic import Outcome
 
@@ -92,5 +92,5 @@ def read_last_run(cursor: psycopg2.extensions.cursor) -> Run | None:
     return next(map(_make_run, read_rows(cursor)), None)
 
 
-def _make_run(row: Row) -> Run:
+def _make_run(row: Record) -> Run:
     return make_struct(Run, {**row, "outcomes": {outcome: row[column] for outcome, column in _COLUMN_OF.items()}})

@@ -1,10 +1,14 @@
 """The fold: every history replayed from its start, and compared with the stored states.
 
 Belongs here: reading everything in payment order, and naming each contradiction. The books are
-right if each entry starts in the state in which the one before it ended, positions have no gaps,
-only APPLY and people move a payment, and the stored state and version are those that the history
-gives. A recorded decision may differ from today's table: then the rules have changed, and the books
-are still consistent.
+right if:
+
+* each entry starts in the state where the one before ended;
+* positions have no gaps;
+* only APPLY and people move a payment;
+* the stored state and version equal the fold.
+
+A decision that differs from today's table is no fault, because rules change.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -48,7 +52,7 @@ _COUNT = """
          + (SELECT count(*) FROM payproc.corrections)
 """
 
-Row = tuple[str, int | None, str | None, str, str, str, str]
+FoldRow = tuple[str, int | None, str | None, str, str, str, str]
 """Payment, position, type, outcome or resolution, reason, state before, state after. A correction
 has no type. A payment's own row has its version in place of the reason. Rows stay tuples, because
 there may be millions."""
@@ -90,7 +94,7 @@ class VerifySummary(msgspec.Struct):
         return sum(count for problem, count in self.problems.items() if problem is not Problem.RULES_CHANGED)
 
 
-def verify(
+def verify_histories(
     database: Database, summary: VerifySummary, on_progress: Callable[[int], None] = lambda _: None
 ) -> Iterator[Finding]:
     """Fold every history as of one moment; yield findings, count in `summary`. Memory stays flat.
@@ -113,7 +117,7 @@ def count_entries(database: Database) -> int:
     return int(count)
 
 
-def check(payment_id: str, history: Iterable[Row]) -> Iterator[Finding]:
+def check(payment_id: str, history: Iterable[FoldRow]) -> Iterator[Finding]:
     """Fold one payment's history; compare the end with the payment's own row, the last one."""
     state, version = State.CREATED.value, 0
     for _, position, event_type, outcome, reason, before, after in history:
@@ -142,7 +146,7 @@ def check(payment_id: str, history: Iterable[Row]) -> Iterator[Finding]:
 
 def _count_rows(
     rows: Iterable[tuple[Any, ...]], summary: VerifySummary, on_progress: Callable[[int], None]
-) -> Iterator[Row]:
+) -> Iterator[FoldRow]:
     """Yield the rows, counting them in `summary`."""
     for row in rows:
         if row[1] is None:

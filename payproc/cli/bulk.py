@@ -17,13 +17,12 @@ from typing import IO, NamedTuple
 import typer
 
 from payproc.bulk import BulkResult, BulkSummary, Order, Resolver, Settled, plan
-from payproc.cli.console import ProblemLog, confirm, open_screen, progress_bar
+from payproc.cli.console import ProblemLog, confirm, open_screen, show_progress
 from payproc.cli.exits import DONE_WITH_FINDINGS
 from payproc.cli.files import OutputFiles
 from payproc.cli.filters import describe_no_reviews
 from payproc.cli.options import Format, refuse_option
-from payproc.cli.render import format_count, to_json, to_json_line
-from payproc.cli.rules import MEANING
+from payproc.cli.render import MEANING, format_count, to_json, to_json_line
 from payproc.cli.table import Column
 from payproc.db.connection import Database
 from payproc.errors import CannotFinish, PayprocError, WrongUsage
@@ -171,7 +170,7 @@ def _take_all(database: Database, orders: Iterable[Order | BulkResult], results:
     try:
         with (
             contextlib.closing(Resolver(database)) as resolver,
-            progress_bar(total, "decisions", is_progress_shown) as on_progress,
+            show_progress(total, "decisions", is_progress_shown) as on_progress,
         ):
             for done, order in enumerate(orders, 1):
                 with interrupt.noted():  # a decision that is recorded is reported too

@@ -38,7 +38,7 @@ _ROWS_PER_REPORT = 2_000
 _LINES_PER_WRITE = 200
 """Lines written at once, because a system call per line is slow on a terminal."""
 
-_STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
+_STYLE_CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 """Parameters of SGR, the control sequence for styles."""
 
 
@@ -52,7 +52,9 @@ class Screen:
         self._styles: dict[str, str] = {}
         if _shows_styles(stream):
             is_plain = bool(os.environ.get("NO_COLOR"))  # which keeps bold and dim
-            self._styles = {name: code for name, code in _STYLES.items() if not (is_plain and code.startswith("3"))}
+            self._styles = {
+                name: code for name, code in _STYLE_CODES.items() if not (is_plain and code.startswith("3"))
+            }
         self._rule = "─" if (stream.encoding or "").lower().startswith("utf") else "-"
 
     def print(self, lines: Iterable[str]) -> None:
@@ -147,7 +149,7 @@ class ProblemLog:
 
 
 @contextlib.contextmanager
-def progress_bar(total: int | None, unit: str, is_shown: bool) -> Iterator[Callable[[int], None]]:
+def show_progress(total: int | None, unit: str, is_shown: bool) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on stderr; yield the function that takes the amount done so far."""
     if not is_shown:
         yield lambda _: None

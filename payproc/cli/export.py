@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from payproc.cli.console import ProblemLog, make_notifier, print_message, progress_bar
+from payproc.cli.console import ProblemLog, make_notifier, print_message, show_progress
 from payproc.cli.exits import DONE_WITH_FINDINGS, exit_on_errors
 from payproc.cli.files import identify_file
 from payproc.cli.options import DatabaseUrl, Quiet, format_examples
@@ -15,7 +15,7 @@ from payproc.escape import printable_json, unambiguous
 from payproc.signals import interrupt
 
 if TYPE_CHECKING:  # as in `export`
-    from payproc.export import CorrectedPayment, ExportSummary, LeftOut
+    from payproc.export import CorrectedPayment, ExportSummary, OmittedRecord
 
 EXAMPLES = format_examples(
     "payproc export > events.jsonl",
@@ -24,33 +24,33 @@ EXAMPLES = format_examples(
 
 
 def export(quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
-    """Write every recorded event to stdout, one a line, as it was received.
+    """Write every recorded event as it was received.
 
-    An empty database that ingests the lines has the same payments and histories, and the same
-    conflicts. Decisions of people are left out: stderr says how many, and how a copy will differ.
+    One event a line, to stdout. An empty database that ingests the lines records the same events
+    and conflicts. Decisions of people are omitted; stderr prints their number and the differences
+    of a copy.
 
-    Exits with 3 if a recorded line no longer describes its event; such a line is left out and
-    named.
+    Exits with 3 if a recorded line no longer describes its event. Such a line is omitted and named.
     """
     with exit_on_errors():
-        from payproc import export as events  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
-        from payproc.db import location, schema
+        from payproc.db import location, schema  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
+        from payproc.export import ExportSummary, count_lines, export_events
 
-        summary = events.ExportSummary()
+        summary = ExportSummary()
         omitted, corrected = ProblemLog(), ProblemLog()
         is_terminal = sys.stdout.isatty()
         # In a pipe, the reader may draw a progress bar of its own on the same terminal.
         is_progress_shown = not quiet and sys.stderr.isatty() and identify_file(sys.stdout.fileno()) is not None
         with location.open_database(database_url, make_notifier(quiet)) as database:
             schema.require_schema(database)
-            total = events.count_lines(database) if is_progress_shown else None
-            blocks = events.export(
+            total = count_lines(database) if is_progress_shown else None
+            blocks = export_events(
                 database,
                 summary,
                 lambda record: omitted.add(_describe_omission(record)),
                 lambda payment: corrected.add(_describe_corrected(payment)),
             )
-            with contextlib.closing(blocks), progress_bar(total, "lines", is_progress_shown) as on_progress:
+            with contextlib.closing(blocks), show_progress(total, "lines", is_progress_shown) as on_progress:
                 for block in blocks:
                     _write_whole(printable_json(block.decode()).encode() if is_terminal else block)
                     on_progress(summary.lines)
@@ -58,7 +58,7 @@ def export(quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
         corrected.close("corrected payment")
         for line in _describe_summary(summary, quiet=quiet):
             print_message(line)
-    raise typer.Exit(DONE_WITH_FINDINGS if summary.left_out else 0)
+    raise typer.Exit(DONE_WITH_FINDINGS if summary.omitted else 0)
 
 
 def _write_whole(block: bytes) -> None:
@@ -69,10 +69,10 @@ def _write_whole(block: bytes) -> None:
     interrupt.check()
 
 
-def _describe_omission(record: "LeftOut") -> str:
+def _describe_omission(record: "OmittedRecord") -> str:
     return (
         f'{record.kind} "{unambiguous(record.event_id)}" of payment "{unambiguous(record.payment_id)}": '
-        f"left out: {record.why}"
+        f"omitted: {record.why}"
     )
 
 
@@ -90,14 +90,14 @@ def _describe_summary(summary: "ExportSummary", *, quiet: bool) -> list[str]:
         lines.append(
             f"exported {format_count(summary.events, 'event')} and {format_count(summary.conflicts, 'conflict')}"
         )
-    if summary.left_out:
+    if summary.omitted:
         lines.append(
-            f"left out {format_count(summary.left_out, 'record')}: ingested again, they would differ from the "
-            "record; the tables were edited manually, or the encoding of the database is not UTF8"
+            f"omitted {format_count(summary.omitted, 'record')}: a copy would differ; the tables were edited manually, "
+            "or the database encoding is not UTF8"
         )
     if omitted := _describe_decisions(summary):
         waiting = "1 event needs" if summary.waiting == 1 else f"{summary.waiting:,} events need"
-        lines.append(f"left out {omitted}: decisions of people are not replayed; in a copy {waiting} review")
+        lines.append(f"omitted {omitted}: a replay contains events alone; in a copy {waiting} review")
     if summary.changed_events or summary.changed_payments:
         have = "has" if summary.changed_events == 1 else "have"
         end = "s" * (summary.changed_payments == 1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from payproc.cli.console import Screen, make_notifier, open_screen, progress_bar, report_progress
+from payproc.cli.console import Screen, make_notifier, open_screen, report_progress, show_progress
 from payproc.cli.entries import HISTORY_COLUMNS, choose_history_layouts, make_history_row
 from payproc.cli.exits import exit_on_errors
 from payproc.cli.files import identify_file
@@ -85,15 +85,15 @@ def history(
     As JSON, one object a line.
     """
     with exit_on_errors():
-        from payproc import history as entries  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
-        from payproc.db import location, schema
+        from payproc.db import location, schema  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
+        from payproc.history import HistoryFilter, count_entries, list_entries
 
         for name, value in (("--by", by), ("--payment", payment)):
             refuse_option(context, name, value)
             refuse_undecodable(name, value or "")
         if since is not None and until is not None and since >= until:
             raise WrongUsage(f"--until: {until:%Y-%m-%d %H:%M:%S} UTC is not later than --since, so nothing can fit")
-        picked = entries.HistoryFilter(
+        picked = HistoryFilter(
             run, outcome, reason, event_type, kind.value if kind else None, by, payment, since, until
         )
         is_table = output_format is Format.TABLE
@@ -102,9 +102,9 @@ def history(
         screen = open_screen()  # before the bar, which takes the place of stdout
         with location.open_database(database_url, make_notifier(quiet)) as database:
             schema.require_schema(database)
-            total = entries.count_entries(database, picked, limit) if is_progress_shown else None
-            with progress_bar(total, "entries", is_progress_shown) as on_progress:
-                found = entries.list_entries(database, picked, limit, with_payload=not is_table)
+            total = count_entries(database, picked, limit) if is_progress_shown else None
+            with show_progress(total, "entries", is_progress_shown) as on_progress:
+                found = list_entries(database, picked, limit, with_payload=not is_table)
                 _print(screen if is_table else None, report_progress(found, on_progress))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from payproc.cli.console import ProblemLog, make_notifier, print_message, progress_bar
+from payproc.cli.console import ProblemLog, make_notifier, print_message, show_progress
 from payproc.cli.exits import DONE_WITH_FINDINGS, exit_on_errors
 from payproc.cli.files import OutputFiles, open_outputs
 from payproc.cli.options import (
@@ -211,7 +211,7 @@ def _run(
             names,
             Options(workers, report.dry_run, *outputs, label),
             on_malformed=problems.add,
-            on_progress=bar.enter_context(progress_bar(_count_bytes(names), "bytes", is_progress_shown)),
+            on_progress=bar.enter_context(show_progress(_count_bytes(names), "bytes", is_progress_shown)),
         )
         try:
             stop.check()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from payproc.cli.console import Screen, make_notifier, open_screen, progress_bar, report_progress
+from payproc.cli.console import Screen, make_notifier, open_screen, report_progress, show_progress
 from payproc.cli.exits import exit_on_errors
 from payproc.cli.files import identify_file
 from payproc.cli.options import (
@@ -75,7 +75,7 @@ def payments(
             schema.require_schema(database)
             has_total = is_progress_shown and not waiting
             total = listing.count_payments(database, picked, limit) if has_total else None
-            with progress_bar(total, "payments", is_progress_shown) as on_progress:
+            with show_progress(total, "payments", is_progress_shown) as on_progress:
                 found = report_progress(listing.list_payments(database, picked, limit), on_progress)
                 if output_format is Format.JSON:
                     for payment in found:

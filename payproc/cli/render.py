@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from payproc.cli.place import Place
 from payproc.cli.table import Styled
 from payproc.escape import printable_json, unambiguous
-from payproc.logic import Outcome, Resolution
+from payproc.logic import Outcome, Reason, Resolution
 
 if TYPE_CHECKING:  # these import psycopg2
     from payproc.history import ConflictEntry
@@ -18,9 +18,9 @@ if TYPE_CHECKING:  # these import psycopg2
     from payproc.review import Review
 
 MIN_WIDE_COLUMNS = 110
-"""Columns from which on a row of a history or a queue takes one line, if its ids stay whole."""
+"""Screen width from which a row takes one line instead of two, if its ids stay whole."""
 
-_STYLES = {
+_OUTCOME_STYLES = {
     Outcome.APPLY: "green",
     Outcome.IGNORE: "dim",
     Outcome.REJECT: "red",
@@ -30,9 +30,25 @@ _STYLES = {
 DONE = {Resolution.APPLY: "applied", Resolution.DISMISS: "dismissed"}
 """Resolutions in the past tense."""
 
+MEANING = {
+    Reason.EVENT_ID_CONFLICT: "its event_id is already used by another event",
+    Reason.DUPLICATE_EVENT: "this event is already recorded",
+    Reason.TRANSITION: "a legal step",
+    Reason.ALREADY_IN_STATE: "an earlier event reported the same state",
+    Reason.SUPERSEDED: "it is late: the payment has moved past this state",
+    Reason.PAYMENT_FAILED: "the payment has failed",
+    Reason.PREDECESSOR_MISSING: "the step before it is missing",
+    Reason.FAILURE_AFTER_CAPTURE: "it reports a failure after money moved",
+    Reason.CAPTURE_AFTER_REFUND: "it captures again after the refund",
+    Reason.REPEATED_REFUND: "it refunds again: money out twice",
+    Reason.AUTHORIZE_AFTER_FAILURE: "it authorizes after the failure",
+    Reason.FLAGGED: "it is a report that only a person can judge",
+}
+"""Every reason in words for people. logic.py stays free of prose."""
+
 
 def to_json(value: Any) -> str:
-    """Return one JSON document, indented because people look at it too."""
+    """Return one indented JSON document."""
     import msgspec  # 6 ms of CPU, a tenth of --help
 
     return printable_json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
@@ -47,7 +63,7 @@ def to_json_line(value: Any) -> str:
 
 def style_outcome(outcome: Outcome) -> Styled:
     """Return an outcome in its colour."""
-    return Styled(outcome.value, _STYLES[outcome])
+    return Styled(outcome.value, _OUTCOME_STYLES[outcome])
 
 
 def format_time(moment: datetime) -> str:

@@ -32,8 +32,7 @@ from payproc.cli.options import (
     refuse_undecodable,
 )
 from payproc.cli.people import By, Expect, OptionalNote, Yes, check_author, check_note, describe_move, require_consent
-from payproc.cli.render import DONE
-from payproc.cli.rules import MEANING
+from payproc.cli.render import DONE, MEANING
 from payproc.errors import CannotFinish, WrongUsage
 from payproc.escape import printable_json, unambiguous
 from payproc.logic import Resolution, State
@@ -171,12 +170,12 @@ def _check_inputs(context: typer.Context, given: Mapping[str, Any]) -> None:
 
 def _resolve_one(database: "Database", event_id: str, decision: "ReviewDecision", *, yes: bool) -> None:
     """Record a decision about one event, and print its effect."""
-    from payproc import review  # as in `resolve`
+    from payproc.review import resolve_review  # as in `resolve`
 
     def approve(found: "Review", _: State) -> bool:
         return yes or _ask(found, decision)
 
-    resolved = review.resolve(database, event_id, decision, approve)
+    resolved = resolve_review(database, event_id, decision, approve)
     if resolved is None:
         raise CannotFinish("nothing was changed")
     found, position = resolved

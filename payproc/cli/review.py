@@ -22,8 +22,7 @@ from payproc.cli.filters import (
     make_filter,
 )
 from payproc.cli.options import DatabaseUrl, Format, FormatOption, Quiet, format_examples
-from payproc.cli.render import MIN_WIDE_COLUMNS, format_age, format_origin, to_json_line
-from payproc.cli.rules import MEANING
+from payproc.cli.render import MEANING, MIN_WIDE_COLUMNS, format_age, format_origin, to_json_line
 from payproc.cli.table import Column, Row, Styled
 from payproc.escape import cell_text
 from payproc.logic import Reason

@@ -8,27 +8,11 @@ import typer
 from payproc.cli.console import Screen, open_screen
 from payproc.cli.exits import exit_on_errors
 from payproc.cli.options import format_examples
-from payproc.cli.render import style_outcome, to_json
+from payproc.cli.render import MEANING, style_outcome, to_json
 from payproc.cli.table import Column, Row
 from payproc.logic import OUTCOME_OF, TABLE, Decision, EventType, Outcome, Reason, State
 
 EXAMPLES = format_examples("payproc rules", "payproc rules --format mermaid")
-
-MEANING = {
-    Reason.EVENT_ID_CONFLICT: "its event_id is already used by another event",
-    Reason.DUPLICATE_EVENT: "this event is already recorded",
-    Reason.TRANSITION: "a legal step",
-    Reason.ALREADY_IN_STATE: "an earlier event reported the same state",
-    Reason.SUPERSEDED: "it is late: the payment has moved past this state",
-    Reason.PAYMENT_FAILED: "the payment has failed",
-    Reason.PREDECESSOR_MISSING: "the step before it is missing",
-    Reason.FAILURE_AFTER_CAPTURE: "it reports a failure after money moved",
-    Reason.CAPTURE_AFTER_REFUND: "it captures again after the refund",
-    Reason.REPEATED_REFUND: "it refunds again: money out twice",
-    Reason.AUTHORIZE_AFTER_FAILURE: "it authorizes after the failure",
-    Reason.FLAGGED: "it is a report that only a person can judge",
-}
-"""Every reason in words for people. logic.py stays free of prose."""
 
 _BY_IDENTITY = (Reason.EVENT_ID_CONFLICT, Reason.DUPLICATE_EVENT)
 """Reasons that precede any state, in order of precedence."""

@@ -41,7 +41,7 @@ def show(
             schema.require_schema(database)
             with database.snapshot() as connection, connection.cursor() as cursor:
                 payment = payments.load_payment(cursor, payment_id)
-                its_event = None if payment else payments.payment_of(cursor, payment_id)
+                its_event = None if payment else payments.find_payment_id(cursor, payment_id)
             if payment is None:
                 hint = f'; it is an event_id of payment "{unambiguous(its_event)}"' if its_event else ""
                 raise CannotFinish(

@@ -9,8 +9,7 @@ import typer
 from payproc.cli.console import make_notifier, open_screen, print_message
 from payproc.cli.exits import DONE_WITH_FINDINGS, exit_on_errors
 from payproc.cli.options import MAX_LIMIT, DatabaseUrl, Format, FormatOption, Quiet, format_examples, parse_age_option
-from payproc.cli.render import format_age, format_count, format_time, to_json
-from payproc.cli.rules import MEANING
+from payproc.cli.render import MEANING, format_age, format_count, format_time, to_json
 from payproc.escape import unambiguous
 
 if TYPE_CHECKING:  # as in `status`

@@ -21,7 +21,7 @@ FETCH_LINES = 100
 """Rows per fetch if each holds a line as received, of up to 1 MiB: all that are fetched are in
 memory at once."""
 
-Row = dict[str, Any]
+Record = dict[str, Any]
 """Values by the name of their column."""
 
 Struct = TypeVar("Struct", bound=msgspec.Struct)
@@ -51,7 +51,7 @@ def open_stream(
             cursor.close()
 
 
-def read_rows(cursor: psycopg2.extensions.cursor) -> Iterator[Row]:
+def read_rows(cursor: psycopg2.extensions.cursor) -> Iterator[Record]:
     """Yield the rows of a query by the names of their columns."""
     names: list[str] = []
     for row in cursor:
@@ -60,7 +60,7 @@ def read_rows(cursor: psycopg2.extensions.cursor) -> Iterator[Row]:
         yield dict(zip(names, row))  # noqa: B905
 
 
-def make_struct(kind: type[Struct], row: Row) -> Struct:
+def make_struct(kind: type[Struct], row: Record) -> Struct:
     """Return a row as a struct: text becomes its field's enum, `payload` stays as it is."""
     if "payload" in row:
         row["payload"] = msgspec.Raw(row["payload"])

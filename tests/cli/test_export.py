@@ -128,7 +128,7 @@ def test_pg_dump_moves_resolutions(
     assert copy("verify").stdout == payproc("verify").stdout
     for command in (["review", "--format", "json"], ["runs", "--format", "json"], ["export", "-q"]):
         assert copy(*command)[:2] == payproc(*command)[:2]
-    assert "left out 2 resolutions" in copy("export").stderr
+    assert "omitted 2 resolutions" in copy("export").stderr
     assert sql_on(copy_url).value("SELECT count(*) FROM payproc.resolutions") == 2
 
 
@@ -142,7 +142,7 @@ def test_export_of_an_empty_database(run_in_process: InProcess) -> None:
 
 
 def test_resolutions_are_omitted_and_counted(run_in_process: InProcess) -> None:
-    """The counts are printed with --quiet, too, because a copy lacks these records."""
+    """The counts are printed even with --quiet, because a copy lacks these records."""
     run = run_in_process
 
     def decide(event_id: str, decision: str) -> None:
@@ -188,7 +188,7 @@ def test_corrections_are_omitted_and_counted(run_in_process: InProcess) -> None:
     assert exported.stderr.splitlines() == [
         *named,
         "… and 2 more corrected payments",
-        "payproc: left out 22 corrections: decisions of people are not replayed; in a copy 0 events need review",
+        "payproc: omitted 22 corrections: a replay contains events alone; in a copy 0 events need review",
         "payproc: in a copy 0 events have another outcome, and 22 payments end in another state",
     ]
 
@@ -196,16 +196,16 @@ def test_corrections_are_omitted_and_counted(run_in_process: InProcess) -> None:
 def omitted(*, applied: int, dismissed: int) -> str:
     count = applied + dismissed
     return (
-        f"payproc: left out {count} resolution{'s' * (count > 1)} ({applied} applied, {dismissed} dismissed): "
-        "decisions of people are not replayed; in a copy 2 events need review"
+        f"payproc: omitted {count} resolution{'s' * (count > 1)} ({applied} applied, {dismissed} dismissed): "
+        "a replay contains events alone; in a copy 2 events need review"
     )
 
 
-FIRST_OMITTED = 'event "e00" of payment "p00\\u202e": left out: its line has the type authorize, the record fail'
+FIRST_OMITTED = 'event "e00" of payment "p00\\u202e": omitted: its line has the type authorize, the record fail'
 OMITTED_RECORDS = [
     "… and 2 more records",
-    "payproc: left out 22 records: ingested again, they would differ from the record; the tables were edited "
-    "manually, or the encoding of the database is not UTF8",
+    "payproc: omitted 22 records: a copy would differ; the tables were edited manually, "
+    "or the database encoding is not UTF8",
     "payproc: in a copy 0 events have another outcome, and 22 payments end in another state",
 ]
 

@@ -18,7 +18,7 @@ from payproc.corrections import Correction, correct
 from payproc.db.connection import Database
 from payproc.errors import CannotFinish
 from payproc.logic import Resolution, State
-from payproc.review import ReviewDecision, resolve
+from payproc.review import ReviewDecision, resolve_review
 from payproc.review_queue import open_reviews
 from tests.support.command import Payproc
 from tests.support.concurrency import assert_each_recorded_once, shares
@@ -52,7 +52,7 @@ class Person(threading.Thread):
 
     def _resolve(self, event_id: str, resolution: Resolution) -> None:
         try:
-            resolve(self.database, event_id, ReviewDecision(resolution, "n", self.by), lambda *_: True)
+            resolve_review(self.database, event_id, ReviewDecision(resolution, "n", self.by), lambda *_: True)
             self.resolved.append((event_id, resolution.value))
         except CannotFinish as error:
             if f'event "{event_id}": already resolved: ' in str(error):

@@ -13,9 +13,9 @@ from payproc.db.connection import Database
 from payproc.db.schema import create_schema
 from payproc.handlers import Recorder
 from payproc.logic import EventType, Reason, Resolution, State
-from payproc.review import ReviewDecision, resolve
+from payproc.review import ReviewDecision, resolve_review
 from payproc.review_queue import QueueCounts, ReviewFilter, open_reviews
-from payproc.verify import VerifySummary, verify
+from payproc.verify import VerifySummary, verify_histories
 from tests.support.events import input_events
 from tests.support.postgres import NewDatabase, Sql, as_database, contents, wait_for
 
@@ -42,7 +42,7 @@ def decide(database: Database) -> Iterator[Callable[..., BulkResult]]:
 
         def decide(event_id: str, decision: ReviewDecision = APPLY, version: int | None = None) -> BulkResult:
             result, _ = resolver.resolve(Order(event_id, decision, version))
-            assert list(verify(database, VerifySummary())) == []
+            assert list(verify_histories(database, VerifySummary())) == []
             return result
 
         yield decide
@@ -55,7 +55,7 @@ def decide_all(database: Database, filters: ReviewFilter, decision: ReviewDecisi
         orders = [Order(str(each.event_id), decision, filters=filters) for each in planned]
         results = [resolver.resolve(order)[0] for order in orders]
     assert results == planned
-    assert list(verify(database, VerifySummary())) == []
+    assert list(verify_histories(database, VerifySummary())) == []
     return results
 
 
@@ -208,7 +208,7 @@ def test_other_move_breaks_the_premises(database: Database, recorder: Recorder, 
     name = "bob" if other == "another name" else "alice"
     first = ReviewDecision(Resolution.APPLY, "n", name)
     if other == "before the batch":
-        resolve(database, "capture", first, lambda *_: True)
+        resolve_review(database, "capture", first, lambda *_: True)
     with closing(Resolver(database)) as resolver:
         if other != "before the batch":
             resolver.resolve(Order("capture", first, 3))
@@ -248,7 +248,7 @@ def test_moved_payment_is_looked_at_again(database: Database, recorder: Recorder
         result, reason = deciding.result()
     assert (result.state_before, result.state_after, result.position) == (State.AUTHORIZED, State.CAPTURED, 3)
     assert reason is Reason.PREDECESSOR_MISSING
-    assert list(verify(database, VerifySummary())) == []
+    assert list(verify_histories(database, VerifySummary())) == []
 
 
 def test_one_of_two_batches_wins(database: Database, recorder: Recorder, sql: Sql) -> None:
@@ -261,7 +261,7 @@ def test_one_of_two_batches_wins(database: Database, recorder: Recorder, sql: Sq
     with ThreadPoolExecutor(2) as people:
         fates = list(zip(*people.map(take, (APPLY, DISMISS)), strict=True))
     assert all(sorted(each) == ["refused", "resolved"] for each in fates)
-    assert list(verify(database, VerifySummary())) == []
+    assert list(verify_histories(database, VerifySummary())) == []
 
 
 def test_unstorable_note_is_refused(new_database: NewDatabase, sql_on: Callable[..., Sql]) -> None:

@@ -13,8 +13,8 @@ from payproc.errors import CannotFinish
 from payproc.handlers import Recorder
 from payproc.logic import Resolution, State
 from payproc.payments import CorrectionEntry, load_payment
-from payproc.review import ReviewDecision, resolve
-from payproc.verify import VerifySummary, verify
+from payproc.review import ReviewDecision, resolve_review
+from payproc.verify import VerifySummary, verify_histories
 from tests.support.events import input_events
 from tests.support.postgres import Sql, assert_books_right, contents, wait_for
 
@@ -51,7 +51,7 @@ def verified(database: Database, sql: Sql) -> Callable[[], None]:
     """Checks the records with `verify` and with the tests' own fold, corrections included."""
 
     def check() -> None:
-        assert list(verify(database, VerifySummary())) == []
+        assert list(verify_histories(database, VerifySummary())) == []
         assert_books_right(sql)
 
     return check
@@ -102,7 +102,7 @@ def test_confirmation_shows_what_is_refused_or_open(database: Database, recorder
     """Reviews of the payment stay open, because a correction decides about none of them."""
     facts = [("e1", "p1", "fail"), ("e2", "p1", "authorize"), ("e3", "p1", "capture"), ("e4", "p1", "flag")]
     recorder.handle(input_events(*facts, ("x1", "other", "capture"), ("x2", "other", "refund")))
-    resolve(database, "e4", ReviewDecision(Resolution.DISMISS, "n", "bob"), lambda *_: True)
+    resolve_review(database, "e4", ReviewDecision(Resolution.DISMISS, "n", "bob"), lambda *_: True)
 
     def confirm(standing: Standing) -> bool:
         assert (standing.payment_id, standing.rejected, standing.waiting) == ("p1", 1, 1)
@@ -219,7 +219,7 @@ def test_second_of_two_unlike_corrections_follows(
     verified()
 
 
-def test_correction_beside_a_resolution_is_asked_again(
+def test_correction_beside_resolution_asks_again(
     database: Database, recorder: Recorder, verified: Callable[[], None]
 ) -> None:
     """A colleague resolves the review while the person reads."""
@@ -229,7 +229,7 @@ def test_correction_beside_a_resolution_is_asked_again(
     def meanwhile(standing: Standing) -> bool:
         asked.append((standing.state.value, standing.waiting))
         if len(asked) == 1:
-            resolve(database, "e1", ReviewDecision(Resolution.APPLY, "n", "bob"), lambda *_: True)
+            resolve_review(database, "e1", ReviewDecision(Resolution.APPLY, "n", "bob"), lambda *_: True)
         return True
 
     corrected = correct(database, "p1", to(State.FAILED), meanwhile)

@@ -15,7 +15,7 @@ from payproc.db.location import parse_url
 from payproc.errors import CannotFinish
 from payproc.handlers import Recorder
 from payproc.logic import Resolution, State
-from payproc.review import ReviewDecision, resolve
+from payproc.review import ReviewDecision, resolve_review
 from payproc.runs import open_run, save_counts
 from tests.support.events import input_events
 from tests.support.postgres import Sql, SqlOn, as_database, contents, wait_for
@@ -64,7 +64,7 @@ def test_power_cut_loses_nothing_reported(own_server: OwnServers, sql_on: SqlOn,
                 recorder.handle(input_events((f"e{number}", "p1", "refund"), first_line=number + 1))
         server.restart("immediate")
         decision = ReviewDecision(Resolution.DISMISS, "n", "b")
-        assert resolve(database, "e39", decision, lambda *_: True) is not None, name
+        assert resolve_review(database, "e39", decision, lambda *_: True) is not None, name
         with closing(Resolver(database)) as resolver:
             assert resolver.resolve(Order("e38", decision))[0].result is Fate.RESOLVED, name
         server.restart("immediate")
@@ -112,7 +112,7 @@ def test_canceled_wait_for_a_standby_is_an_error(own_server: OwnServers, sql_on:
 
     def report() -> Any:
         if reports == "resolve":
-            return resolve(database, "e1", decision, lambda *_: True)
+            return resolve_review(database, "e1", decision, lambda *_: True)
         if reports == "batch":
             with closing(Resolver(database)) as resolver:
                 return resolver.resolve(Order("e1", decision))

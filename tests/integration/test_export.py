@@ -14,13 +14,13 @@ from payproc.corrections import Correction, correct
 from payproc.db import schema
 from payproc.db.connection import Database
 from payproc.db.rows import FETCH_LINES
-from payproc.export import BLOCK_BYTES, CorrectedPayment, ExportSummary, LeftOut, export
+from payproc.export import BLOCK_BYTES, CorrectedPayment, ExportSummary, OmittedRecord, export_events
 from payproc.handlers import Recorder
 from payproc.ingest.run import Ingest, Options
 from payproc.logic import Resolution, State
-from payproc.review import ReviewDecision, resolve
+from payproc.review import ReviewDecision, resolve_review
 from payproc.signals import Interrupt
-from payproc.verify import VerifySummary, verify
+from payproc.verify import VerifySummary, verify_histories
 from tests.support.events import input_events, messy_lines, write_lines
 from tests.support.postgres import NewDatabase, Sql, SqlOn, as_database, contents, wait_for
 
@@ -29,10 +29,10 @@ def ingest(database: Database, *paths: Path, workers: int = 2) -> None:
     Ingest(database, [str(path) for path in paths], Options(workers)).run(Interrupt())
 
 
-def exported(database: Database) -> tuple[list[bytes], ExportSummary, list[LeftOut]]:
+def exported(database: Database) -> tuple[list[bytes], ExportSummary, list[OmittedRecord]]:
     totals = ExportSummary()
-    left_out: list[LeftOut] = []
-    return b"".join(export(database, totals, left_out.append)).splitlines(keepends=True), totals, left_out
+    omitted: list[OmittedRecord] = []
+    return b"".join(export_events(database, totals, omitted.append)).splitlines(keepends=True), totals, omitted
 
 
 def without_origin(stored: dict[str, list[tuple[Any, ...]]]) -> dict[str, list[tuple[Any, ...]]]:
@@ -53,8 +53,8 @@ def test_export_of_messy_runs_ingests_as_a_copy(
     days = [write_lines(tmp_path / f"day {number}", messy_lines(number, 600)) for number in range(3)]
     ingest(database, days[0], days[1], workers=3)
     ingest(database, days[2], days[1], workers=1)
-    lines, totals, left_out = exported(database)
-    assert not left_out
+    lines, totals, omitted = exported(database)
+    assert not omitted
     assert (totals.events, totals.conflicts) == (
         sql.value("SELECT count(*) FROM payproc.events"),
         sql.value("SELECT count(*) FROM payproc.event_conflicts"),
@@ -63,7 +63,7 @@ def test_export_of_messy_runs_ingests_as_a_copy(
     ingest(copy, write_lines(tmp_path / "exported", [line.removesuffix(b"\n") for line in lines]), workers=8)
     assert without_origin(contents(sql_on_copy)) == without_origin(contents(sql))
     assert exported(copy) == (lines, totals, [])
-    assert list(verify(copy, VerifySummary())) == []
+    assert list(verify_histories(copy, VerifySummary())) == []
 
 
 # ---- Resolutions ---------------------------------------------------------------------------------
@@ -83,7 +83,7 @@ def record(database: Database, sql: Sql) -> Callable[..., None]:
 
 def decide(database: Database, event_id: str, resolution: Resolution) -> None:
     """Resolve a pending event."""
-    assert resolve(database, event_id, ReviewDecision(resolution, "a note", "alice"), lambda *_: True)
+    assert resolve_review(database, event_id, ReviewDecision(resolution, "a note", "alice"), lambda *_: True)
 
 
 def test_dismissed_event_is_pending_in_a_copy(database: Database, record: Callable[..., None]) -> None:
@@ -93,10 +93,10 @@ def test_dismissed_event_is_pending_in_a_copy(database: Database, record: Callab
     decide(database, "a2", Resolution.DISMISS)
     assert exported(database)[0] == before
     record(("a3", "a", "capture"), ("a4", "a", "refund"))
-    lines, totals, left_out = exported(database)
+    lines, totals, omitted = exported(database)
     assert lines[:2] == before
     assert totals == ExportSummary(events=4, resolutions={Resolution.APPLY: 0, Resolution.DISMISS: 1}, waiting=1)
-    assert not left_out
+    assert not omitted
 
 
 def test_effects_of_applied_events_are_counted(database: Database, record: Callable[..., None]) -> None:
@@ -164,7 +164,7 @@ def test_effects_of_corrections_are_counted(database: Database, record: Callable
     correct_state(database, "e", State.FAILED)
     decide(database, "e2", Resolution.APPLY)
     totals, named = ExportSummary(), list[CorrectedPayment]()
-    assert len(list(export(database, totals, on_corrected=named.append))) == 1
+    assert len(list(export_events(database, totals, on_corrected=named.append))) == 1
     assert named == [
         CorrectedPayment("a", State.CAPTURED, State.FAILED),
         CorrectedPayment("b", State.REFUNDED, State.FAILED),
@@ -252,14 +252,14 @@ DAMAGE: list[tuple[str, str, list[tuple[str, str, str]]]] = [
         "UPDATE payproc.events SET payload = '{}' WHERE event_id = 'a1'",
         [
             ("event", "a1", "its line is malformed: event_id: missing, expected a string of 1 to 255 characters"),
-            ("conflict", "a1", "the event under its event_id is left out, so it would take its place"),
+            ("conflict", "a1", "the event under its event_id is omitted, so it would replace that event"),
         ],
     ),
     (
         "a conflict that is none",
         """UPDATE payproc.event_conflicts SET payment_id = 'a', type = 'authorize',
         payload = '{"event_id": "a1", "payment_id": "a", "type": "authorize"}'""",
-        [("conflict", "a1", "it says the same as the event under its event_id, so it would be a duplicate")],
+        [("conflict", "a1", "it has the payment and type of the event under its event_id, so it would be a duplicate")],
     ),
     (
         "a conflict that says something else",
@@ -277,10 +277,10 @@ def test_line_unlike_its_record_is_omitted_and_named(
     record(("a1", "a", "authorize"), ("b1", "b", "authorize"), ("c1", "c", "authorize"), ("a1", "b", "refund"))
     before, _, _ = exported(database)
     sql.rows(damage.replace("%", "%%"))
-    lines, totals, left_out = exported(database)
-    assert [(each.kind, each.event_id, each.why) for each in left_out] == expected
+    lines, totals, omitted = exported(database)
+    assert [(each.kind, each.event_id, each.why) for each in omitted] == expected
     assert set(lines) < set(before)
-    assert totals.left_out == len(expected)
+    assert totals.omitted == len(expected)
     on_record = "SELECT (SELECT count(*) FROM payproc.events) + (SELECT count(*) FROM payproc.event_conflicts)"
     assert len(lines) == totals.lines == sql.value(on_record) - len(expected)
 
@@ -290,7 +290,7 @@ def test_events_after_an_omitted_one_are_counted(database: Database, record: Cal
     record(("a1", "a", "authorize"), ("a2", "a", "capture"), ("b1", "b", "fail"))
     sql.rows("UPDATE payproc.events SET payload = '{}' WHERE event_id IN ('a1', 'b1')")
     _, totals, _ = exported(database)
-    assert totals == ExportSummary(events=1, left_out=2, waiting=1, changed_events=1, changed_payments=2)
+    assert totals == ExportSummary(events=1, omitted=2, waiting=1, changed_events=1, changed_payments=2)
 
 
 def test_lossy_encoding_omits_the_event(new_database: NewDatabase) -> None:
@@ -302,9 +302,9 @@ def test_lossy_encoding_omits_the_event(new_database: NewDatabase) -> None:
     schema.bring_up(database)
     with closing(Recorder(database, 1)) as recorder:
         recorder.handle(input_events(("e\u00a6", "p1", "authorize"), ("e日本", "p2", "authorize")))
-    lines, totals, left_out = exported(database)
-    assert [each.why for each in left_out] == ['its line has the event_id "e\u00a6"']
-    assert (len(lines), totals.events, totals.left_out) == (1, 1, 1)
+    lines, totals, omitted = exported(database)
+    assert [each.why for each in omitted] == ['its line has the event_id "e\u00a6"']
+    assert (len(lines), totals.events, totals.omitted) == (1, 1, 1)
 
 
 # ---- One snapshot, in blocks ---------------------------------------------------------------------
@@ -317,7 +317,7 @@ def test_export_is_one_snapshot_in_blocks(database: Database, record: Callable[.
     decide(database, "e1", Resolution.DISMISS)
     before, _, _ = exported(database)
     totals = ExportSummary()
-    blocks = export(database, totals)
+    blocks = export_events(database, totals)
     first = next(blocks)
     assert BLOCK_BYTES <= len(first) < 2 * BLOCK_BYTES
     assert totals.events < count, "everything was read before the first block"
@@ -333,7 +333,7 @@ def test_export_is_one_snapshot_in_blocks(database: Database, record: Callable[.
 def test_abandoned_export_closes_its_connection(database: Database, record: Callable[..., None], sql: Sql) -> None:
     """A reader may stop after the first block."""
     record(*[(f"e{number}", f"p{number}", "authorize") for number in range(20 * FETCH_LINES)])
-    blocks = export(database, ExportSummary())
+    blocks = export_events(database, ExportSummary())
     next(blocks)
     others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     assert sql.value(others) == 1

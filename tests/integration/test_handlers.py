@@ -15,7 +15,7 @@ from payproc.batch import EventResult
 from payproc.db.connection import Database
 from payproc.errors import CannotFinish
 from payproc.handlers import DryRun, Recorder
-from payproc.verify import Problem, VerifySummary, verify
+from payproc.verify import Problem, VerifySummary, verify_histories
 from tests.support.events import input_events, reasons
 from tests.support.postgres import IS_FOR_CITUS, Sql, assert_books_right, contents
 
@@ -257,7 +257,10 @@ def test_history_beyond_its_version_ends_the_run(database: Database, recorder: R
     sql.rows("UPDATE payproc.payments SET version = 1 WHERE payment_id = 'p1'")
     if IS_FOR_CITUS:
         recorder.handle(input_events(("e3", "p1", "refund")))
-        found = [(finding.problem, finding.position, finding.expected) for finding in verify(database, VerifySummary())]
+        found = [
+            (finding.problem, finding.position, finding.expected)
+            for finding in verify_histories(database, VerifySummary())
+        ]
         assert found == [(Problem.GAP, 2, "3")]
         return
     with pytest.raises(CannotFinish, match=r'"histories_have_one_entry_a_position"; .*; see `payproc verify`$'):

@@ -22,16 +22,16 @@ from payproc.cli.render import to_json_line
 from payproc.corrections import Correction, correct
 from payproc.db.connection import Database
 from payproc.errors import CannotFinish
-from payproc.export import CorrectedPayment, ExportSummary, export
+from payproc.export import CorrectedPayment, ExportSummary, export_events
 from payproc.ingest import run as ingest
 from payproc.ingest.run import Ingest, Options
 from payproc.logic import Resolution, State
 from payproc.payments import load_payment
-from payproc.review import ReviewDecision, resolve
+from payproc.review import ReviewDecision, resolve_review
 from payproc.review_queue import ReviewFilter, open_reviews
 from payproc.runs import list_runs
 from payproc.signals import Interrupt
-from payproc.verify import VerifySummary, verify
+from payproc.verify import VerifySummary, verify_histories
 from tests.support.model import Fact, Line, Model, Source
 from tests.support.postgres import NewDatabase, Sql, SqlOn, as_database, contents
 from tests.support.tally import count
@@ -211,7 +211,7 @@ class Comparison:
         resolution = "dismiss" if self.model.recorded[event_id]["type"] == "flag" else person.resolution
         entry = self.model.resolve(event_id, resolution, person.note, person.by)
         decision = ReviewDecision(Resolution(resolution), person.note, person.by)
-        resolved = resolve(self.database, event_id, decision, lambda _, after: after == entry["state_after"])
+        resolved = resolve_review(self.database, event_id, decision, lambda _, after: after == entry["state_after"])
         assert resolved is not None
         assert resolved[1] == entry["position"]
 
@@ -260,7 +260,7 @@ class Comparison:
             _but(run, "reasons", "known_conflicts") for run in model.runs
         ]
         totals = VerifySummary()
-        assert list(verify(self.database, totals)) == []
+        assert list(verify_histories(self.database, totals)) == []
         assert (totals.payments, totals.entries) == (len(model.histories), sum(map(len, model.histories.values())))
 
     def copy(self, database: Database, sql: Sql) -> None:
@@ -328,7 +328,7 @@ class Comparison:
 
 def _exported(database: Database, named: list[CorrectedPayment]) -> tuple[bytes, ExportSummary]:
     totals = ExportSummary()
-    return b"".join(export(database, totals, on_corrected=named.append)), totals
+    return b"".join(export_events(database, totals, on_corrected=named.append)), totals
 
 
 def _decision(entry: Row) -> Row:

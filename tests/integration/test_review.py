@@ -12,9 +12,9 @@ from payproc.errors import CannotFinish
 from payproc.handlers import Recorder
 from payproc.logic import STATE_NAMED_BY, EventType, Outcome, Resolution, State
 from payproc.payments import load_payment
-from payproc.review import Review, ReviewDecision, count_open, resolve
+from payproc.review import Review, ReviewDecision, count_open, resolve_review
 from payproc.review_queue import ReviewFilter, open_reviews
-from payproc.verify import VerifySummary, verify
+from payproc.verify import VerifySummary, verify_histories
 from tests.support.events import input_events
 from tests.support.postgres import Sql, contents, fill_queue, wait_for
 
@@ -39,7 +39,7 @@ def verified(database: Database) -> Callable[[], None]:
     """Checks the records with `verify`, resolutions included."""
 
     def check() -> None:
-        assert list(verify(database, VerifySummary())) == []
+        assert list(verify_histories(database, VerifySummary())) == []
 
     return check
 
@@ -71,9 +71,9 @@ def test_flag_can_only_be_dismissed(
     path = PATHS[state]
     recorder.handle(input_events(*[(f"e{kind}", "p1", kind) for kind in path], ("dispute", "p1", "flag")))
     with pytest.raises(CannotFinish, match="is a flag, which names no state to apply, expected --dismiss"):
-        resolve(database, "dispute", APPLY, agree)
+        resolve_review(database, "dispute", APPLY, agree)
     assert sql.value("SELECT count(*) FROM payproc.resolutions") == 0
-    resolved = resolve(database, "dispute", DISMISS, agree)
+    resolved = resolve_review(database, "dispute", DISMISS, agree)
     assert resolved is not None
     assert sql.rows("SELECT state, version FROM payproc.payments") == [(state.value, len(path) + 2)]
     verified()
@@ -93,7 +93,7 @@ def test_pending_event_is_applied_or_dismissed(
     """Each cell of the table that leads to a review is resolved both ways."""
     path = PATHS[state]
     recorder.handle(input_events(*[(f"e{kind}", "p1", kind) for kind in path], ("flagged", "p1", flagged)))
-    resolved = resolve(database, "flagged", decision, agree)
+    resolved = resolve_review(database, "flagged", decision, agree)
     assert resolved is not None
     after = STATE_NAMED_BY[EventType(flagged)] if decision is APPLY else state
     assert sql.rows("SELECT state, version FROM payproc.payments") == [(after.value, len(path) + 2)]
@@ -122,7 +122,7 @@ def test_queue_is_oldest_first_with_current_states(database: Database, recorder:
         "e4",
         "e5",
     ]
-    resolve(database, "e3", DISMISS, agree)
+    resolve_review(database, "e3", DISMISS, agree)
     assert [review.event_id for review in open_reviews(database)] == ["e1", "e4", "e5"]
     assert count_open(database) == 3
 
@@ -154,7 +154,7 @@ def test_queue_with_resolved_pages_is_whole(
     recorder.handle(input_events(*facts))
     monkeypatch.setattr(review_queue, "FETCH_ROWS", 3)
     for event_id in ("e0", "e3", "e4", "e5", "e7"):
-        resolve(database, event_id, DISMISS, agree)
+        resolve_review(database, event_id, DISMISS, agree)
     assert [review.event_id for review in open_reviews(database)] == ["e1", "e2", "e6", "e8"]
 
 
@@ -189,7 +189,7 @@ def test_later_events_start_from_the_resolved_state(
 ) -> None:
     """The history holds the event, its resolution and the later event."""
     recorder.handle(input_events(("e1", "p1", "capture")))
-    resolve(database, "e1", APPLY, agree)
+    resolve_review(database, "e1", APPLY, agree)
     (result,) = recorder.handle(input_events(("e2", "p1", "refund"), first_line=2))
     assert result.decision.outcome is Outcome.APPLY  # type: ignore[union-attr]
     with database.transaction() as cursor:
@@ -226,7 +226,7 @@ def test_unresolvable_event_is_refused(
     recorder.handle(input_events(("e1", "p1", "authorize"), ("e2", "p1", "authorize"), ("e3", "p1", "refund")))
     before = contents(sql)
     with pytest.raises(CannotFinish) as raised:
-        resolve(database, event_id, decision, agree)
+        resolve_review(database, event_id, decision, agree)
     assert str(raised.value) == message
     assert contents(sql) == before
     assert sql.rows("SELECT * FROM payproc.resolutions") == []
@@ -235,7 +235,7 @@ def test_unresolvable_event_is_refused(
 def test_declined_confirmation_changes_nothing(database: Database, recorder: Recorder, sql: Sql) -> None:
     """`confirm` returned False."""
     recorder.handle(input_events(("e1", "p1", "capture")))
-    assert resolve(database, "e1", APPLY, lambda *_: False) is None
+    assert resolve_review(database, "e1", APPLY, lambda *_: False) is None
     assert sql.rows("SELECT * FROM payproc.resolutions") == []
     assert sql.rows("SELECT version FROM payproc.payments") == [(1,)]
 
@@ -243,9 +243,9 @@ def test_declined_confirmation_changes_nothing(database: Database, recorder: Rec
 def test_resolving_twice_names_the_first_resolution(database: Database, recorder: Recorder, sql: Sql) -> None:
     """The message has the person, the time and the note."""
     recorder.handle(input_events(("e1", "p1", "capture")))
-    resolve(database, "e1", APPLY, agree)
+    resolve_review(database, "e1", APPLY, agree)
     with pytest.raises(CannotFinish) as raised:
-        resolve(database, "e1", DISMISS, agree)
+        resolve_review(database, "e1", DISMISS, agree)
     at = sql.value(
         "SELECT to_char(resolved_at AT TIME ZONE 'UTC', 'YYYY-MM-DD \"at\" HH24:MI:SS') FROM payproc.resolutions"
     )
@@ -262,7 +262,7 @@ def test_one_of_two_concurrent_resolutions_wins(
     recorder.handle(input_events(("e1", "p1", "capture")))
     with ThreadPoolExecutor(2) as people:
         with sql.locked_payment("p1"):
-            attempts = [people.submit(resolve, database, "e1", decision, agree) for decision in (APPLY, DISMISS)]
+            attempts = [people.submit(resolve_review, database, "e1", decision, agree) for decision in (APPLY, DISMISS)]
             wait_for(lambda: sql.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'") == 2)
         errors = [error for error in (attempt.exception() for attempt in attempts) if error is not None]
     (message,) = map(str, errors)
@@ -282,7 +282,7 @@ def test_moved_payment_is_confirmed_again(database: Database, recorder: Recorder
             recorder.handle(input_events(("e2", "p1", "authorize"), first_line=2))
         return True
 
-    resolved = resolve(database, "e1", APPLY, meanwhile)
+    resolved = resolve_review(database, "e1", APPLY, meanwhile)
     assert resolved is not None
     assert asked == ["created", "authorized"]
     assert resolved[1] == 3
@@ -303,7 +303,7 @@ def test_invisible_resolution_is_found_before_writing(database: Database, record
 
     sql.rows("UPDATE payproc.payments SET state = 'captured', version = 2 WHERE payment_id = 'p1'")
     with pytest.raises(CannotFinish, match=r'^event "e1": already resolved: applied by bob on '):
-        resolve(database, "e1", DISMISS, meanwhile)
+        resolve_review(database, "e1", DISMISS, meanwhile)
     assert sql.rows("SELECT version FROM payproc.payments") == [(2,)]
     assert sql.rows("SELECT resolved_by FROM payproc.resolutions") == [("bob",)]
 
@@ -317,7 +317,7 @@ def test_expected_state_is_checked_again(database: Database, recorder: Recorder,
         return True
 
     with pytest.raises(CannotFinish, match="is authorized, expected created"):
-        resolve(database, "e1", ReviewDecision(Resolution.APPLY, "x", "y", State.CREATED), meanwhile)
+        resolve_review(database, "e1", ReviewDecision(Resolution.APPLY, "x", "y", State.CREATED), meanwhile)
     assert sql.rows("SELECT * FROM payproc.resolutions") == []
 
 
@@ -331,7 +331,7 @@ def test_ingest_decides_again_after_a_resolution(
             batch = input_events(("e3", "slow", "capture"), ("e4", "p1", "refund"), first_line=3)
             handling = background.submit(recorder.handle, batch)
             sql.wait_for_blocked_call()
-            resolve(database, "e1", APPLY, agree)
+            resolve_review(database, "e1", APPLY, agree)
         results = handling.result()
     assert [result.decision.reason.value for result in results] == ["transition", "transition"]  # type: ignore[union-attr]
     assert sql.rows("SELECT state, version FROM payproc.payments WHERE payment_id = 'p1'") == [("refunded", 3)]

@@ -8,8 +8,8 @@ from payproc.corrections import Correction, correct
 from payproc.db.connection import Database
 from payproc.handlers import Recorder
 from payproc.logic import Resolution, State
-from payproc.review import ReviewDecision, resolve
-from payproc.verify import Problem, VerifySummary, verify
+from payproc.review import ReviewDecision, resolve_review
+from payproc.verify import Problem, VerifySummary, verify_histories
 from tests.support.events import input_events
 from tests.support.postgres import Sql
 
@@ -30,7 +30,7 @@ def books(database: Database, sql: Sql) -> None:
                 ("B2", "B", "refund"),
             )
         )
-        resolve(database, "b1", ReviewDecision(Resolution.APPLY, "paid", "alice"), lambda *_: True)
+        resolve_review(database, "b1", ReviewDecision(Resolution.APPLY, "paid", "alice"), lambda *_: True)
         recorder.handle(input_events(("b3", "b", "refund"), ("b4", "b", "refund"), first_line=8))
         recorder.handle(input_events(("c1", "c", "fail"), ("c2", "c", "capture"), first_line=10))
         correct(database, "c", Correction(State.CAPTURED, "it was paid", "alice"), lambda _: True)
@@ -40,20 +40,20 @@ def books(database: Database, sql: Sql) -> None:
 def find_problems(database: Database) -> list[tuple[str, str, int | None, str, str]]:
     return [
         (finding.payment_id, finding.problem.value, finding.position, finding.found, finding.expected)
-        for finding in verify(database, VerifySummary())
+        for finding in verify_histories(database, VerifySummary())
     ]
 
 
 def test_consistent_records_have_no_findings(database: Database, books: None) -> None:
     """Payments and entries are counted."""
     totals = VerifySummary()
-    assert list(verify(database, totals)) == []
+    assert list(verify_histories(database, totals)) == []
     assert (totals.payments, totals.entries, totals.wrong) == (4, 14, 0)
 
 
 def test_empty_database_has_no_findings(database: Database) -> None:
     totals = VerifySummary()
-    assert list(verify(database, totals)) == []
+    assert list(verify_histories(database, totals)) == []
     assert (totals.payments, totals.entries) == (0, 0)
 
 
@@ -233,7 +233,7 @@ def test_changed_rules_alone_are_no_error(database: Database, books: None, sql: 
     """Records of older rules are reported, but not counted as wrong."""
     sql.rows("UPDATE payproc.events SET outcome = 'REJECT', reason = 'payment_failed' WHERE event_id = 'a3'")
     totals = VerifySummary()
-    assert len(list(verify(database, totals))) == 1
+    assert len(list(verify_histories(database, totals))) == 1
     assert totals.wrong == 0
 
 
@@ -244,7 +244,9 @@ def test_verify_reads_one_snapshot(database: Database, books: None, sql: Sql) ->
             input_events(*[(f"x{number}", f"x{number:05}", "authorize") for number in range(5000)], first_line=20)
         )
         totals = VerifySummary()
-        reading = verify(database, totals, lambda _: moved.append(recorder.handle(later.pop())) if later else None)
+        reading = verify_histories(
+            database, totals, lambda _: moved.append(recorder.handle(later.pop())) if later else None
+        )
         moved: list[object] = []
         later = [input_events(*[(f"y{number}", f"x{number:05}", "capture") for number in range(5000)], first_line=6000)]
         assert list(reading) == []
