@@ -1,4 +1,4 @@
-"""Payments by state and age, each with the number of its open reviews.
+"""Payments by state and age, each with the number of its pending reviews.
 
 Belongs here: the queries that answer `payproc payments`. One payment with its history is in
 payments.py.
@@ -49,7 +49,7 @@ class ListedPayment(msgspec.Struct, frozen=True):
     version: int
     created_at: datetime
     waiting: int
-    """Number of its open reviews."""
+    """Number of its pending reviews."""
 
 
 class PaymentFilter(NamedTuple):
@@ -59,7 +59,7 @@ class PaymentFilter(NamedTuple):
     moved_before: datetime | None = None
     """First moment that is too late for the last change of the state."""
     waiting: bool = False
-    """Only payments with open reviews."""
+    """Only payments with pending reviews."""
 
 
 def list_payments(database: Database, picked: PaymentFilter, limit: int | None = None) -> Iterator[ListedPayment]:

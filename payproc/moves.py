@@ -10,7 +10,7 @@ import psycopg2.extensions
 from payproc.logic import State
 
 MAX_ATTEMPTS = 100
-"""Attempts to decide about a payment that keeps moving between the look and the decision."""
+"""Attempts at a decision whose payment keeps moving between read and write."""
 
 # As in record_decisions.sql: only if version and state are still those shown to the person.
 _MOVE = """

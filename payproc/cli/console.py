@@ -58,7 +58,7 @@ class Screen:
         self._rule = "─" if (stream.encoding or "").lower().startswith("utf") else "-"
 
     def print(self, lines: Iterable[str]) -> None:
-        """Print lines, however long they are."""
+        """Print lines without wrapping them."""
         iterator = iter(lines)
         while some := list(islice(iterator, _LINES_PER_WRITE)):
             self._stream.write("\n".join(some) + "\n")

@@ -73,5 +73,5 @@ def _describe_standing(standing: "Standing") -> str:
         f"payment {unambiguous(standing.payment_id)} is {standing.state.value} "
         f"since {format_time(standing.state_since)} UTC\n"
         f"its history has {format_count(standing.version, 'entry', 'entries')}: "
-        f"{format_count(standing.rejected, 'event')} rejected, {format_count(standing.waiting, 'open review')}"
+        f"{format_count(standing.rejected, 'event')} rejected, {format_count(standing.waiting, 'pending review')}"
     )

@@ -57,7 +57,7 @@ _OUTCOME_VERBS = {
 def ingest(
     context: typer.Context,
     files: Annotated[
-        list[str] | None, typer.Argument(metavar="FILE", help="JSON Lines, in this order; - or a pipe for stdin.")
+        list[str] | None, typer.Argument(metavar="[FILE]...", help="JSON Lines, in this order; - or a pipe for stdin.")
     ] = None,
     output_format: FormatOption = Format.TABLE,
     decisions: Annotated[
@@ -88,8 +88,8 @@ def ingest(
 ) -> None:
     """Process payment events and record the decisions.
 
-    Each event has its own transaction. Running the same input again is always safe: what is
-    recorded is a duplicate.
+    Each event has its own transaction. Running the same input again is safe: recorded events are
+    duplicates.
     """
     with exit_on_errors():
         from payproc.db import location  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
@@ -142,7 +142,7 @@ class Report(NamedTuple):
     def print(self, summary: "Summary", problems: "LineProblems", database: "Database", *, is_whole: bool) -> None:
         """Print everything that follows the last line of the input."""
         problems.close("malformed line", "" if self.keeps_malformed else "; --malformed FILE keeps them all")
-        if is_whole and problems.are_all_no_objects and not (summary.events or self.quiet):
+        if is_whole and problems.has_only_non_objects and not (summary.events or self.quiet):
             print_message(NOT_JSON_LINES)
         summary.database = database.where
         if self.output_format is Format.JSON:
@@ -167,7 +167,7 @@ class Report(NamedTuple):
 
 
 class LineProblems(ProblemLog):
-    """The malformed lines, and how many of them are no JSON object."""
+    """The malformed lines, and the number of those without a JSON object."""
 
     def __init__(self) -> None:
         from payproc.schemas import EXPECTED_LINE  # as in `ingest`
@@ -182,8 +182,8 @@ class LineProblems(ProblemLog):
         super().add(problem)
 
     @property
-    def are_all_no_objects(self) -> bool:
-        """Tell whether there are problems, and every one is a line that is no JSON object."""
+    def has_only_non_objects(self) -> bool:
+        """Return whether there are problems, and each is a line without a JSON object."""
         return 0 < self.count == self._not_objects
 
 

@@ -10,7 +10,7 @@ let_signals_kill()
 
 import gc
 
-gc.disable()  # an import makes no garbage to look for
+gc.disable()  # imports create no garbage cycles
 
 import atexit
 import sys
@@ -39,7 +39,7 @@ from payproc.cli.options import format_examples
 from payproc.cli.usage import UsageError, describe_usage_error
 from payproc.errors import WrongUsage
 
-gc.freeze()  # imported objects live until the end, so no collection looks through them again, not even the last
+gc.freeze()  # keep imported objects out of every collection
 gc.enable()
 atexit.register(gc.freeze)
 
@@ -80,12 +80,12 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):  # a signal between two steps of entering a command
         print_message("interrupted")
         raise SystemExit(get_interrupt_code()) from None
-    except OSError as error:  # of --help and --version, which no command is around
+    except OSError as error:  # from --help or --version, outside exit_on_errors
         abandon_stdout()
         print_message(f"output could not be written: {error.strerror}")
         raise SystemExit(1) from None
     except SystemExit as end:
-        if isinstance(end.__context__, BrokenPipeError):  # where --help meets one, the library exits with 1
+        if isinstance(end.__context__, BrokenPipeError):  # Typer exits with 1 if --help meets a closed pipe
             raise SystemExit(BROKEN_PIPE) from None
         raise
     raise SystemExit(code)

@@ -52,7 +52,7 @@ def payments(
         timedelta | None,
         typer.Option(metavar="AGE", parser=parse_age_option, help="Only those longer in their state: 7d, 12h, 30m."),
     ] = None,
-    waiting: Annotated[bool, typer.Option("--waiting", help="Only payments with open reviews.")] = False,
+    waiting: Annotated[bool, typer.Option("--waiting", help="Only payments with pending reviews.")] = False,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, max=MAX_LIMIT, help="Only the N oldest.")] = None,
     output_format: FormatOption = Format.TABLE,
     quiet: Quiet = False,

@@ -190,7 +190,8 @@ def _ask(review: "Review", decision: "ReviewDecision") -> bool:
 
 def _describe_review(review: "Review") -> str:
     """Return the event and its payment in four lines."""
-    moved = "" if review.state is review.state_when_flagged else f", {review.state_when_flagged.value} when it came"
+    then = review.state_when_flagged
+    moved = "" if review.state is then else f", {then.value} when the event arrived"
     return "\n".join(
         (
             f"{review.type.value} of payment {unambiguous(review.payment_id)}, event {unambiguous(review.event_id)}",

@@ -62,7 +62,7 @@ def _print_payment(screen: Screen, payment: "Payment") -> None:
         _print_history(screen, payment.history)
     if payment.open_reviews:
         waiting = ", ".join(unambiguous(entry.event_id) for entry in payment.open_reviews)
-        screen.print([screen.paint(Styled(f"open reviews: {waiting}", "yellow"))])
+        screen.print([screen.paint(Styled(f"pending reviews: {waiting}", "yellow"))])
     screen.print(_describe_dead_ends(screen, payment))
     if payment.conflicts:
         screen.print(["", "conflicts: other events under an event_id that was already used", ""])

@@ -20,7 +20,7 @@ DAY = [
 
 QUESTION = """\
 payment p1 is failed since {since} UTC
-its history has 3 entries: 1 event rejected, 1 open review
+its history has 3 entries: 1 event rejected, 1 pending review
 correct: p1 moves from failed to captured? [y/N]: """
 
 SINCE = "SELECT to_char(state_since AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') FROM payproc.payments"

@@ -39,6 +39,11 @@ def test_help_fits_80_columns_and_ends_with_examples(tmp_path: Path, width: str)
         assert examples(finished.stdout), command
 
 
+def test_ingest_usage_shows_several_files(tmp_path: Path) -> None:
+    usage = Payproc(tmp_path, None)("ingest", "--help").stdout.splitlines()[0]
+    assert usage == "Usage: payproc ingest [OPTIONS] [FILE]..."
+
+
 def examples(shown: str) -> list[str]:
     """Return the commands at the end of a help text."""
     return re.findall(r"^    (.*payproc .*)$", shown.partition("\n  Example")[2], re.MULTILINE)

@@ -20,7 +20,7 @@ DAY = [
     event_line("e6", "p4", "capture"),
     event_line("e7", "p5", "fail"),
 ]
-"""Payments without open reviews, with two, with a resolved one, and a failed one."""
+"""Payments without pending reviews, with two, with a resolved one, and a failed one."""
 
 AGES = {"p1": 10, "p2": 8, "p3": 6, "p4": 4, "p5": 2}
 """Days since each payment's last move."""

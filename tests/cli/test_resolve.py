@@ -21,7 +21,7 @@ DAY = [
 QUESTION = b"""\
 capture of payment p1, event e1
 needs review because the step before it is missing (predecessor_missing)
-the payment is authorized now, created when it came
+the payment is authorized now, created when the event arrived
 received: {"event_id": "e1", "payment_id": "p1", "type": "capture"}
 apply e1: p1 moves from authorized to captured? [y/N]: """
 

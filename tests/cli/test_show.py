@@ -78,7 +78,7 @@ def test_show_wide_table_has_a_line_an_entry(filled: InProcess) -> None:
     assert lines[4].split()[:7] == ["2", "e2", "capture", "APPLY", "transition", "authorized", "→"]
     assert lines[5].split()[:6] == ["3", "e3", "fail", "MANUAL_REVIEW", "failure_after_capture", "captured"]
     assert lines[5].rstrip().endswith("run 1, day.jsonl:3")
-    assert lines[6] == "open reviews: e3"
+    assert lines[6] == "pending reviews: e3"
     assert "refund of p2" in lines[-1]
     assert "capture of p1" in lines[-1]
 
@@ -87,7 +87,7 @@ def test_show_table_has_the_resolution(filled: InProcess) -> None:
     wide = filled("show", "p5", env={"COLUMNS": "160"}).stdout.splitlines()
     assert wide[-2].split()[:6] == ["3", "e5", "resolution", "applied", "by", "alice"]
     assert wide[-2].rstrip().endswith("seen in the bank's file")
-    assert "open reviews" not in "".join(wide)
+    assert "pending reviews" not in "".join(wide)
     assert "seen in the bank's" in filled("show", "p5").stdout
 
 
@@ -145,7 +145,7 @@ def test_show_of_a_conflict_says_how_to_correct(run_in_process: InProcess) -> No
 def test_show_long_ids_wrap_uncut(filled: InProcess, columns: int) -> None:
     """No line is wider than the terminal, and no character of an id is lost."""
     shown = filled("show", "p" * 255, env={"COLUMNS": str(columns)}).stdout
-    table = shown.split("entry\n")[1].split("open reviews")[0]
+    table = shown.split("entry\n")[1].split("pending reviews")[0]
     assert max(len(row) for row in table.splitlines()) <= columns
     assert table.count("e") >= 255
     assert "…" not in shown

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from payproc.logic import OUTCOME_OF
+from payproc.verify import Problem
 from tests.support.command import Payproc
 from tests.support.documents import (
     BENCHMARKS,
@@ -172,6 +173,11 @@ def test_reference_lists_the_options_of_a_command() -> None:
 def described_options(text: str) -> set[str]:
     """Return the options that tables describe."""
     return {option for row in tables(text, "| option | meaning |") for option in re.findall(r"--[a-z-]+", row[0])}
+
+
+def test_reference_lists_the_problems_of_verify() -> None:
+    listed = [row[0] for row in tables(section(REFERENCE, "verify"), "| problem | meaning |")]
+    assert listed == [f"`{problem.value}`" for problem in Problem]
 
 
 @pytest.mark.parametrize("document", [FRONT, REFERENCE])

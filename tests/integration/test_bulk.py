@@ -29,13 +29,6 @@ CHAIN = [("refund", "p1", "refund"), ("capture", "p1", "capture"), ("authorize",
 
 
 @pytest.fixture
-def recorder(database: Database, sql: Sql) -> Iterator[Recorder]:
-    run_id = sql.value("INSERT INTO payproc.runs (sources) VALUES ('{test}') RETURNING run_id")
-    with closing(Recorder(database, run_id)) as recorder:
-        yield recorder
-
-
-@pytest.fixture
 def decide(database: Database) -> Iterator[Callable[..., BulkResult]]:
     """Records one decision of a batch, and checks the histories."""
     with closing(Resolver(database)) as resolver:

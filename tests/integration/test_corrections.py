@@ -1,8 +1,7 @@
 """Corrections on a real database: any state to any other, refusals, and concurrent writers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from itertools import permutations
 
 import pytest
@@ -14,9 +13,8 @@ from payproc.handlers import Recorder
 from payproc.logic import Resolution, State
 from payproc.payments import CorrectionEntry, load_payment
 from payproc.review import ReviewDecision, resolve_review
-from payproc.verify import VerifySummary, verify_histories
 from tests.support.events import input_events
-from tests.support.postgres import Sql, assert_books_right, contents, wait_for
+from tests.support.postgres import Sql, contents, wait_for
 
 PATHS = {
     State.CREATED: ("capture",),
@@ -37,24 +35,6 @@ def agree(_: Standing) -> bool:
 
 def to(state: State, expected: State | None = None) -> Correction:
     return Correction(state, "seen at the bank", "alice", expected)
-
-
-@pytest.fixture
-def recorder(database: Database, sql: Sql) -> Iterator[Recorder]:
-    run_id = sql.value("INSERT INTO payproc.runs (sources) VALUES ('{test}') RETURNING run_id")
-    with closing(Recorder(database, run_id)) as recorder:
-        yield recorder
-
-
-@pytest.fixture
-def verified(database: Database, sql: Sql) -> Callable[[], None]:
-    """Checks the records with `verify` and with the tests' own fold, corrections included."""
-
-    def check() -> None:
-        assert list(verify_histories(database, VerifySummary())) == []
-        assert_books_right(sql)
-
-    return check
 
 
 @pytest.mark.parametrize(("before", "after"), [*permutations(State, 2)])

@@ -1,38 +1,28 @@
-"""Exports: their lines, their order, their counts, and the records that they omit.
+"""Exports: their lines, their order and their counts.
 
 Many more exports are compared with the model in test_model.py.
 """
 
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from payproc.corrections import Correction, correct
-from payproc.db import schema
 from payproc.db.connection import Database
 from payproc.db.rows import FETCH_LINES
-from payproc.export import BLOCK_BYTES, CorrectedPayment, ExportSummary, OmittedRecord, export_events
-from payproc.handlers import Recorder
+from payproc.export import BLOCK_BYTES, CorrectedPayment, ExportSummary, export_events
 from payproc.ingest.run import Ingest, Options
 from payproc.logic import Resolution, State
 from payproc.review import ReviewDecision, resolve_review
 from payproc.signals import Interrupt
 from payproc.verify import VerifySummary, verify_histories
-from tests.support.events import input_events, messy_lines, write_lines
+from tests.support.events import messy_lines, write_lines
+from tests.support.exports import exported
 from tests.support.postgres import NewDatabase, Sql, SqlOn, as_database, contents, wait_for
 
 
 def ingest(database: Database, *paths: Path, workers: int = 2) -> None:
     Ingest(database, [str(path) for path in paths], Options(workers)).run(Interrupt())
-
-
-def exported(database: Database) -> tuple[list[bytes], ExportSummary, list[OmittedRecord]]:
-    totals = ExportSummary()
-    omitted: list[OmittedRecord] = []
-    return b"".join(export_events(database, totals, omitted.append)).splitlines(keepends=True), totals, omitted
 
 
 def without_origin(stored: dict[str, list[tuple[Any, ...]]]) -> dict[str, list[tuple[Any, ...]]]:
@@ -67,18 +57,6 @@ def test_export_of_messy_runs_ingests_as_a_copy(
 
 
 # ---- Resolutions ---------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def record(database: Database, sql: Sql) -> Callable[..., None]:
-    """Records facts (event_id, payment_id, type), each time as a run of its own."""
-
-    def record(*facts: tuple[str, str, str]) -> None:
-        run_id = sql.value("INSERT INTO payproc.runs (sources) VALUES ('{test}') RETURNING run_id")
-        with closing(Recorder(database, run_id)) as recorder:
-            recorder.handle(input_events(*facts))
-
-    return record
 
 
 def decide(database: Database, event_id: str, resolution: Resolution) -> None:
@@ -188,123 +166,6 @@ def test_stray_correction_leaves_counts_right(database: Database, record: Callab
     sql.rows("UPDATE payproc.corrections SET payment_id = 'aa' WHERE payment_id = 'b'")
     _, totals, _ = exported(database)
     assert (totals.corrections, totals.changed_payments) == (3, 2)
-
-
-# ---- Damaged records -----------------------------------------------------------------------------
-
-DAMAGE: list[tuple[str, str, list[tuple[str, str, str]]]] = [
-    (
-        "another payment_id",
-        """UPDATE payproc.events SET payload = '{"event_id": "b1", "payment_id": "B\u202e", "type": "authorize"}'
-        WHERE event_id = 'b1'""",
-        [("event", "b1", r'its line has the payment_id "B\u202e"')],
-    ),
-    (
-        "another event_id",
-        """UPDATE payproc.events SET payload = '{"event_id": "b9", "payment_id": "b", "type": "authorize"}'
-        WHERE event_id = 'b1'""",
-        [("event", "b1", 'its line has the event_id "b9"')],
-    ),
-    (
-        "another type",
-        "UPDATE payproc.events SET type = 'fail' WHERE event_id = 'b1'",
-        [("event", "b1", "its line has the type authorize, the record fail")],
-    ),
-    (
-        "another event_id in the record",
-        "UPDATE payproc.events SET event_id = 'a9' WHERE event_id = 'a1'",
-        [
-            ("event", "a9", 'its line has the event_id "a1"'),
-            ("conflict", "a1", "no event is recorded under its event_id, so it would become one"),
-        ],
-    ),
-    (
-        "a line that is malformed",
-        "UPDATE payproc.events SET payload = '[]' WHERE event_id = 'b1'",
-        [("event", "b1", "its line is malformed: an array, expected one JSON object a line")],
-    ),
-    (
-        "a line that is two",
-        """UPDATE payproc.events SET payload = '{"event_id": "b1", "payment_id": "b",\n "type": "authorize"}'
-        WHERE event_id = 'b1'""",
-        [("event", "b1", "its line holds a line feed, so it would become two")],
-    ),
-    (
-        "a line that is too long",
-        """UPDATE payproc.events SET payload = ('{"event_id": "b1", "payment_id": "b", "type": "authorize", "x": "'
-        || repeat('x', 1 << 20) || '"}')::json WHERE event_id = 'b1'""",
-        [
-            (
-                "event",
-                "b1",
-                "its line is malformed: line too long: over 1,048,576 bytes, expected one JSON object a line of "
-                "at most 1 MiB",
-            )
-        ],
-    ),
-    (
-        "a conflict whose event is gone",
-        "DELETE FROM payproc.events WHERE event_id = 'a1'",
-        [("conflict", "a1", "no event is recorded under its event_id, so it would become one")],
-    ),
-    (
-        "a conflict whose event stays behind",
-        "UPDATE payproc.events SET payload = '{}' WHERE event_id = 'a1'",
-        [
-            ("event", "a1", "its line is malformed: event_id: missing, expected a string of 1 to 255 characters"),
-            ("conflict", "a1", "the event under its event_id is omitted, so it would replace that event"),
-        ],
-    ),
-    (
-        "a conflict that is none",
-        """UPDATE payproc.event_conflicts SET payment_id = 'a', type = 'authorize',
-        payload = '{"event_id": "a1", "payment_id": "a", "type": "authorize"}'""",
-        [("conflict", "a1", "it has the payment and type of the event under its event_id, so it would be a duplicate")],
-    ),
-    (
-        "a conflict that says something else",
-        "UPDATE payproc.event_conflicts SET type = 'capture'",
-        [("conflict", "a1", "its line has the type refund, the record capture")],
-    ),
-]
-
-
-@pytest.mark.parametrize(("damage", "expected"), [row[1:] for row in DAMAGE], ids=[row[0] for row in DAMAGE])
-def test_line_unlike_its_record_is_omitted_and_named(
-    database: Database, record: Callable[..., None], sql: Sql, damage: str, expected: list[tuple[str, str, str]]
-) -> None:
-    """Each damage is done directly in the database."""
-    record(("a1", "a", "authorize"), ("b1", "b", "authorize"), ("c1", "c", "authorize"), ("a1", "b", "refund"))
-    before, _, _ = exported(database)
-    sql.rows(damage.replace("%", "%%"))
-    lines, totals, omitted = exported(database)
-    assert [(each.kind, each.event_id, each.why) for each in omitted] == expected
-    assert set(lines) < set(before)
-    assert totals.omitted == len(expected)
-    on_record = "SELECT (SELECT count(*) FROM payproc.events) + (SELECT count(*) FROM payproc.event_conflicts)"
-    assert len(lines) == totals.lines == sql.value(on_record) - len(expected)
-
-
-def test_events_after_an_omitted_one_are_counted(database: Database, record: Callable[..., None], sql: Sql) -> None:
-    """They count as a copy would decide them."""
-    record(("a1", "a", "authorize"), ("a2", "a", "capture"), ("b1", "b", "fail"))
-    sql.rows("UPDATE payproc.events SET payload = '{}' WHERE event_id IN ('a1', 'b1')")
-    _, totals, _ = exported(database)
-    assert totals == ExportSummary(events=1, omitted=2, waiting=1, changed_events=1, changed_payments=2)
-
-
-def test_lossy_encoding_omits_the_event(new_database: NewDatabase) -> None:
-    """EUC_JP returns a broken bar as a full-width one from the columns.
-
-    The line as received holds an escape.
-    """
-    database = as_database(new_database("template0", "EUC_JP"), "an EUC_JP database")
-    schema.bring_up(database)
-    with closing(Recorder(database, 1)) as recorder:
-        recorder.handle(input_events(("e\u00a6", "p1", "authorize"), ("e日本", "p2", "authorize")))
-    lines, totals, omitted = exported(database)
-    assert [each.why for each in omitted] == ['its line has the event_id "e\u00a6"']
-    assert (len(lines), totals.events, totals.omitted) == (1, 1, 1)
 
 
 # ---- One snapshot, in blocks ---------------------------------------------------------------------

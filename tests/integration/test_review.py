@@ -1,22 +1,18 @@
-"""Reviews on a real database: the queue, resolutions, and resolutions at the same time."""
+"""Reviews on a real database: resolutions, one by one and at the same time."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 
 import pytest
 
-from payproc import review_queue
 from payproc.db.connection import Database
 from payproc.errors import CannotFinish
 from payproc.handlers import Recorder
 from payproc.logic import STATE_NAMED_BY, EventType, Outcome, Resolution, State
 from payproc.payments import load_payment
 from payproc.review import Review, ReviewDecision, count_open, resolve_review
-from payproc.review_queue import ReviewFilter, open_reviews
-from payproc.verify import VerifySummary, verify_histories
 from tests.support.events import input_events
-from tests.support.postgres import Sql, contents, fill_queue, wait_for
+from tests.support.postgres import Sql, contents, wait_for
 
 APPLY = ReviewDecision(Resolution.APPLY, "it was paid", "alice")
 DISMISS = ReviewDecision(Resolution.DISMISS, "a stale report", "bob")
@@ -25,23 +21,6 @@ DISMISS = ReviewDecision(Resolution.DISMISS, "a stale report", "bob")
 def agree(_: Review, __: State) -> bool:
     """Confirm every resolution."""
     return True
-
-
-@pytest.fixture
-def recorder(database: Database, sql: Sql) -> Iterator[Recorder]:
-    run_id = sql.value("INSERT INTO payproc.runs (sources) VALUES ('{test}') RETURNING run_id")
-    with closing(Recorder(database, run_id)) as recorder:
-        yield recorder
-
-
-@pytest.fixture
-def verified(database: Database) -> Callable[[], None]:
-    """Checks the records with `verify`, resolutions included."""
-
-    def check() -> None:
-        assert list(verify_histories(database, VerifySummary())) == []
-
-    return check
 
 
 PATHS = {
@@ -102,86 +81,6 @@ def test_pending_event_is_applied_or_dismissed(
     ) == [("flagged", len(path) + 2, decision.resolution.value, state.value, after.value, decision.note, decision.by)]
     assert count_open(database) == 0
     verified()
-
-
-def test_queue_is_oldest_first_with_current_states(database: Database, recorder: Recorder) -> None:
-    """A review shows both the state now and the state when it was flagged."""
-    recorder.handle(input_events(("e1", "p1", "capture"), ("e2", "p1", "authorize"), ("e3", "p2", "refund")))
-    recorder.handle(input_events(("e4", "p1", "refund"), ("e5", "p2", "capture"), first_line=4))
-    queue = list(open_reviews(database))
-    assert [(review.event_id, review.state.value, review.state_when_flagged.value) for review in queue] == [
-        ("e1", "authorized", "created"),
-        ("e3", "created", "created"),
-        ("e4", "authorized", "authorized"),
-        ("e5", "created", "created"),
-    ]
-    assert [review.event_id for review in open_reviews(database, limit=2)] == ["e1", "e3"]
-    assert [review.event_id for review in open_reviews(database, ReviewFilter(reason=queue[0].reason))] == [
-        "e1",
-        "e3",
-        "e4",
-        "e5",
-    ]
-    resolve_review(database, "e3", DISMISS, agree)
-    assert [review.event_id for review in open_reviews(database)] == ["e1", "e4", "e5"]
-    assert count_open(database) == 3
-
-
-def test_paged_queue_is_whole_and_in_order(
-    database: Database, recorder: Recorder, sql: Sql, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Some events have the same time, and the first ones are of payments that are gone."""
-    facts = [(f"e{number}", f"p{number}", "capture") for number in range(9)]
-    recorder.handle(input_events(*facts))
-    sql.rows("UPDATE payproc.events SET recorded_at = '2026-01-01' WHERE event_id > 'e1'")
-    monkeypatch.setattr(review_queue, "FETCH_LINES", 2)
-    monkeypatch.setattr(review_queue, "FETCH_ROWS", 3)
-    expected = [*(event_id for event_id, *_ in facts[2:]), "e0", "e1"]
-    assert [review.event_id for review in open_reviews(database)] == expected
-    assert [review.event_id for review in open_reviews(database, limit=5)] == expected[:5]
-    sql.rows("DELETE FROM payproc.payments WHERE payment_id IN ('p2', 'p3')")
-    assert [review.event_id for review in open_reviews(database, limit=5)] == expected[2:7]
-    assert [review.event_id for review in open_reviews(database, limit=1)] == expected[2:3]
-    sql.rows("DELETE FROM payproc.payments WHERE payment_id IN ('p4', 'p7')")
-    assert [review.event_id for review in open_reviews(database)] == [*expected[3:5], *expected[6:]]
-
-
-def test_queue_with_resolved_pages_is_whole(
-    database: Database, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A whole page of resolved events lies between pending ones."""
-    facts = [(f"e{number}", f"p{number}", "capture") for number in range(9)]
-    recorder.handle(input_events(*facts))
-    monkeypatch.setattr(review_queue, "FETCH_ROWS", 3)
-    for event_id in ("e0", "e3", "e4", "e5", "e7"):
-        resolve_review(database, event_id, DISMISS, agree)
-    assert [review.event_id for review in open_reviews(database)] == ["e1", "e2", "e6", "e8"]
-
-
-@pytest.mark.parametrize(
-    "known", [pytest.param(0, marks=pytest.mark.slow), 3_000], ids=["nothing", "the first of them"]
-)
-def test_long_queue_is_read_once(database: Database, sql: Sql, known: int) -> None:
-    """After a big ingest statistics are stale.
-
-    Still each row is found and fetched once, not once a page.
-    """
-    count = 20_000
-    sql.rows("ALTER TABLE payproc.events SET (autovacuum_enabled = off)")
-    for first, last in ((1, known), (known + 1, count)):
-        fill_queue(sql, first, last)
-        sql.rows(
-            "UPDATE payproc.events SET recorded_at = timestamptz '2026-01-01' + substr(event_id, 3)::integer"
-            " * interval '1 ms' WHERE substr(event_id, 3)::integer >= %s",
-            first,
-        )
-        if last == known > 0:
-            sql.rows("ANALYZE payproc.events")
-    rows_read = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relid = 'payproc.events'::regclass"
-    sql.rows("SELECT pg_stat_force_next_flush()")
-    before = sql.value(rows_read)
-    assert len(list(open_reviews(database))) == count
-    assert count <= wait_for(lambda: sql.value(rows_read) - before) <= 3 * count
 
 
 def test_later_events_start_from_the_resolved_state(
