@@ -4,6 +4,7 @@
     python tests/benchmarks/run.py --before payproc-0.1.0-py3-none-any.whl [--only payproc]
     python tests/benchmarks/run.py --growth 5000000
     python tests/benchmarks/run.py --pipes 30 [--events 100000]
+    python tests/benchmarks/run.py --people 1300
     python tests/benchmarks/run.py --choices [--events 100000] [--rounds 3]
     python tests/benchmarks/run.py --processes 1 2 4 [--events 100000] [--rounds 3]
     python tests/benchmarks/run.py --ceiling [--events 100000] [--rounds 3]
@@ -44,6 +45,7 @@ from harness import BenchServer, Contender, Dataset, Measured, Row
 from instructions import measure_instructions
 from payproc.embedded.server import run_server
 from payproc_process import cpu_seconds
+from people import measure_people
 from processes import measure_processes
 
 CONTENDERS = {
@@ -76,23 +78,8 @@ def main() -> None:
         with run_server(home) as server:
             bench = BenchServer(server)
             print(f"{bench.check_settings()}; {os.cpu_count()} cores, Python {platform.python_version()}", flush=True)
-            if options.growth:
-                measure_growth(bench, folder, options.growth)
-                return
-            if options.pipes:
-                measure_pipes(bench, folder, options.pipes, options.events)
-                return
-            if options.processes:
-                measure_processes(bench, folder, options.processes, options.events, options.rounds)
-                return
-            if options.ceiling:
-                measure_ceiling(bench, folder, options.events, options.rounds)
-                return
-            if options.instructions:
-                measure_instructions(options.instructions)
-                return
-            if options.choices:
-                measure_choices(folder, options.events, options.rounds)
+            if (alone := _choose_measurement(options, bench, folder)) is not None:
+                alone()
                 return
             contenders = _load(options.only or list(CONTENDERS))
             if options.before:
@@ -121,6 +108,23 @@ def main() -> None:
         options.svg.write_text(_chart(runs, labels, options.events, options.rounds))
 
 
+def _choose_measurement(options: argparse.Namespace, bench: BenchServer, folder: Path) -> Callable[[], None] | None:
+    """Return the measurement of payproc alone that an option asks for, or None."""
+    measurements: list[tuple[object, Callable[[], None]]] = [
+        (options.growth, lambda: measure_growth(bench, folder, options.growth)),
+        (options.pipes, lambda: measure_pipes(bench, folder, options.pipes, options.events)),
+        (options.people, lambda: measure_people(bench, folder, options.people)),
+        (
+            options.processes,
+            lambda: measure_processes(bench, folder, options.processes, options.events, options.rounds),
+        ),
+        (options.ceiling, lambda: measure_ceiling(bench, folder, options.events, options.rounds)),
+        (options.instructions, lambda: measure_instructions(options.instructions)),
+        (options.choices, lambda: measure_choices(folder, options.events, options.rounds)),
+    ]
+    return next((measure for option, measure in measurements if option), None)
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=100_000, help="events of a round (default 100000)")
@@ -130,6 +134,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure of every round")
     parser.add_argument("--growth", type=int, metavar="N", help="only one payproc run over N events, slice by slice")
     parser.add_argument("--pipes", type=int, metavar="N", help="only payproc on a pipe: N single lines, and a flood")
+    parser.add_argument("--people", type=int, metavar="N", help="only the commands of people, on N pending reviews")
     parser.add_argument("--choices", action="store_true", help="only payproc under other schemas and settings")
     parser.add_argument("--before", type=Path, metavar="WHEEL", help="also measure another version of payproc")
     parser.add_argument("--processes", type=int, nargs="+", metavar="N", help="only payproc in N processes at once")
