@@ -60,7 +60,5 @@ def _time(bench: BenchServer, *arguments: str, decisions: int | None = None) -> 
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     each = f", {seconds / decisions * 1000:.2f} ms a decision" if decisions else ""
-    print(
-        f"payproc {' '.join(Path(each).name for each in arguments[:3]):<40} {seconds:>7.2f} s, {cpu:>6.2f} s of CPU{each}",
-        flush=True,
-    )
+    command = " ".join(Path(argument).name for argument in arguments[:3])
+    print(f"payproc {command:<40} {seconds:>7.2f} s, {cpu:>6.2f} s of CPU{each}", flush=True)
