@@ -147,7 +147,7 @@ class Resolver:
         self._connection.close()
 
     def resolve(self, order: Order) -> Settled:
-        """Record a decision, or say why not; the result is durable.
+        """Record a decision, or return its refusal; the result is durable.
 
         Raises CannotFinish if the database cannot be worked with.
         """
@@ -201,7 +201,7 @@ class Resolver:
         )
 
     def _compare(self, order: Order, error: AlreadyResolved) -> BulkResult:
-        """Return the result for a resolved event: `already` if it was resolved just so."""
+        """Return the result for a resolved event: `already` if the decision is the same."""
         resolved, decision = error.resolved, order.decision
         if (resolved.resolution, resolved.note, resolved.resolved_by) != (
             decision.resolution,

@@ -37,7 +37,7 @@ _CORRECT = """
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """A payment as it is now, with what a person should know before a correction."""
+    """A payment as it is now, with the counts that matter for a correction."""
 
     payment_id: str
     state: State

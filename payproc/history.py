@@ -132,8 +132,8 @@ _COUNT = "SELECT count(*) FROM ({entries}) AS entry"
 
 _ORDER = "recorded_at {0}, payment_id {0}, position {0}, event_id {0}"
 
-# The payload stays compressed while the inner query sorts it. The outer order says what the inner
-# one has done already, so it costs nothing.
+# The payload stays compressed while the inner query sorts it. The outer order repeats the inner
+# one, so it costs nothing.
 _STREAM = """
     SELECT {columns} FROM ({entries} ORDER BY {inner} {limit}) AS entry ORDER BY {outer}
 """

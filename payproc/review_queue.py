@@ -80,7 +80,7 @@ def open_reviews(
 ) -> Iterator[Review]:
     """Yield the pending events that the filters pick, the oldest first; memory stays flat.
 
-    With `counts`, events beyond the limit are counted too. Raises CannotFinish.
+    With `counts`, events beyond the limit are counted as well. Raises CannotFinish.
     """
     rows = FETCH_LINES if limit is None else min(limit, FETCH_LINES)
     with database.snapshot() as connection, connection.cursor() as cursor:

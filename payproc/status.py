@@ -55,7 +55,7 @@ MAX_UNFINISHED = 20
 
 
 class Waiting(msgspec.Struct):
-    """Number of pending reviews, and how many of them the table would apply now."""
+    """Number of pending reviews, and of those that the table would apply now."""
 
     events: int = 0
     legal_now: int = 0

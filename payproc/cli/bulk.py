@@ -35,7 +35,7 @@ from payproc.review_queue import ReviewFilter
 from payproc.signals import interrupt
 
 FROM_STDIN = "payproc resolve --from -"
-"""Command that takes what a tool has unpacked."""
+"""Command that reads the output of a tool."""
 
 
 class Report(NamedTuple):

@@ -1,6 +1,6 @@
 """Parts of the commands that record a person's decision: resolve and correct.
 
-Belongs here: their shared options, the checks of what a person says, and the words for an effect.
+Belongs here: their shared options, the checks of their text, and the words for an effect.
 """
 
 import os

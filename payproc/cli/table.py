@@ -120,7 +120,7 @@ def compute_widths(columns: Sequence[Column], rows: Iterable[Row], width: int) -
 def _fit(columns: Sequence[Column], layout: Layout, measure: Measure, width: int) -> list[int]:
     """Return the width of each column of a layout.
 
-    Prose and paths shrink first: to what reads well, and further if that keeps the ids whole. If
+    Prose and paths shrink first: to readable widths, and further if that keeps the ids whole. If
     not, ids break. Then every column shrinks but the numbers.
     """
     broken = [_BROKEN_ID_WIDTH if column.is_id else each for each, column in zip(measure.good, columns, strict=True)]

@@ -34,7 +34,7 @@ wal_level = minimal              # nothing replicates from here
 max_wal_senders = 0
 jit = off                        # every statement here is short
 log_timezone = 'UTC'
-# fsync, full_page_writes and synchronous_commit stay on: what payproc reports must be durable.
+# fsync, full_page_writes and synchronous_commit stay on, because reported events must be durable.
 """
 
 

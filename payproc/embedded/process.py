@@ -61,7 +61,7 @@ def describe_kill(code: int, name: str = "it") -> str | None:
 def _raise_limits() -> Iterator[None]:
     """Raise the limits to the allowed maximum for a process started meanwhile.
 
-    Other commands use the server, too, so the limits of this one must not apply.
+    Other commands use the server as well, so the limits of this one must not apply.
     """
     names = [name for name in dir(resource) if name.startswith("RLIMIT_") and name != "RLIMIT_CORE"]
     before = {number: resource.getrlimit(number) for number in (getattr(resource, name) for name in names)}

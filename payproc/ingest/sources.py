@@ -30,7 +30,7 @@ UTF-8 start like this."""
 def check_sources(names: Sequence[str], command: str = "payproc ingest -") -> None:
     """Refuse sources that cannot be read, before anything is done. Raises WrongUsage.
 
-    `command` reads what a tool has converted. Only regular files are opened for a look, because
+    `command` reads the output of a tool. Only regular files are opened for a look, because
     opening a pipe would consume its content.
     """
     if list(names).count("-") > 1:

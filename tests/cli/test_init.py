@@ -22,7 +22,7 @@ SAMPLES = Path(__file__).parents[2] / "sample_events"
 
 
 CONTROL = """\
-comment = 'stands in for Citus in a test of payproc'
+comment = 'replaces Citus in a test of payproc'
 default_version = '1'
 schema = pg_catalog
 """

@@ -102,7 +102,7 @@ def test_sql_in_any_argument_is_text(run_in_process: InProcess, url: URL, sql: S
             finished = run(*arguments)
             assert finished.code in codes, (arguments, finished)
             assert "fault in payproc" not in finished.output
-            # A read-only transaction refuses writes, too. The message shows that none was tried.
+            # A read-only transaction refuses writes as well. The message shows that none was tried.
             assert codes != {1} or "not found" in finished.output, (arguments, finished)
             count("statements tried in arguments")
     assert (sql.rows(CATALOG), contents(sql), sql.rows(databases)) == before

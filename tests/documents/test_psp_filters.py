@@ -83,7 +83,7 @@ def test_adyen_notifications_are_mapped(payproc: Payproc, sql: Sql) -> None:
 
 
 def test_adyen_immediate_capture_is_mapped(payproc: Payproc, sql: Sql) -> None:
-    """With the commented line of the filter, each authorization is its capture too."""
+    """With the commented line of the filter, each authorization is its capture as well."""
     dump = "".join(line for line in ADYEN.splitlines(keepends=True) if "order-wine" in line or "order-coat" in line)
     found = run_filter(payproc, "adyen, immediate capture", dump)
     assert found.summary == [

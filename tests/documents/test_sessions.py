@@ -28,7 +28,7 @@ RunRecipe = Callable[[str], subprocess.CompletedProcess[str]]
 
 
 def normalize(output: str) -> str:
-    """Return output without what differs between runs.
+    """Return output without the parts that differ between runs.
 
     These are times, ages, rates, folders, and blanks at line ends.
     """

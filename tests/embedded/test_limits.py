@@ -1,4 +1,4 @@
-"""Limits of a session: they are raised for the server, because other commands use it, too."""
+"""Limits of a session: they are raised for the server, because other commands use it as well."""
 
 import re
 import resource

@@ -1,4 +1,4 @@
-"""Batches of decisions that end early: what was reported is on record, and a rerun completes the
+"""Batches of decisions that end early: reported decisions are on record, and a rerun completes the
 rest.
 """
 
@@ -39,7 +39,7 @@ def read_results(folder: Path) -> list[str]:
 
 
 def check_rerun(payproc: Payproc, sql: Sql, reported: int) -> None:
-    """Run the batch again; it must find what was recorded, and complete the rest."""
+    """Run the batch again; it must find the recorded decisions, and complete the rest."""
     recorded = sql.value("SELECT count(*) FROM payproc.resolutions")
     assert reported <= recorded <= reported + 1
     again = payproc(*ARGUMENTS)

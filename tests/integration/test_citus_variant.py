@@ -1,6 +1,6 @@
 """The tables for Citus: those of one server, without the keys that Citus cannot guard.
 
-All other integration tests run on these tables, too, with PAYPROC_TEST_SCHEMA=citus.
+All other integration tests run on these tables as well, with PAYPROC_TEST_SCHEMA=citus.
 """
 
 import re

@@ -46,7 +46,7 @@ def test_any_state_is_corrected_to_any_other(
     before: State,
     after: State,
 ) -> None:
-    """The payment moves, the time of its state too, and the correction takes the next position."""
+    """The payment moves with the time of its state, and the correction takes the next position."""
     path = PATHS[before]
     recorder.handle(input_events(*[(f"e{kind}", "p1", kind) for kind in path]))
     sql.rows("UPDATE payproc.payments SET state_since = '2026-01-01'")

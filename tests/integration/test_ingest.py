@@ -46,7 +46,7 @@ def test_workers_and_round_size_change_no_result(
     round_lines: int,
     seed: int,
 ) -> None:
-    """A dry run decides the same, too."""
+    """A dry run decides the same."""
     lines = messy_lines(seed, 600)
     files = [write_lines(tmp_path / "a.jsonl", lines[:250]), write_lines(tmp_path / "b.jsonl", lines[250:])]
     monkeypatch.setattr(ingest, "ROUND_LINES", ingest.ROUND_LINES)

@@ -46,7 +46,7 @@ TEXTS = [
     *("\x7f", "\x07", "\x1b[1A\x1b[2K", "x\x0b\x0cy", "\x1f"),
     *(text for text in IDS if len(text) < 70),
 ]
-"""Possible notes, names, file names and arguments: they may hold control characters, too."""
+"""Possible notes, names, file names and arguments: they may hold control characters as well."""
 
 SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 """The control sequences of a program that only colours its text and draws a bar."""
