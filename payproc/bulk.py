@@ -8,7 +8,8 @@ durable, and a batch may run beside an ingest or another batch.
 from collections import Counter
 from collections.abc import Iterator
 from enum import Enum
-from itertools import islice
+from itertools import groupby, islice
+from operator import attrgetter
 
 import msgspec
 import psycopg2
@@ -18,7 +19,7 @@ from payproc.db.connection import Database
 from payproc.db.errors import is_about_content
 from payproc.errors import CannotFinish
 from payproc.escape import unambiguous
-from payproc.logic import Reason, Resolution, State
+from payproc.logic import Reason, Resolution, State, is_legal
 from payproc.moves import MAX_ATTEMPTS
 from payproc.review import (
     AlreadyResolved,
@@ -32,12 +33,12 @@ from payproc.review import (
 )
 from payproc.review_queue import ReviewFilter, read_by_payment
 
-# Entries of a batch at the end of a history. A resolution that the batch took has its author, and
-# is no older than the batch.
-_OWN_RESOLUTIONS = """
-    SELECT position, state_before FROM payproc.resolutions
-    WHERE payment_id = %s AND resolved_by = %s AND resolved_at >= %s
-    ORDER BY position DESC
+# The last entries of people in a payment's history, behind a position.
+_ENTRIES_OF_PEOPLE = """
+    SELECT position, state_before FROM payproc.resolutions WHERE payment_id = %(id)s AND position > %(behind)s
+    UNION ALL
+    SELECT position, state_before FROM payproc.corrections WHERE payment_id = %(id)s AND position > %(behind)s
+    ORDER BY 1 DESC
 """
 
 
@@ -59,6 +60,8 @@ class Order(msgspec.Struct, frozen=True):
     source: str | None = None
     line: int | None = None
     filters: ReviewFilter | None = None
+    planned_version: int | None = None
+    """The version that a plan foresaw. Only a decision of another person since then refuses it."""
 
 
 class BulkResult(msgspec.Struct, frozen=True):
@@ -74,6 +77,8 @@ class BulkResult(msgspec.Struct, frozen=True):
     state_after: State | None
     position: int | None
     error: str | None
+    legal: bool | None = None
+    """Of an applied event: whether the table, too, would apply it to that state."""
 
 
 class BulkSummary(msgspec.Struct):
@@ -83,6 +88,8 @@ class BulkSummary(msgspec.Struct):
     already: int = 0
     refused: int = 0
     malformed: int = 0
+    against_table: int = 0
+    """Applied events that the table would not apply to the state of their payment."""
     reasons: Counter[Reason] = msgspec.field(default_factory=Counter)
     """The resolved events by the reason why they needed review."""
     dry_run: bool = False
@@ -92,6 +99,7 @@ class BulkSummary(msgspec.Struct):
         """Count a result."""
         name = result.result.value
         setattr(self, name, getattr(self, name) + 1)
+        self.against_table += result.legal is False
         if result.result is Fate.RESOLVED and reason is not None:
             self.reasons[reason] += 1
 
@@ -112,23 +120,29 @@ def plan(
 
 
 def _plan(events: Iterator[PendingEvent], filters: ReviewFilter, decision: ReviewDecision) -> Iterator[Settled]:
-    before: PendingEvent | None = None
-    for each in events:
-        event = each
-        if before is not None and before.payment_id == each.payment_id:
-            event = msgspec.structs.replace(each, state=before.state, version=before.version)
-        before = event
-        if not filters.fits(event.state, event.type):
-            continue
-        order = Order(event.event_id, decision)
-        try:
-            refuse_applied_flag(event, decision.resolution)
-        except Refused as error:
-            yield _refuse(order, error), event.reason
-            continue
-        after = decision.state_after(event)
-        before = msgspec.structs.replace(event, state=after, version=event.version + 1)
-        yield _make_result(order, Fate.RESOLVED, event.payment_id, event.state, after, before.version), event.reason
+    for _, group in groupby(events, attrgetter("payment_id")):
+        pending = list(group)
+        state, version = pending[0].state, pending[0].version
+        has_moved = True
+        while pending and has_moved:
+            left = []
+            has_moved = False
+            for each in pending:
+                event = msgspec.structs.replace(each, state=state, version=version)
+                if not filters.fits(state, event.type):
+                    left.append(each)
+                    continue
+                order = Order(event.event_id, decision)
+                try:
+                    refuse_applied_flag(event, decision.resolution)
+                except Refused as error:
+                    yield _refuse(order, error), event.reason
+                    continue
+                state, version = decision.state_after(event), version + 1
+                # A refund before its capture in the history is legal only after it.
+                has_moved = filters.legal_now
+                yield _resolve_event(order, event, version)
+            pending = left
 
 
 class Resolver:
@@ -138,9 +152,9 @@ class Resolver:
         """Connect. Raises CannotFinish if that fails."""
         self._database = database
         self._connection = database.connect()
-        with database.transaction_on(self._connection) as cursor:
-            cursor.execute("SELECT pg_catalog.clock_timestamp()")
-            ((self._began_at,),) = cursor.fetchall()
+        # Hashes of payment and position of the batch's own entries. An entry of another batch is no
+        # premise of this one, even under the same name. A hash takes 70 bytes.
+        self._own: set[int] = set()
 
     def close(self) -> None:
         """Close the connection."""
@@ -162,8 +176,8 @@ class Resolver:
             if not isinstance(cause, psycopg2.Error) or not is_about_content(cause):
                 raise
             return _refuse(order, error), None  # such as a note that the encoding of the database lacks
-        after = order.decision.state_after(event)
-        return _make_result(order, Fate.RESOLVED, event.payment_id, event.state, after, position), event.reason
+        self._own.add(hash((event.payment_id, position)))
+        return _resolve_event(order, event, position)
 
     def _resolve(self, order: Order) -> tuple[PendingEvent, int]:
         """Look the event up, and record the decision about it; repeat both if the payment moves."""
@@ -185,12 +199,12 @@ class Resolver:
                 f'its event "{unambiguous(event.event_id)}" any more; nothing was changed',
                 event.payment_id,
             )
+        if order.planned_version is not None:
+            self._refuse_changed_mind(cursor, order.planned_version, event)
         if _fits(order, event.version, event.state):
             return
-        cursor.execute(_OWN_RESOLUTIONS, (event.payment_id, order.decision.by, self._began_at))
-        own = ((position, State(state)) for position, state in cursor.fetchall())
-        for number, (position, state) in enumerate(own):
-            if position != event.version - number:
+        for number, (position, state) in enumerate(self._read_entries_of_people(cursor, event, 0)):
+            if position != event.version - number or hash((event.payment_id, position)) not in self._own:
                 break
             if _fits(order, position - 1, state):
                 return
@@ -199,6 +213,24 @@ class Resolver:
             f"expected {_describe_premises(order)}; nothing was changed",
             event.payment_id,
         )
+
+    def _refuse_changed_mind(self, cursor: psycopg2.extensions.cursor, planned: int, event: PendingEvent) -> None:
+        """Raise Refused if somebody else has decided about the payment since the plan."""
+        for position, _ in self._read_entries_of_people(cursor, event, planned):
+            if hash((event.payment_id, position)) not in self._own:
+                raise Refused(
+                    f'payment "{unambiguous(event.payment_id)}": a person decided about it since the plan (entry '
+                    f"{position}); nothing was changed, look at it and run it again",
+                    event.payment_id,
+                )
+
+    @staticmethod
+    def _read_entries_of_people(
+        cursor: psycopg2.extensions.cursor, event: PendingEvent, behind: int
+    ) -> list[tuple[int, State]]:
+        """Return position and state before of entries behind a position, the last one first."""
+        cursor.execute(_ENTRIES_OF_PEOPLE, {"id": event.payment_id, "behind": behind})
+        return [(position, State(state)) for position, state in cursor.fetchall()]
 
     def _compare(self, order: Order, error: AlreadyResolved) -> BulkResult:
         """Return the result for a resolved event: `already` if the decision is the same."""
@@ -210,7 +242,7 @@ class Resolver:
         ):
             return _refuse(order, error)
         # A rerun continues the batch that took this decision, whatever interrupted it.
-        self._began_at = min(self._began_at, resolved.resolved_at)
+        self._own.add(hash((resolved.payment_id, resolved.position)))
         return _make_result(
             order,
             Fate.ALREADY,
@@ -231,6 +263,15 @@ def _describe_premises(order: Order) -> str:
     if order.version is not None:
         premises.append(f"version {order.version}")
     return " at ".join(premises)
+
+
+def _resolve_event(order: Order, event: PendingEvent, position: int) -> Settled:
+    """Return the result of a resolved event, given with the state before its decision."""
+    decision = order.decision
+    result = _make_result(order, Fate.RESOLVED, event.payment_id, event.state, decision.state_after(event), position)
+    if decision.resolution is Resolution.APPLY:
+        result = msgspec.structs.replace(result, legal=is_legal(event.state, event.type))
+    return result, event.reason
 
 
 def _make_result(order: Order, fate: Fate, payment_id: str, before: State, after: State, position: int) -> BulkResult:

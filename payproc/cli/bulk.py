@@ -62,6 +62,8 @@ class Report(NamedTuple):
             rows = [(name, f"{count:,}") for name, count in (*counts, ("malformed", summary.malformed))]
             screen.print_table((Column("Result"), Column("Decisions", is_number=True)), rows)
             parts = [f"{reason.value} {summary.reasons[reason]:,}" for reason in Reason if summary.reasons[reason]]
+            if summary.against_table:
+                parts.append(f"{summary.against_table:,} against the table")
             parts.append(f"{summary.elapsed_seconds:.2f} s")
             if self.dry_run:
                 parts.append("dry run: nothing was written")
@@ -134,7 +136,9 @@ def resolve_all(
                 planned.add(settled)
             else:
                 planned.summary.add(*settled)
-                picked.write(to_json_line(settled[0].event_id).encode() + b"\n")
+                result, _ = settled
+                planned_version = None if result.position is None else result.position - 1
+                picked.write(to_json_line((result.event_id, planned_version)).encode() + b"\n")
         summary = planned.summary
         count = summary.resolved + summary.refused
         if not count and report.output_format is Format.TABLE:
@@ -148,7 +152,10 @@ def resolve_all(
             raise CannotFinish("nothing was changed")
         outputs.empty()
         picked.seek(0)
-        orders = (Order(json.loads(line), decision, filters=filters) for line in picked)
+        orders = (
+            Order(event_id, decision, filters=filters, planned_version=version)
+            for event_id, version in map(json.loads, picked)
+        )
         return _take_all(database, orders, _Results(outputs.decisions, report), count)
 
 
@@ -194,6 +201,9 @@ def _ask(planned: BulkSummary, decision: ReviewDecision) -> bool:
     for reason in Reason:
         if count := planned.reasons[reason]:
             typer.echo(f"{verb} {format_count(count, 'event')}: {MEANING[reason]} ({reason.value})", err=True)
+    if planned.against_table:
+        illegal = format_count(planned.against_table, "event")
+        typer.echo(f"{illegal} against the table: no legal step from the payment's state at that moment", err=True)
     if planned.refused:
         typer.echo(f"refuse {format_count(planned.refused, 'flag')}, which can only be dismissed", err=True)
     whole = f"{verb} {format_count(planned.resolved, 'event')}"

@@ -35,6 +35,7 @@ RESULT = {
     "state_after": "captured",
     "position": 3,
     "error": None,
+    "legal": True,
 }
 
 
@@ -59,6 +60,15 @@ def counts(finished: Finished) -> tuple[int, ...]:
 def write_orders(folder: Path, *orders: dict[str, object] | bytes) -> None:
     lines = [order if isinstance(order, bytes) else json.dumps(order).encode() for order in orders]
     write_lines(folder / "orders.jsonl", lines)
+
+
+def test_all_names_moves_against_the_table(flagged: InProcess) -> None:
+    """Without --legal-now the refund is applied as told, and the plan and the summary say so."""
+    filters = ("--all", "--type", "refund", "--yes")
+    planned = flagged("resolve", *filters, *APPLY, "--dry-run")
+    done = flagged("resolve", *filters, *APPLY)
+    for finished in (planned, done):
+        assert "1 against the table" in finished.stdout.splitlines()[-1]
 
 
 # ---- --all ---------------------------------------------------------------------------------------

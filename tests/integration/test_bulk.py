@@ -8,7 +8,8 @@ from contextlib import closing
 import msgspec
 import pytest
 
-from payproc.bulk import BulkResult, Fate, Order, Resolver, plan
+from payproc.bulk import BulkResult, BulkSummary, Fate, Order, Resolver, plan
+from payproc.corrections import Correction, correct
 from payproc.db.connection import Database
 from payproc.db.schema import create_schema
 from payproc.handlers import Recorder
@@ -98,12 +99,22 @@ def test_chain_is_resolved_in_one_batch(database: Database, recorder: Recorder, 
     assert sql.rows("SELECT state, version FROM payproc.payments") == [("refunded", 5)]
 
 
-def test_order_is_that_of_the_history(database: Database, recorder: Recorder, sql: Sql) -> None:
-    """The refund is before the capture in the history, and not legal at its turn."""
+def test_legal_refund_waits_for_its_capture(database: Database, recorder: Recorder) -> None:
+    """The refund is before the capture in the history, and legal only after it."""
     recorder.handle(input_events(*CHAIN))
-    assert outline(decide_all(database, LEGAL, APPLY)) == [("capture", "resolved", "captured")]
-    assert outline(decide_all(database, LEGAL, APPLY)) == [("refund", "resolved", "refunded")]
+    results = decide_all(database, LEGAL, APPLY)
+    assert outline(results) == [("capture", "resolved", "captured"), ("refund", "resolved", "refunded")]
+    assert [each.legal for each in results] == [True, True]
     assert decide_all(database, LEGAL, APPLY) == []
+
+
+def test_moves_against_the_table_are_counted(database: Database, recorder: Recorder) -> None:
+    """In the order of the history the capture comes last, so the payment ends captured."""
+    recorder.handle(input_events(*CHAIN))
+    summary = BulkSummary()
+    for settled in plan(database, ALL, APPLY):
+        summary.add(*settled)
+    assert (summary.resolved, summary.against_table) == (2, 2)
 
 
 def test_payment_with_the_oldest_event_is_first(database: Database, recorder: Recorder) -> None:
@@ -152,7 +163,7 @@ def test_same_decision_again_is_already(recorder: Recorder, decide: Callable[...
         Fate.RESOLVED, State.CREATED, State.CAPTURED, 2,
     )  # fmt: skip
     again = decide("e1")
-    assert again == msgspec.structs.replace(first, result=Fate.ALREADY)
+    assert again == msgspec.structs.replace(first, result=Fate.ALREADY, legal=None)
     for other in (
         DISMISS,
         ReviewDecision(Resolution.APPLY, "it was paid", "bob"),
@@ -195,16 +206,16 @@ def test_own_move_keeps_the_premises(recorder: Recorder, decide: Callable[..., B
     assert decide("refund", expecting, 3).result is Fate.RESOLVED
 
 
-@pytest.mark.parametrize("other", ["another name", "before the batch", "an event between"])
+@pytest.mark.parametrize("other", ["another batch", "before the batch", "an event between"])
 def test_other_move_breaks_the_premises(database: Database, recorder: Recorder, other: str) -> None:
+    """The name is the same, as of a team."""
     recorder.handle(input_events(*CHAIN))
-    name = "bob" if other == "another name" else "alice"
-    first = ReviewDecision(Resolution.APPLY, "n", name)
+    first = ReviewDecision(Resolution.APPLY, "n", "alice")
     if other == "before the batch":
         resolve_review(database, "capture", first, lambda *_: True)
-    with closing(Resolver(database)) as resolver:
+    with closing(Resolver(database)) as resolver, closing(Resolver(database)) as another:
         if other != "before the batch":
-            resolver.resolve(Order("capture", first, 3))
+            (another if other == "another batch" else resolver).resolve(Order("capture", first, 3))
         if other == "an event between":
             recorder.handle(input_events(("again", "p1", "capture"), first_line=9))
         result, _ = resolver.resolve(Order("refund", ReviewDecision(Resolution.APPLY, "n", "alice"), 3))
@@ -221,6 +232,31 @@ def test_rerun_continues_an_interrupted_batch(database: Database, recorder: Reco
         with closing(Resolver(database)) as resolver:
             fates.append([resolver.resolve(order)[0].result.value for order in part])
     assert fates == [["resolved"], ["already", "resolved"]]
+
+
+def test_rerun_excuses_no_other_decision(database: Database, recorder: Recorder) -> None:
+    """A rerun finds one of its decisions, and another payment that its author moved meanwhile."""
+    recorder.handle(input_events(("e1", "p1", "flag"), *((event_id, "p2", kind) for event_id, _, kind in CHAIN)))
+    for event_id, decision in (("e1", DISMISS), ("capture", APPLY)):
+        resolve_review(database, event_id, decision, lambda *_: True)
+    with closing(Resolver(database)) as resolver:
+        fates = [resolver.resolve(order)[0].result for order in (Order("e1", DISMISS), Order("refund", DISMISS, 3))]
+    assert fates == [Fate.ALREADY, Fate.REFUSED]
+
+
+@pytest.mark.parametrize("is_person", [True, False], ids=["a correction", "an event"])
+def test_plan_yields_to_a_person(database: Database, recorder: Recorder, is_person: bool) -> None:
+    """Between question and answer, a colleague corrects the payment, or an ingest moves it."""
+    recorder.handle(input_events(*CHAIN))
+    order = Order("capture", APPLY, filters=ALL, planned_version=3)
+    if is_person:
+        correct(database, "p1", Correction(State.FAILED, "n", "bob"), lambda _: True)
+    else:
+        recorder.handle(input_events(("again", "p1", "authorize"), first_line=9))
+    with closing(Resolver(database)) as resolver:
+        result, _ = resolver.resolve(order)
+    assert result.result is (Fate.REFUSED if is_person else Fate.RESOLVED)
+    assert ("a person decided about it since the plan (entry 4)" in str(result.error)) == is_person
 
 
 def test_moved_payment_is_looked_at_again(database: Database, recorder: Recorder, sql: Sql) -> None:

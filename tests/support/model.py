@@ -204,21 +204,24 @@ class Model:
         """Decide all pending events, each payment in the order of its history.
 
         Return event_ids with `resolved` or `refused`, sorted. With `legal_now`, only events that
-        the table would apply to the state at their turn.
+        the table would apply to the state at their turn; again and again, until there is none.
         """
-        results = []
-        pending = set(self.pending())
-        for history in self.histories.values():
-            for event_id in [entry["event_id"] for entry in history if entry["kind"] == "event"]:
-                event = self.recorded[event_id]
-                is_legal = _CELL[self.state(event["payment_id"]), event["type"]] in _STATE_OF.values()
-                if event_id not in pending or (legal_now and not is_legal):
-                    continue
-                is_refused = resolution == "apply" and event["type"] == "flag"
-                if not is_refused:
-                    self.resolve(event_id, resolution, note, by)
-                results.append((event_id, "refused" if is_refused else "resolved"))
-        return sorted(results)
+        results: list[tuple[str, str]] = []
+        while True:
+            before = len(results)
+            pending = set(self.pending()) - {event_id for event_id, _ in results}
+            for history in self.histories.values():
+                for event_id in [entry["event_id"] for entry in history if entry["kind"] == "event"]:
+                    event = self.recorded[event_id]
+                    is_legal = _CELL[self.state(event["payment_id"]), event["type"]] in _STATE_OF.values()
+                    if event_id not in pending or (legal_now and not is_legal):
+                        continue
+                    is_refused = resolution == "apply" and event["type"] == "flag"
+                    if not is_refused:
+                        self.resolve(event_id, resolution, note, by)
+                    results.append((event_id, "refused" if is_refused else "resolved"))
+            if len(results) == before:
+                return sorted(results)
 
     def show(self, payment_id: str) -> Row | None:
         """Return the output of `show --format json` without times, conflicts sorted by identity.
