@@ -92,7 +92,8 @@ def parse_order(raw: bytes, source: str, line: int, defaults: Defaults) -> Order
 
 def _refuse_repeated_fields(raw: bytes) -> None:
     """Raise _BadField for a field given twice, of which a decoder would silently take the last."""
-    if all(raw.count(f'"{field}"'.encode()) <= 1 for field in _FIELDS):
+    has_escapes = b"\\u" in raw  # a key may hide in them, as in "event\\u005fid"
+    if not has_escapes and all(raw.count(f'"{field}"'.encode()) <= 1 for field in _FIELDS):
         return
     objects: list[list[str]] = []
     json.loads(raw, object_pairs_hook=lambda pairs: objects.append([key for key, _ in pairs]))

@@ -77,6 +77,10 @@ def test_parse_order_ignores_other_fields() -> None:
             b'{"event_id": "e", "resolution": "apply", "note": "n", "resolution": "dismiss"}',
             "resolution: given 2 times, expected once",
         ),
+        (
+            b'{"event_id": "k1", "event\\u005fid": "k2", "resolution": "apply", "note": "n"}',
+            "event_id: given 2 times, expected once",
+        ),
     ],
 )
 def test_parse_order_malformed_line(line: bytes, error: str) -> None:
