@@ -88,6 +88,8 @@ def parse_order(raw: bytes, source: str, line: int, defaults: Defaults) -> Order
         )
     except _BadField as error:
         return _make_malformed(source, line, str(error), event_id if isinstance(event_id, str) else None)
+    except RecursionError:  # json has another limit than msgspec
+        return _make_malformed(source, line, "nested too deeply, expected one JSON object a line")
 
 
 def _refuse_repeated_fields(raw: bytes) -> None:

@@ -90,6 +90,16 @@ def test_parse_order_malformed_line(line: bytes, error: str) -> None:
     assert str(result.error).startswith(error)
 
 
+@pytest.mark.parametrize("start", ['{"x": ', '{"event_id": ', '{"event_id": "e", "event_id": '])
+def test_parse_order_deep_nesting_is_no_crash(start: str) -> None:
+    """Each parser and writer of JSON has its own limit, which the depth of the stack moves."""
+    for depth in (*range(900, 1000), 10_000):
+        line = f"{start}{'[' * depth}{']' * depth}}}".encode()
+        result = parse_order(line, "f", 3, NOTHING)
+        assert isinstance(result, BulkResult)
+        assert result.result is Fate.MALFORMED
+
+
 def test_read_orders_numbers_lines() -> None:
     """A byte order mark, CRLF, blank lines and a missing last newline are fine."""
     file = io.BytesIO(b"\xef\xbb\xbf" + WHOLE + b"\r\n\n  \n{\n" + WHOLE)
