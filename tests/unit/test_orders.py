@@ -41,12 +41,24 @@ def test_parse_order_ignores_other_fields() -> None:
     assert isinstance(parse_order(line, "f", 1, NOTHING), Order)
 
 
+@pytest.mark.parametrize("number", ["1e400", "9" * 5000])
+@pytest.mark.parametrize(
+    "payload", ['{"amount": %s}', '{"event_id": "x", "amount": %s}', '{"note": "\\u00e9", "n": %s}']
+)
+def test_parse_order_ignores_huge_numbers(payload: str, number: str) -> None:
+    """PostgreSQL keeps a payload as text, so numbers beyond a double come back as received."""
+    line = f'{{"event_id": "e1", "payload": {payload % number}, "resolution": "apply", "note": "n"}}'
+    assert isinstance(parse_order(line.encode(), "f", 1, NOTHING), Order)
+
+
 @pytest.mark.parametrize(
     ("line", "error"),
     [
         (b"{", "not JSON: input data was truncated, expected one JSON object a line"),
         (b"[1]", "not an object, expected one JSON object a line"),
         (b'{"event_id": "\xff"}', "not JSON: "),
+        (b'{"event_id": "e", "x": "\xff"}', "not JSON: "),
+        (b'{"event_id": "e", "version": 1e400}', "not JSON: number out of range, "),
         (b'{"event_id": "e", "x": ' + b"[" * 100_000 + b"}", "not JSON: "),
         (b"{}", "event_id: missing, expected a string"),
         (b'{"event_id": 7}', "event_id: 7, expected a string"),
