@@ -165,6 +165,7 @@ REFUSED_BY_WRITERS = {
             "--all --apply --note x --yes --state paid",
             f"invalid value for '--state': 'paid' is not one of {STATES} …",
         ),
+        ("--all --apply --note x --yes --payment ''", "--payment: empty, expected some text"),
         ("--all --apply --note x --yes --run first", f"--run: expected {LIMIT} …"),
         (
             "--all --apply --note x --yes --reason duplicate_event",
