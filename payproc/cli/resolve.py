@@ -134,7 +134,9 @@ def _check_usage(context: typer.Context) -> None:
     given = {name: value for name, value in context.params.items() if value not in (None, False)}
     _check_inputs(context, given)
     event_id, file = given.get("event_id"), given.get("file")
-    if ("apply" in given and "dismiss" in given) or not ({"file", "apply", "dismiss"} & given.keys()):
+    if "apply" in given and "dismiss" in given:
+        raise WrongUsage("--apply and --dismiss: given together, expected one of them")
+    if not {"file", "apply", "dismiss"} & given.keys():
         raise WrongUsage("no decision, expected --apply or --dismiss")
     if file is None and "note" not in given:
         raise WrongUsage("--note: missing, expected some text")

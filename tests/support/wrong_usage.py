@@ -112,7 +112,7 @@ REFUSED_BY_WRITERS = {
         ("evt_4004", "no decision, expected --apply or --dismiss"),
         ("evt_4004 --apply --yes", "--note: missing, expected some text"),
         ("evt_4004 --note x --yes", "no decision, expected --apply or --dismiss"),
-        ("evt_4004 --apply --dismiss --note x --yes", "no decision, expected --apply or --dismiss"),
+        ("evt_4004 --apply --dismiss --note x --yes", "--apply and --dismiss: given together, expected one of them"),
         (
             "evt_4004 --apply --note x",
             "no terminal to ask on; add --yes, and --expect STATE to be safe",
@@ -173,7 +173,7 @@ REFUSED_BY_WRITERS = {
         ),
         ("--from day.jsonl --reason flagged", "--reason: does not go with --from, expected --all"),
         ("--from day.jsonl --dry-run", "--dry-run: does not go with --from, expected --all"),
-        ("--from day.jsonl --apply --dismiss", "no decision, expected --apply or --dismiss"),
+        ("--from day.jsonl --apply --dismiss", "--apply and --dismiss: given together, expected one of them"),
         ("--from day.jsonl --note ''", "--note: empty, expected some text"),
         ("--from missing.jsonl", "missing.jsonl: cannot be read: No such file or directory"),
         (
