@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from payproc.cli.options import check_text
-from payproc.errors import WrongUsage
+from payproc.errors import CannotFinish, WrongUsage
 from payproc.escape import unambiguous
 from payproc.logic import State
 
@@ -49,6 +49,17 @@ def describe_move(payment_id: str, before: State, after: State, *, is_done: bool
     if after is before:
         return f"{payment} stays {after.value}"
     return f"{payment} {'moved' if is_done else 'moves'} from {before.value} to {after.value}"
+
+
+def print_recorded(effect: str) -> None:
+    """Print the effect of a decision on record. Raises CannotFinish if stdout takes no more."""
+    try:
+        typer.echo(effect)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        problem = f"output could not be written: {error.strerror}"
+        raise CannotFinish(f"{problem}; the decision is recorded") from None
 
 
 def _login_name() -> str:
