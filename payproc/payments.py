@@ -104,11 +104,17 @@ class Payment(msgspec.Struct, frozen=True):
         """
         if not self.history:
             return False
-        final = [entry.recorded_at for entry in self.rejected]
-        final += [entry.recorded_at for entry in self.history if isinstance(entry, ResolutionEntry)]
-        final += [conflict.recorded_at for conflict in self.conflicts if conflict.payment_id == self.payment_id]
-        corrected = [entry.recorded_at for entry in self.history if isinstance(entry, CorrectionEntry)]
-        return bool(final) and (not corrected or max(final) > max(corrected))
+        final: list[EventEntry | ResolutionEntry] = [*self.rejected]
+        final += [entry for entry in self.history if isinstance(entry, ResolutionEntry)]
+        conflicts = [conflict for conflict in self.conflicts if conflict.payment_id == self.payment_id]
+        corrections = [entry for entry in self.history if isinstance(entry, CorrectionEntry)]
+        if not corrections:
+            return bool(final or conflicts)
+        last = max(corrections, key=lambda entry: entry.position)
+        # A clock may go back, and only a conflict has no position.
+        return any(entry.position > last.position for entry in final) or any(
+            conflict.recorded_at > last.recorded_at for conflict in conflicts
+        )
 
 
 _PAYMENT = "SELECT state, version FROM payproc.payments WHERE payment_id = %s"

@@ -7,7 +7,17 @@ import typer
 from payproc.cli.console import confirm, make_notifier, print_message
 from payproc.cli.exits import exit_on_errors
 from payproc.cli.options import DatabaseUrl, Quiet, format_examples, refuse_undecodable
-from payproc.cli.people import By, Expect, Note, Yes, check_author, check_note, describe_move, require_consent
+from payproc.cli.people import (
+    By,
+    Expect,
+    Note,
+    Yes,
+    check_author,
+    check_note,
+    describe_move,
+    print_recorded,
+    require_consent,
+)
 from payproc.cli.render import format_count, format_time
 from payproc.errors import CannotFinish
 from payproc.escape import unambiguous
@@ -59,7 +69,7 @@ def correct(
                 raise CannotFinish("nothing was changed")
             standing, position = corrected
             effect = describe_move(payment_id, standing.state, to, is_done=True)
-            typer.echo(f"corrected: {effect} (entry {position}, by {unambiguous(correction.by)})")
+            print_recorded(f"corrected: {effect} (entry {position}, by {unambiguous(correction.by)})")
 
 
 def _ask(standing: "Standing", to: State) -> bool:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from payproc.cli.options import MAX_LIMIT, refuse_option, refuse_undecodable
+from payproc.cli.options import MAX_LIMIT, check_text
 from payproc.escape import redact, unambiguous
 from payproc.logic import OUTCOME_OF, EventType, Outcome, Reason, State
 
@@ -64,13 +64,12 @@ def make_filter(
 ) -> "ReviewFilter":
     """Return the filter of these options.
 
-    Raises WrongUsage for a payment that is an option or not UTF-8.
+    Raises WrongUsage for a payment that is empty, an option or not UTF-8.
     """
     from payproc.review_queue import ReviewFilter  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
 
     if payment is not None:
-        refuse_option(context, "--payment", payment)
-        refuse_undecodable("--payment", payment)
+        check_text(context, "--payment", payment)
     return ReviewFilter(Reason(reason) if reason else None, event_type, payment, run, state, legal_now)
 
 

@@ -19,10 +19,9 @@ from payproc.cli.options import (
     Format,
     FormatOption,
     Quiet,
+    check_text,
     format_examples,
     parse_time_option,
-    refuse_option,
-    refuse_undecodable,
 )
 from payproc.cli.render import MIN_WIDE_COLUMNS, to_json_line
 from payproc.errors import WrongUsage
@@ -89,8 +88,8 @@ def history(
         from payproc.history import HistoryFilter, count_entries, list_entries
 
         for name, value in (("--by", by), ("--payment", payment)):
-            refuse_option(context, name, value)
-            refuse_undecodable(name, value or "")
+            if value is not None:
+                check_text(context, name, value)
         if since is not None and until is not None and since >= until:
             raise WrongUsage(f"--until: {until:%Y-%m-%d %H:%M:%S} UTC is not later than --since, so nothing can fit")
         picked = HistoryFilter(

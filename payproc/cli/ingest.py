@@ -16,9 +16,9 @@ from payproc.cli.options import (
     Format,
     FormatOption,
     Quiet,
+    check_text,
     format_examples,
     refuse_option,
-    refuse_undecodable,
 )
 from payproc.cli.render import format_count, to_json
 from payproc.cli.summary import NEWEST_FIRST, describe_next_steps, is_probably_newest_first, print_summary
@@ -97,7 +97,7 @@ def ingest(
         names = _choose_inputs(files)
         for option, name in (("--decisions", decisions), ("--malformed", malformed)):
             refuse_option(context, option, name)
-        label = None if label is None else _check_label(context, label)
+        label = None if label is None else check_text(context, "--label", label)
         report = Report(output_format, dry_run, quiet, "-" in (decisions, malformed), malformed is not None)
         with (
             open_outputs(names, decisions, malformed) as outputs,
@@ -117,15 +117,6 @@ def _choose_inputs(files: list[str] | None) -> list[str]:
     names = files or ["-"]
     check_sources(names)
     return names
-
-
-def _check_label(context: typer.Context, label: str) -> str:
-    """Return a label without the blanks around it. Raises WrongUsage for a bad one."""
-    refuse_option(context, "--label", label)
-    refuse_undecodable("--label", label)
-    if not label.strip():
-        raise WrongUsage("--label: empty, expected some text")
-    return label.strip()
 
 
 class Report(NamedTuple):

@@ -66,6 +66,18 @@ def list_option_names(command: Any) -> list[str]:
     return [*(name for option in options for name in option.opts), "--help", "-h"]
 
 
+def check_text(context: typer.Context, name: str, value: str) -> str:
+    """Return a text without the blanks around it.
+
+    Raises WrongUsage if it is empty, an option or not UTF-8.
+    """
+    refuse_option(context, name, value)
+    if not value.strip():
+        raise WrongUsage(f"{name}: empty, expected some text")
+    refuse_undecodable(name, value)
+    return value.strip()
+
+
 def refuse_option(context: typer.Context, name: str, value: str | None) -> None:
     """Raise WrongUsage for an option as a value, as in `--note --yes`, which Typer accepts."""
     option, _, _ = (value or "").partition("=")

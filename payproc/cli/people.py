@@ -1,6 +1,6 @@
 """Parts of the commands that record a person's decision: resolve and correct.
 
-Belongs here: their shared options, the checks of their text, and the words for an effect.
+Belongs here: their shared options, the checks of their values, and the words for an effect.
 """
 
 import os
@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from payproc.cli.options import refuse_option, refuse_undecodable
-from payproc.errors import WrongUsage
+from payproc.cli.options import check_text
+from payproc.errors import CannotFinish, WrongUsage
 from payproc.escape import unambiguous
 from payproc.logic import State
 
@@ -29,12 +29,12 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; required wit
 
 def check_note(context: typer.Context, note: str) -> str:
     """Return the value of --note without the blanks around it. Raises WrongUsage for a bad one."""
-    return _check_text(context, "--note", note)
+    return check_text(context, "--note", note)
 
 
 def check_author(context: typer.Context, by: str | None) -> str:
     """Return the value of --by, or the login name. Raises WrongUsage for a bad one."""
-    return _check_text(context, "--by", _login_name() if by is None else by)
+    return check_text(context, "--by", _login_name() if by is None else by)
 
 
 def require_consent(*, yes: bool, advice: str = "and --expect STATE") -> None:
@@ -51,16 +51,15 @@ def describe_move(payment_id: str, before: State, after: State, *, is_done: bool
     return f"{payment} {'moved' if is_done else 'moves'} from {before.value} to {after.value}"
 
 
-def _check_text(context: typer.Context, name: str, value: str) -> str:
-    """Return a text without the blanks around it.
-
-    Raises WrongUsage if it is empty, an option or not UTF-8.
-    """
-    refuse_option(context, name, value)
-    if not value.strip():
-        raise WrongUsage(f"{name}: empty, expected some text")
-    refuse_undecodable(name, value)
-    return value.strip()
+def print_recorded(effect: str) -> None:
+    """Print the effect of a decision on record. Raises CannotFinish if stdout takes no more."""
+    try:
+        typer.echo(effect)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        problem = f"output could not be written: {error.strerror}"
+        raise CannotFinish(f"{problem}; the decision is recorded") from None
 
 
 def _login_name() -> str:

@@ -31,7 +31,17 @@ from payproc.cli.options import (
     refuse_option,
     refuse_undecodable,
 )
-from payproc.cli.people import By, Expect, OptionalNote, Yes, check_author, check_note, describe_move, require_consent
+from payproc.cli.people import (
+    By,
+    Expect,
+    OptionalNote,
+    Yes,
+    check_author,
+    check_note,
+    describe_move,
+    print_recorded,
+    require_consent,
+)
 from payproc.cli.render import DONE, MEANING
 from payproc.errors import CannotFinish, WrongUsage
 from payproc.escape import printable_json, unambiguous
@@ -134,7 +144,9 @@ def _check_usage(context: typer.Context) -> None:
     given = {name: value for name, value in context.params.items() if value not in (None, False)}
     _check_inputs(context, given)
     event_id, file = given.get("event_id"), given.get("file")
-    if ("apply" in given and "dismiss" in given) or not ({"file", "apply", "dismiss"} & given.keys()):
+    if "apply" in given and "dismiss" in given:
+        raise WrongUsage("--apply and --dismiss: given together, expected one of them")
+    if not {"file", "apply", "dismiss"} & given.keys():
         raise WrongUsage("no decision, expected --apply or --dismiss")
     if file is None and "note" not in given:
         raise WrongUsage("--note: missing, expected some text")
@@ -180,7 +192,7 @@ def _resolve_one(database: "Database", event_id: str, decision: "ReviewDecision"
         raise CannotFinish("nothing was changed")
     found, position = resolved
     effect = _describe_effect(found, decision, is_done=True)
-    typer.echo(f"{effect} (entry {position}, by {unambiguous(decision.by)})")
+    print_recorded(f"{effect} (entry {position}, by {unambiguous(decision.by)})")
 
 
 def _ask(review: "Review", decision: "ReviewDecision") -> bool:

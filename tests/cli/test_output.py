@@ -101,6 +101,17 @@ def test_full_disk_is_one_line(filled: InProcess, command: str) -> None:
     assert error_line(finished, 1) == "payproc: output could not be written: No space left on device"
 
 
+@pytest.mark.parametrize("command", ["resolve e1 --dismiss", "correct p1 --to captured"])
+def test_full_disk_keeps_a_decision(run_in_process: InProcess, sql: Sql, command: str) -> None:
+    """The message says so, because another attempt would be refused or would be a second entry."""
+    run_in_process("ingest", "-", stdin=event_line("e1", "p1", "capture"))
+    with Path("/dev/full").open("wb") as full:
+        finished = run_in_process.process(*command.split(), "--note", "n", "--yes", stdout=full)
+    line = "payproc: output could not be written: No space left on device; the decision is recorded"
+    assert error_line(finished, 1) == line
+    assert sql.value("SELECT version FROM payproc.payments") == 2
+
+
 def test_full_disk_under_decisions_is_one_line(payproc: Payproc, good: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         finished = payproc("ingest", "good.jsonl", "--decisions", "-", stdout=full)

@@ -112,7 +112,7 @@ REFUSED_BY_WRITERS = {
         ("evt_4004", "no decision, expected --apply or --dismiss"),
         ("evt_4004 --apply --yes", "--note: missing, expected some text"),
         ("evt_4004 --note x --yes", "no decision, expected --apply or --dismiss"),
-        ("evt_4004 --apply --dismiss --note x --yes", "no decision, expected --apply or --dismiss"),
+        ("evt_4004 --apply --dismiss --note x --yes", "--apply and --dismiss: given together, expected one of them"),
         (
             "evt_4004 --apply --note x",
             "no terminal to ask on; add --yes, and --expect STATE to be safe",
@@ -165,6 +165,7 @@ REFUSED_BY_WRITERS = {
             "--all --apply --note x --yes --state paid",
             f"invalid value for '--state': 'paid' is not one of {STATES} …",
         ),
+        ("--all --apply --note x --yes --payment ''", "--payment: empty, expected some text"),
         ("--all --apply --note x --yes --run first", f"--run: expected {LIMIT} …"),
         (
             "--all --apply --note x --yes --reason duplicate_event",
@@ -172,7 +173,7 @@ REFUSED_BY_WRITERS = {
         ),
         ("--from day.jsonl --reason flagged", "--reason: does not go with --from, expected --all"),
         ("--from day.jsonl --dry-run", "--dry-run: does not go with --from, expected --all"),
-        ("--from day.jsonl --apply --dismiss", "no decision, expected --apply or --dismiss"),
+        ("--from day.jsonl --apply --dismiss", "--apply and --dismiss: given together, expected one of them"),
         ("--from day.jsonl --note ''", "--note: empty, expected some text"),
         ("--from missing.jsonl", "missing.jsonl: cannot be read: No such file or directory"),
         (

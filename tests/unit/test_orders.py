@@ -41,12 +41,24 @@ def test_parse_order_ignores_other_fields() -> None:
     assert isinstance(parse_order(line, "f", 1, NOTHING), Order)
 
 
+@pytest.mark.parametrize("number", ["1e400", "9" * 5000])
+@pytest.mark.parametrize(
+    "payload", ['{"amount": %s}', '{"event_id": "x", "amount": %s}', '{"note": "\\u00e9", "n": %s}']
+)
+def test_parse_order_ignores_huge_numbers(payload: str, number: str) -> None:
+    """PostgreSQL keeps a payload as text, so numbers beyond a double come back as received."""
+    line = f'{{"event_id": "e1", "payload": {payload % number}, "resolution": "apply", "note": "n"}}'
+    assert isinstance(parse_order(line.encode(), "f", 1, NOTHING), Order)
+
+
 @pytest.mark.parametrize(
     ("line", "error"),
     [
         (b"{", "not JSON: input data was truncated, expected one JSON object a line"),
         (b"[1]", "not an object, expected one JSON object a line"),
         (b'{"event_id": "\xff"}', "not JSON: "),
+        (b'{"event_id": "e", "x": "\xff"}', "not JSON: "),
+        (b'{"event_id": "e", "version": 1e400}', "not JSON: number out of range, "),
         (b'{"event_id": "e", "x": ' + b"[" * 100_000 + b"}", "not JSON: "),
         (b"{}", "event_id: missing, expected a string"),
         (b'{"event_id": 7}', "event_id: 7, expected a string"),
@@ -77,6 +89,10 @@ def test_parse_order_ignores_other_fields() -> None:
             b'{"event_id": "e", "resolution": "apply", "note": "n", "resolution": "dismiss"}',
             "resolution: given 2 times, expected once",
         ),
+        (
+            b'{"event_id": "k1", "event\\u005fid": "k2", "resolution": "apply", "note": "n"}',
+            "event_id: given 2 times, expected once",
+        ),
     ],
 )
 def test_parse_order_malformed_line(line: bytes, error: str) -> None:
@@ -84,6 +100,16 @@ def test_parse_order_malformed_line(line: bytes, error: str) -> None:
     assert isinstance(result, BulkResult)
     assert (result.source, result.line, result.result) == ("f", 3, Fate.MALFORMED)
     assert str(result.error).startswith(error)
+
+
+@pytest.mark.parametrize("start", ['{"x": ', '{"event_id": ', '{"event_id": "e", "event_id": '])
+def test_parse_order_deep_nesting_is_no_crash(start: str) -> None:
+    """Each parser and writer of JSON has its own limit, which the depth of the stack moves."""
+    for depth in (*range(900, 1000), 10_000):
+        line = f"{start}{'[' * depth}{']' * depth}}}".encode()
+        result = parse_order(line, "f", 3, NOTHING)
+        assert isinstance(result, BulkResult)
+        assert result.result is Fate.MALFORMED
 
 
 def test_read_orders_numbers_lines() -> None:
