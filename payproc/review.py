@@ -18,6 +18,9 @@ from payproc.escape import unambiguous
 from payproc.logic import STATE_NAMED_BY, EventType, Outcome, Reason, Resolution, State, is_legal
 from payproc.moves import MAX_ATTEMPTS, move_payment
 
+MAX_SHOWN_NOTE = 200
+"""Characters of a note in a message, because a note may be as long as a book; `show` has all."""
+
 # Citus may have distributed events, payments and runs to different machines. It can join rows of
 # another machine if a step of its own has fetched them before. MATERIALIZED makes such a step of
 # each WITH. A run's row may be gone, and its sources' names with it.
@@ -131,11 +134,13 @@ class AlreadyResolved(Refused):
 
     def __init__(self, event_id: str, resolved: Resolved) -> None:
         self.resolved = resolved
+        note = resolved.note
+        shown = note if len(note) <= MAX_SHOWN_NOTE else f"{note[:MAX_SHOWN_NOTE]}…"
         done = "applied" if resolved.resolution is Resolution.APPLY else "dismissed"
         super().__init__(
             f'event "{unambiguous(event_id)}": already resolved: {done} by {unambiguous(resolved.resolved_by)} on '
             f"{resolved.resolved_at:%Y-%m-%d at %H:%M:%S} UTC, with the note "
-            f'"{unambiguous(resolved.note)}"; nothing was changed',
+            f'"{unambiguous(shown)}"; nothing was changed',
             resolved.payment_id,
         )
 

@@ -154,6 +154,18 @@ def test_resolving_twice_names_the_first_resolution(database: Database, recorder
     assert sql.rows("SELECT state, version FROM payproc.payments") == [("captured", 2)]
 
 
+@pytest.mark.parametrize(("length", "shown"), [(200, "x" * 200), (201, f"{'x' * 200}…")])
+def test_resolving_twice_cuts_a_long_note(
+    database: Database, recorder: Recorder, sql: Sql, length: int, shown: str
+) -> None:
+    """The record keeps all of it."""
+    recorder.handle(input_events(("e1", "p1", "capture")))
+    resolve_review(database, "e1", ReviewDecision(Resolution.APPLY, "x" * length, "alice"), agree)
+    with pytest.raises(CannotFinish, match=f'with the note "{shown}"; nothing was changed$'):
+        resolve_review(database, "e1", DISMISS, agree)
+    assert sql.value("SELECT length(note) FROM payproc.resolutions") == length
+
+
 def test_one_of_two_concurrent_resolutions_wins(
     database: Database, recorder: Recorder, sql: Sql, verified: Callable[[], None]
 ) -> None:
