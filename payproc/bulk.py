@@ -153,7 +153,7 @@ class Resolver:
         self._database = database
         self._connection = database.connect()
         # Hashes of payment and position of the batch's own entries. An entry of another batch is no
-        # premise of this one, even under the same name. A hash takes 70 bytes.
+        # premise of this one, even under the same name. A hash takes 80 bytes.
         self._own: set[int] = set()
 
     def close(self) -> None:

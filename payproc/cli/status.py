@@ -92,7 +92,7 @@ def _describe_waiting(found: "Status", now: datetime) -> Iterator[str]:
         yield "none"
         return
     width = len(f"{found.waiting.events:,}")
-    yield f"{format_count(found.waiting.events, 'event')}, {found.waiting.legal_now:,} of them legal now"
+    yield f"{format_count(found.waiting.events, 'event')}, {found.waiting.legal_now:,} legal now"
     for reason, waiting in found.waiting_by_reason.items():
         legal = f", {waiting.legal_now:,} legal now" if waiting.legal_now else ""
         yield f"{waiting.events:>{width},} {reason.value}: {MEANING[reason]}{legal}"

@@ -60,7 +60,7 @@ def test_status_table_tells_the_same(filled: InProcess) -> None:
     assert shown[1].startswith("Server PostgreSQL ")
     assert shown[2:6] == ["Payments 5", "2 created", "2 authorized", "1 failed"]
     assert shown[6:9] == [
-        "Need review 3 events, 1 of them legal now",
+        "Need review 3 events, 1 legal now",
         "2 predecessor_missing: the step before it is missing, 1 legal now",
         "1 flagged: it is a report that only a person can judge",
     ]
