@@ -143,12 +143,12 @@ def test_planted_socket_leads_to_no_root_server(made_home: Path, secret_folder: 
 @contextmanager
 def server_lock_held(home: Path) -> Iterator[None]:
     """Hold `server.lock`, as a running server does."""
-    holder = subprocess.Popen(["flock", home / "server.lock", "sleep", "600"], start_new_session=True)
+    holder = subprocess.Popen(["flock", "--no-fork", home / "server.lock", "sleep", "600"])
     try:
         wait_for(lambda: is_running(home))
         yield
     finally:
-        os.killpg(holder.pid, signal.SIGKILL)
+        holder.kill()
         holder.wait()
 
 
