@@ -15,7 +15,7 @@ import typer
 from payproc.cli.console import make_notifier
 from payproc.cli.exits import exit_on_errors
 from payproc.cli.options import DatabaseUrl, Quiet, format_examples
-from payproc.errors import PayprocError
+from payproc.errors import PayprocError, WrongUsage
 from payproc.signals import interrupt, passed_on
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ def execute(
     with exit_on_errors():
         from payproc.db import location, variables  # psycopg2 takes 20 ms of CPU, which --help need not pay
 
+        if command and not command[0]:
+            raise WrongUsage("COMMAND: empty name, expected a program and its arguments")
         before = dict(os.environ)  # opening the embedded database removes variables
         with location.open_database(database_url, make_notifier(quiet)) as database:
             target = variables.find_target(database)

@@ -26,6 +26,7 @@ COMMANDS = (
     "runs",
     "export",
     "init",
+    "exec",
 )
 
 

@@ -21,6 +21,9 @@ from tests.support.homes import find_fast_folder
 IS_ROOT = os.geteuid() == 0
 POSTGRES_VERSION = int(os.environ.get("PAYPROC_TEST_POSTGRES", binaries.POSTGRES_VERSION))
 
+DEBIAN_POSTGRES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
+"""The programs of Debian's newest PostgreSQL, None without one."""
+
 
 class Pristine(NamedTuple):
     """An embedded server's home with payproc's empty schema, to be copied, and its programs."""
