@@ -1,6 +1,6 @@
 """Signals: the effect of SIGINT, SIGTERM and SIGHUP on a command.
 
-The rules, except while a command of the user runs (payproc exec), which gets the signals:
+The rules, except while `payproc exec` waits for a program, which gets the signals instead:
 
 1. The first signal interrupts the command. It raises KeyboardInterrupt at once. During an ingest it
    requests a stop after the batches in flight instead. An export completes its block of lines

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from payproc.db.variables import Target
 
 EXAMPLES = format_examples(
-    "payproc exec pg_dump -Fc -n payproc > books.dump",
+    "payproc exec pg_dump -Fc -n payproc -f books.dump",
     'payproc exec psql -c "SELECT count(*) FROM payproc.events"',
 )
 

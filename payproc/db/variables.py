@@ -68,7 +68,7 @@ def make_read_only(target: Target, database: Database) -> Target:
 
 def _check_read_only(database: Database) -> None:
     """Raise CannotFinish if a pool before the server refuses or ignores the option."""
-    problem = "it ignores options"
+    problem = f"the database {database.where} ignores the option for read-only transactions"
     try:
         with closing(database.connect()) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT pg_catalog.current_setting('transaction_read_only')")
@@ -76,10 +76,7 @@ def _check_read_only(database: Database) -> None:
                 return
     except CannotFinish as error:  # the same connection without the option works
         problem = str(error)
-    raise CannotFinish(
-        f"{problem}; so the command would not be read-only: connect to the server itself instead of a pool, "
-        "or add --write"
-    )
+    raise CannotFinish(f"{problem}; connect to the server itself instead of a pool, or add --write")
 
 
 def build_environment(before: Mapping[str, str], target: Target) -> dict[str, str]:

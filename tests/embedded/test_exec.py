@@ -79,7 +79,7 @@ def test_background_program_loses_the_server(made_home: Path) -> None:
     script = 'psql -c "SELECT pg_sleep(60)" >lost 2>&1 & until psql -Atc "$1" | grep -q 1; do :; done'
     sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
     folder = made_home.parent
-    command = [COMMAND, "exec", "-q", "sh", "-c", script, "sh", sleeping]
+    command = [str(COMMAND), "exec", "-q", "sh", "-c", script, "sh", sleeping]
     subprocess.run(command, cwd=folder, env=build_environment(made_home), check=True, timeout=60)
     assert not is_running(made_home)
     wait_for(lambda: "terminating connection due to administrator command" in (folder / "lost").read_text())
