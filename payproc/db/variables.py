@@ -86,7 +86,9 @@ def build_environment(before: Mapping[str, str], target: Target) -> dict[str, st
     """
     for name in _REFUSED:
         if name in target.parameters:
-            raise WrongUsage(f"the database's parameter {name} has no environment variable; name it without {name}")
+            raise WrongUsage(
+                f"cannot pass on the parameter {name}, which has no environment variable; use a URL without it"
+            )
     kept = {name: each for name, each in before.items() if not name.startswith("PG") or name in _SESSION_VARIABLES}
     parameters = {**target.parameters, "password": target.password}
     return kept | {_name_variable(name): each for name, each in parameters.items() if each and name not in _OMITTED}

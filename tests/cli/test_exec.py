@@ -4,7 +4,7 @@ import signal
 import subprocess
 
 import pytest
-from sqlalchemy import URL
+from sqlalchemy import URL, make_url
 
 from payproc.cli.exec import _build_path
 from payproc.db.variables import Target
@@ -21,42 +21,41 @@ COUNT = "SELECT count(*) FROM payproc.payments"
 INSERT = "INSERT INTO payproc.payments (payment_id, state, version) VALUES ('p1', 'created', 1)"
 
 
+def find_url(run: InProcess) -> URL:
+    """Return the URL of its database."""
+    return make_url(run.environment["DATABASE_URL"])
+
+
 # ---- Programs ------------------------------------------------------------------------------------
 
 
-def test_streams_are_the_programs(run_in_process: InProcess) -> None:
+def test_streams_are_the_programs(shared: InProcess) -> None:
     """A dump is written byte for byte, and payproc adds nothing to it."""
     content = bytes(range(256)) * 300
-    (run_in_process.folder / "content").write_bytes(content)
-    finished = run_in_process(
-        "exec", "sh", "-c", "cat > copy; cmp copy content; echo done; echo told >&2", stdin=content
-    )
+    (shared.folder / "content").write_bytes(content)
+    finished = shared("exec", "sh", "-c", "cat > copy; cmp copy content; echo done; echo told >&2", stdin=content)
     assert (finished.code, finished.stdout) == (0, "done\n")
     note, told = finished.stderr.splitlines()
     assert note.startswith("payproc: database ")
     assert told == "told"
 
 
-@pytest.mark.parametrize(
-    ("command", "code"),
-    [
+def test_exit_code_is_the_programs(shared: InProcess) -> None:
+    """Everything after the program's name belongs to it."""
+    for command, code in (
         (["true"], 0),
         (["sh", "-c", "exit 42"], 42),
         (["sh", "-c", "kill -KILL $$"], 128 + signal.SIGKILL),
         (["sh", "-c", "kill -INT $$"], 128 + signal.SIGINT),
         (["--", "sh", "-c", "exit 3"], 3),
         (["sh", "-c", "exit $#", "sh", "--write", "-q", "--", "-h"], 4),
-    ],
-    ids=["done", "code", "killed", "interrupted", "dashes", "options"],
-)
-def test_exit_code_is_the_programs(run_in_process: InProcess, command: list[str], code: int) -> None:
-    """Everything after the program's name belongs to it."""
-    assert run_in_process("exec", "-q", *command) == (code, "", "")
+    ):
+        assert shared("exec", "-q", *command) == (code, "", ""), command
 
 
-def test_program_that_cannot_start_is_named(run_in_process: InProcess) -> None:
-    (run_in_process.folder / "text").write_text("hello")
-    missing, closed = run_in_process("exec", "-q", "pg_dmup"), run_in_process("exec", "-q", "./text")
+def test_program_that_cannot_start_is_named(shared: InProcess) -> None:
+    (shared.folder / "text").write_text("hello")
+    missing, closed = shared("exec", "-q", "pg_dmup"), shared("exec", "-q", "./text")
     assert missing == (127, "", "payproc: pg_dmup: not found, expected a program in PATH\n")
     assert closed == (126, "", "payproc: ./text: cannot be run: Permission denied\n")
 
@@ -74,13 +73,14 @@ def test_program_reads_and_does_not_write(run_in_process: InProcess, url: URL, s
     assert sql.value(COUNT) == 1
 
 
-def test_psql_is_the_default(run_in_process: InProcess) -> None:
-    assert run_in_process("exec", "-q", stdin=b"\\pset tuples_only\nSELECT 6 * 7").stdout.split()[-1] == "42"
+def test_psql_is_the_default(shared: InProcess) -> None:
+    assert shared("exec", "-q", stdin=b"\\pset tuples_only\nSELECT 6 * 7").stdout.split()[-1] == "42"
 
 
-def test_callers_variables_decide_what_the_url_leaves_open(run_in_process: InProcess, url: URL) -> None:
+def test_callers_variables_fill_gaps_of_the_url(shared: InProcess) -> None:
     """A service would take precedence over variables, and so may not be passed on as one."""
-    run, socket = run_in_process, url.query["host"]
+    url = find_url(shared)
+    run, socket = shared, url.query["host"]
     (run.folder / "services").write_text(f"[books]\nhost={socket}\nuser={url.username}\ndbname=nowhere\n")
     environment = {"PGSERVICE": "books", "PGSERVICEFILE": str(run.folder / "services"), "PGHOST": "elsewhere"}
     query = f"{NAMES}, current_setting('DateStyle')"
@@ -91,29 +91,31 @@ def test_callers_variables_decide_what_the_url_leaves_open(run_in_process: InPro
         assert finished.stdout == f"{url.database}|on|German, DMY\n", finished
 
 
-def test_url_of_several_hosts_reaches_the_same(run_in_process: InProcess, url: URL) -> None:
+def test_url_of_several_hosts_reaches_the_same(shared: InProcess) -> None:
     """The guard would hide the primary from a program that asks for a session that writes."""
+    url = find_url(shared)
     named = f"postgresql://{url.username}@127.0.0.1:1/{url.database}?host=/nowhere,{url.query['host']}&port=1,5432"
     for option in ("&target_session_attrs=read-write", "&options=-c%20work_mem%3D123kB"):
-        finished = run_in_process("exec", "-q", "--database-url", f"{named}{option}", "psql", "-Atc", NAMES)
+        finished = shared("exec", "-q", "--database-url", f"{named}{option}", "psql", "-Atc", NAMES)
         assert finished.stdout == f"{url.database}|on\n", finished
 
 
-def test_password_is_only_in_the_environment(run_in_process: InProcess, url: URL) -> None:
+def test_password_is_only_in_the_environment(shared: InProcess) -> None:
+    url = find_url(shared)
     named = f"postgresql://{url.username}:s3cret@/{url.database}?host={url.query['host']}"
-    finished = run_in_process(
+    finished = shared(
         "exec", "--database-url", named, "sh", "-c", 'echo "$PGPASSWORD"; tr "\\0" " " < /proc/$$/cmdline'
     )
     assert finished.stdout.startswith("s3cret\nsh -c ")
     assert finished.output.count("s3cret") == 1
-    refused = run_in_process("exec", "-q", "--database-url", f"{named}&sslpassword=s3cret", "true")
+    refused = shared("exec", "-q", "--database-url", f"{named}&sslpassword=s3cret", "true")
     assert (refused.code, refused.stderr) == (
         2,
-        "payproc: the database's parameter sslpassword has no environment variable; name it without sslpassword\n",
+        "payproc: cannot pass on the parameter sslpassword, which has no environment variable; use a URL without it\n",
     )
 
 
-def test_programs_follow_path_if_the_connection_uses_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wheels_programs_come_last_with_tls(monkeypatch: pytest.MonkeyPatch) -> None:
     """The wheel's programs have no TLS, but a named folder's may."""
     plain, secure = (Target({}, "", 15, uses_tls=uses_tls) for uses_tls in (False, True))
     wheel = find_wheel() / "pginstall18" / "bin"

@@ -71,5 +71,5 @@ def test_keepalives_are_omitted() -> None:
 
 @pytest.mark.parametrize("name", ["sslpassword", "replication"])
 def test_parameter_without_variable_is_refused(name: str) -> None:
-    with pytest.raises(WrongUsage, match=rf"^the database's parameter {name} has no environment variable; "):
+    with pytest.raises(WrongUsage, match=rf"^cannot pass on the parameter {name}, which has no environment variable; "):
         build(host="db", **{name: "secret"})
