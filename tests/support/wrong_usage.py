@@ -19,6 +19,10 @@ TIMES = "expected a date such as 2026-11-18, a time such as 2026-11-18T04:47:54Z
 EXPECTED_URL = "--database-url: expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 ESCAPES = "; in a user or password write @ : / ? # as %40 %3A %2F %3F %23"
 HIDDEN = "an argument that may hold a password is in the wrong place; a database is named with --database-url"
+NO_DATABASE = (
+    "no database is named, and PAYPROC_EMBEDDED=never forbids the embedded one; name one with --database-url, "
+    "DATABASE_URL, or DATABASE_URL in .env"
+)
 
 REFUSED_BY_WRITERS = {
     "": [
@@ -232,5 +236,24 @@ REFUSED_BY_WRITERS = {
         ("--citus yes", "got unexpected extra argument(s) (yes) …"),
         ("--citus=on", "option '--citus' does not take a value …"),
         ("--cytus", "--cytus: no such option (did you mean --citus?) …"),
+    ],
+    "exec": [
+        ("-c 'SELECT 1'", "-c: no such option …"),
+        ("--writ psql", "--writ: no such option (did you mean --write?) …"),
+        ("--write=yes psql", "option '--write' does not take a value …"),
+        ("--read-only psql", "--read-only: no such option …"),
+        ("--format json psql", "--format: no such option …"),
+        ("--quite psql", "--quite: no such option (did you mean --quiet?) …"),
+        (
+            "--database postgresql://localhost/payments psql",
+            "--database: no such option (did you mean --database-url?) …",
+        ),
+        ("--database-url", "option '--database-url' requires an argument …"),
+        ("--database-url --write psql", f"{EXPECTED_URL}, found no postgresql:// at its start"),
+        ("--database-url mysql://localhost/payments psql", f"{EXPECTED_URL}, found a URL of mysql"),
+        ("''", "COMMAND: empty name, expected a program and its arguments"),
+        ("-- '' psql", "COMMAND: empty name, expected a program and its arguments"),
+        ("psql --write", NO_DATABASE),
+        ("-- psql -c 'SELECT 1'", NO_DATABASE),
     ],
 }
