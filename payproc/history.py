@@ -69,8 +69,8 @@ _STRUCTS: dict[str, type[HistoryEntry | ConflictEntry]] = {
     "conflict": ConflictEntry,
 }
 
-KINDS = tuple(_STRUCTS)
-"""The kinds of entries, as in `kind`."""
+ENTRY_KINDS = list(_STRUCTS.values())
+"""The structs of the entries."""
 
 _COLUMNS = {
     "kind": "text",

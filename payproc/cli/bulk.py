@@ -54,8 +54,8 @@ class Report(NamedTuple):
 
     def print(self, summary: BulkSummary, *, is_whole: bool) -> None:
         """Print the summary."""
-        if self.output_format is Format.JSON:
-            typer.echo(to_json(summary), err=self.is_stdout_taken)
+        if self.output_format is not Format.TABLE:
+            typer.echo(to_json(summary, self.output_format), err=self.is_stdout_taken)
         elif not self.quiet:
             screen = open_screen(stderr=self.is_stdout_taken)
             counts = (("resolved", summary.resolved), ("already", summary.already), ("refused", summary.refused))

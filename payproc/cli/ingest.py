@@ -136,8 +136,8 @@ class Report(NamedTuple):
         if is_whole and problems.has_only_non_objects and not (summary.events or self.quiet):
             print_message(NOT_JSON_LINES)
         summary.database = database.where
-        if self.output_format is Format.JSON:
-            typer.echo(to_json(summary), err=self.is_stdout_taken)
+        if self.output_format is not Format.TABLE:
+            typer.echo(to_json(summary, self.output_format), err=self.is_stdout_taken)
         elif not self.quiet:
             print_summary(summary, is_whole=is_whole, stderr=self.is_stdout_taken)
         if self.quiet:
@@ -149,7 +149,7 @@ class Report(NamedTuple):
             with contextlib.suppress(CannotFinish):  # best effort: the summary is already printed
                 waiting = self._count_open(database)
             for line in describe_next_steps(summary, waiting):
-                typer.echo(line, err=self.is_stdout_taken or self.output_format is Format.JSON)
+                typer.echo(line, err=self.is_stdout_taken or self.output_format is not Format.TABLE)
 
     def _count_open(self, database: "Database") -> int:
         from payproc.review import count_open  # as in `ingest`

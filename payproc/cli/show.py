@@ -47,8 +47,8 @@ def show(
                 raise CannotFinish(
                     f'payment "{unambiguous(payment_id)}": not found in the database {database.where}{hint}'
                 )
-        if output_format is Format.JSON:
-            typer.echo(to_json(payment))
+        if output_format is not Format.TABLE:
+            typer.echo(to_json(payment, output_format))
         else:
             _print_payment(open_screen(), payment)
 

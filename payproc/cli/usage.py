@@ -25,7 +25,7 @@ UsageError: Any = typer.BadParameter.__base__
 _SIMILARITY = 0.7
 """Similarity of a name to its misspelling. At 0.6, `--event` would be `--note`."""
 
-_ALIASES = {"--json": "--format json", "--jsonl": "--format json"}
+_ALIASES = {"--json": "--format json", "--jsonl": "--format jsonl"}
 """Options of other commands that users try."""
 
 

@@ -1,8 +1,8 @@
 """The mark: the comment on the table runs that describes the schema.
 
 Belongs here: writing and reading the mark, and advice if it is lost. It holds the schema's version,
-its variant (one server, or Citus), and a digest of the procedure. The procedure has no version of
-its own.
+its variant (one server, or Citus), and a digest of the procedure and the views, which have no
+version of their own.
 """
 
 import re
@@ -46,7 +46,10 @@ _HAS_UNIQUE_POSITIONS = """
 
 
 class Mark(NamedTuple):
-    """Version and variant of a schema, and its procedure's digest: None during an upgrade."""
+    """Version and variant of a schema, and the digest of its procedure and views.
+
+    The digest is None during an upgrade.
+    """
 
     version: int
     for_citus: bool
@@ -67,6 +70,8 @@ class FoundSchema(NamedTuple):
     """Tables that a crash of the server would empty."""
     bodies: list[str]
     """Sources of the procedure. It may be gone, or replaced by somebody."""
+    views: set[str]
+    """The views that are there."""
 
 
 def write_mark(mark: Mark) -> str:
@@ -105,7 +110,8 @@ def read_schema(cursor: psycopg2.extensions.cursor, where: str) -> FoundSchema |
     cursor.execute(_PROCEDURES)
     bodies = [body for (body,) in cursor.fetchall()]
     unlogged = sorted(name for name in tables if relations[name][3] == "u")
-    return FoundSchema(mark, owner, unlogged, bodies)
+    views = {name for name, (_, _, kind, _) in relations.items() if kind == "v"}
+    return FoundSchema(mark, owner, unlogged, bodies, views)
 
 
 def _recognize(cursor: psycopg2.extensions.cursor) -> Mark:

@@ -100,6 +100,7 @@ READS: list[tuple[tuple[str | Path, ...], int]] = [
     (("export",), 0),
     (("init",), 0),
     (("init", "--sql"), 0),
+    (("init", "--reader", "pg_monitor"), 0),
 ]
 """Commands that change nothing here, in each way to other statements, and the exit code."""
 

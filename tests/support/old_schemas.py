@@ -76,6 +76,7 @@ _CATALOG = {
         " prosecdef, proconfig, (SELECT lanname FROM pg_language WHERE pg_language.oid = prolang)"
         " FROM pg_proc WHERE pronamespace = 'payproc'::regnamespace"
     ),
+    "views": "SELECT viewname, viewowner, definition FROM pg_views WHERE schemaname = 'payproc'",
     "comments": (
         "SELECT identity, objsubid, description FROM pg_description, pg_identify_object(classoid, objoid, objsubid)"
         " WHERE schema = 'payproc' OR identity = 'payproc'"
@@ -106,7 +107,7 @@ def records(sql: Sql) -> Catalog:
 
 
 BROUGHT_UP = "brought the schema payproc from version 1 to 2"
-REPLACED = "replaced the procedure of the schema payproc"
+REPLACED = "replaced the procedure and the views of the schema payproc"
 UP_TO_DATE = "the schema payproc is up to date"
 
 

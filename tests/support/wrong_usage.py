@@ -76,7 +76,7 @@ REFUSED_BY_WRITERS = {
         ),
         ("- -", "-: given twice, but standard input can be read only once"),
         ("-- --dry-run", "--dry-run: cannot be read: No such file or directory"),
-        ("day.jsonl --format csv", "invalid value for '--format': 'csv' is not one of 'table', 'json' …"),
+        ("day.jsonl --format csv", "invalid value for '--format': 'csv' is not one of 'table', 'json', 'jsonl' …"),
         ("day.jsonl --format", "option '--format' requires an argument …"),
         ("day.jsonl --json", "--json: no such option (did you mean --format json?) …"),
         ("day.jsonl --dry_run", "--dry_run: no such option (did you mean --dry-run?) …"),

@@ -85,7 +85,7 @@ def test_foreign_schema_is_left_alone(bare_url: URL, sql_on: SqlOn) -> None:
 
 def test_lost_table_is_named(database: Database, sql: Sql) -> None:
     """Only a backup has its rows."""
-    sql.rows("DROP TABLE payproc.corrections")
+    sql.rows("DROP TABLE payproc.corrections CASCADE")
     for use in (schema.bring_up, schema.require_schema):
         with pytest.raises(CannotFinish, match=r"lacks its table corrections; restore it from a backup$"):
             use(database)
