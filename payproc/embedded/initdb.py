@@ -18,6 +18,8 @@ SUPERUSER = "payproc"
 TEMPLATE_VARIABLE = "PAYPROC_TEMPLATE"
 """Environment variable that names a home to copy, because initdb refuses a uid without a name."""
 
+_TEMPLATE_ADVICE = "expected a home made by `payproc init`, readable by all (chmod -R a+rX)"
+
 _SHELL_CHARACTERS = re.compile(r"[\"$`\\\n]")
 """Characters that initdb's own path must not hold, because it runs `postgres` through a shell, in
 double quotes."""
@@ -95,14 +97,13 @@ def _find_template(version: int) -> Path | None:
     if not (named := os.environ.get(TEMPLATE_VARIABLE)):
         return None
     data = Path(named).absolute() / "data"
-    advice = "expected a home made by `payproc init`, readable by all (chmod -R a+rX)"
     try:
         found = (data / "PG_VERSION").read_text().strip()
         is_in_use = (data / "postmaster.pid").exists()
     except OSError as error:
-        raise CannotFinish(f"{TEMPLATE_VARIABLE}: {error.filename}: {error.strerror}, {advice}") from error
+        raise CannotFinish(f"{TEMPLATE_VARIABLE}: {error.filename}: {error.strerror}, {_TEMPLATE_ADVICE}") from error
     if is_in_use:
-        raise CannotFinish(f"{TEMPLATE_VARIABLE}: {data}: its server runs or was killed, {advice}")
+        raise CannotFinish(f"{TEMPLATE_VARIABLE}: {data}: its server runs or was killed, {_TEMPLATE_ADVICE}")
     if found != str(version):
         raise CannotFinish(f"{TEMPLATE_VARIABLE}: {data} has PostgreSQL {found}, expected {version}; make it anew")
     return data
@@ -110,14 +111,21 @@ def _find_template(version: int) -> Path | None:
 
 def _copy_template(template: Path, target: Path) -> None:
     """Copy a data directory. Only this user may read the copy, whatever the template allows."""
-    for source in (template, *sorted(template.rglob("*"))):
-        interrupt.check()
-        copy = target / source.relative_to(template)
-        if source.is_dir():
-            copy.mkdir(mode=0o700)
-        else:
-            shutil.copyfile(source, copy)
-            copy.chmod(0o600)
+    try:
+        for source in (template, *sorted(template.rglob("*"))):
+            interrupt.check()
+            copy = target / source.relative_to(template)
+            if source.is_dir():
+                copy.mkdir(mode=0o700)
+            else:
+                shutil.copyfile(source, copy)
+                copy.chmod(0o600)
+    except BaseException as error:  # such as a full disk, or Ctrl-C
+        shutil.rmtree(target, ignore_errors=True)
+        if isinstance(error, PermissionError):
+            message = f"{TEMPLATE_VARIABLE}: {error.filename}: {error.strerror}, {_TEMPLATE_ADVICE}"
+            raise CannotFinish(message) from error
+        raise
 
 
 def _run_initdb(home: Home, binaries: Path, target: Path, lock: int, *options: str) -> None:
