@@ -220,6 +220,17 @@ def test_manifest_runs_its_arguments(payproc: Payproc) -> None:
     assert (done.code, json.loads(done.stdout)["events"], done.stderr) == (0, 1, "")
 
 
+@pytest.mark.slow
+def test_monitoring_names_real_fields(payproc: Payproc) -> None:
+    payproc("ingest", "-", stdin=event_line("e1", "p1", "authorize"))
+    watched = {row[1].strip("`"): row[2] for row in tables(read(UNATTENDED), "| watch | command | alert |")}
+    for command, alert in watched.items():
+        done = payproc(*command.partition("`")[0].split()[1:])
+        assert done.code == 0, done
+        if "jsonl" in command:
+            assert set(re.findall(r"`(\w+)`", alert)) <= json.loads(done.stdout).keys()
+
+
 @in_namespaces
 @pytest.mark.slow
 def test_image_runs_as_any_uid() -> None:
