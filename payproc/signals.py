@@ -220,6 +220,11 @@ def _is_in_foreground() -> bool:
 
 def let_signals_kill() -> None:
     """Let Ctrl-C end the process without a traceback during imports, as SIGTERM and SIGHUP do."""
+    if os.getpid() == 1:  # in a container: the kernel drops signals to process 1 that have no handler
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda number, _: os._exit(128 + number))
+        return
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 

@@ -19,6 +19,10 @@ the last one, and stops the server. `start.lock` lets one process at a time star
 server itself holds `server.lock`, which proves whether any of its processes is left. The number in
 postmaster.pid proves nothing, because another process may have it by now.
 
+Containers. The server ends with process 1 of its container. So that process, if it started the
+server, waits at its end for commands elsewhere. initdb refuses a uid without a name. Such a user
+copies a template instead.
+
 Safety. The server listens on no network address. Its socket lies in a folder that no other user can
 enter, so nobody else on the machine can connect. Inside there are no passwords to lose.
 

@@ -101,7 +101,7 @@ class Cluster:
                 refuse_small_files()
                 binaries = find_binaries(self.home, self.version)
                 if self._find_version() is None:
-                    create_data(self.home, binaries, lock)
+                    create_data(self.home, binaries, self.version, lock)
                 self._disown_pid_files()
                 command = self._build_command(binaries)
                 with close_at_end(self.home.open("log", os.O_APPEND)) as log:

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 FRONT = "README.md"
 INSIDE = "payproc/README.md"
 REFERENCE = "payproc/cli/README.md"
+UNATTENDED = "payproc/cli/unattended.md"
 SAMPLES = "sample_events/README.md"
 FILTERS = "sample_events/psp/README.md"
 BENCHMARKS = "tests/benchmarks/README.md"
@@ -22,6 +23,7 @@ DOCUMENTS = (
     FRONT,
     INSIDE,
     REFERENCE,
+    UNATTENDED,
     "payproc/db/README.md",
     SAMPLES,
     FILTERS,
