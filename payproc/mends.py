@@ -42,6 +42,8 @@ def choose_mend(first: str, others: set[str]) -> str:
     for recipe in (STRIPE, ADYEN):
         if recipe in others:
             return recipe
+    if "" in others:
+        return ""  # there is none for rounded ids
     mend = ARRAY if is_array(first) else LIST if LIST in others else JOIN
     return quote_ids_first(mend) if any(other.startswith(QUOTE_IDS) for other in others) else mend
 
