@@ -134,6 +134,8 @@ def explain_number_id(field: str, name: str, number: str) -> Malformed:
 
 def find_recipe(line: bytes) -> Malformed | None:
     """Return the recipe for a PSP's own event, in a line without event_id."""
+    if b'"object"' not in line and b'"notificationItems"' not in line:
+        return None
     if _STRIPE.search(line):
         return Malformed(f"a raw Stripe event, {_RAW_EVENT}", mends.STRIPE)
     if _THIN.search(line):
@@ -173,8 +175,8 @@ def _is_rounded(number: str) -> bool:
 
     One long id in forty does so by chance. Of shorter ones, too many do.
     """
-    if len(number) < _MIN_ROUNDED_DIGITS:
-        return False
+    if len(number) < _MIN_ROUNDED_DIGITS or number[_MIN_ROUNDED_DIGITS - 1 :].strip("0"):
+        return False  # a rounded number has 17 digits and zeros
     written = Decimal(number)
     return written in (Decimal(repr(float(number))), Decimal(f"{float(number):.17g}"))
 

@@ -260,6 +260,8 @@ def _find_lone_surrogate(text: str) -> str | None:
 
 def _explain_field(line: bytes) -> Malformed:
     """Return the problem of the first field that is missing, mistyped or of an unknown value."""
+    if b"event_id" not in line and b"\\u" not in line and (foreign := find_recipe(line)):
+        return foreign  # before the slow decoder
     content = _load(line.decode())
     if not isinstance(content, _Pairs):
         return explain_value(line, _name_type(content))
@@ -271,7 +273,7 @@ def _explain_field(line: bytes) -> Malformed:
         if field not in fields:
             foreign = find_recipe(line) or find_envelope(line) if field == "event_id" else None
             part = Part.NONE if fields else Part.VALUE
-            return foreign or Malformed(f"{field}: missing, expected {expected}", part=part)
+            return foreign or Malformed(f"{field}: missing, expected {expected}", "", part)
         value = fields[field]
         if isinstance(value, _Number) and field != "type":
             return explain_number_id(field, _name_type(value), value)

@@ -148,13 +148,9 @@ class ProblemLog:
         if more > 0:
             typer.echo(f"… and {more:,} more {kind}{'s' if more > 1 else ''}{advice}", err=True)
 
-    @property
-    def _is_full(self) -> bool:
-        return self._messages >= MAX_PROBLEMS_SHOWN
-
     def _tell(self, message: str, problems: int) -> None:
         """Print a message about counted problems, unless MAX_PROBLEMS_SHOWN are printed."""
-        if not self._is_full:
+        if self._messages < MAX_PROBLEMS_SHOWN:
             self._messages += 1
             self._told += problems
             print(printable(message), file=sys.stderr)  # not typer.echo, which bypasses the progress bar

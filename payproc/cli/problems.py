@@ -7,7 +7,7 @@ is flat, because only the first such line is kept.
 
 import shlex
 
-from payproc.cli.console import ProblemLog
+from payproc.cli.console import MAX_PROBLEMS_SHOWN, ProblemLog
 from payproc.explain import EXPECTED_LINE, Malformed, Part
 from payproc.ingest.sources import STDIN
 from payproc.mends import choose_mend, is_array
@@ -96,17 +96,16 @@ class LineProblems(ProblemLog):
             return
         if value.count == 1:
             self._tell_line(value.source, value.first, value.reason._replace(mend=""))
-            return
-        found = f"JSON that goes over several lines ({value.count:,} malformed lines)"
-        self._tell_mend(value.source, value.first, f"{found}, expected {EXPECTED_LINE}", value.mend, value.count)
+        elif self._messages < MAX_PROBLEMS_SHOWN:
+            error = f"JSON that goes over several lines ({value.count:,} malformed lines), expected {EXPECTED_LINE}"
+            self._tell_mend(value.source, value.first, error, value.mend, value.count)
 
     def _tell_line(self, source: str, line: int, reason: Malformed) -> None:
         self._unknown += not reason.mend and reason.error.endswith(EXPECTED_LINE)
-        self._tell_mend(source, line, reason.error, reason.mend, 1)
+        if self._messages < MAX_PROBLEMS_SHOWN:
+            self._tell_mend(source, line, reason.error, reason.mend, 1)
 
     def _tell_mend(self, source: str, line: int, error: str, mend: str, problems: int) -> None:
-        if self._is_full:
-            return
         fix = ""
         if mend and (source, mend) not in self._mends_told:
             self._mends_told.add((source, mend))
