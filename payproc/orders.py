@@ -24,6 +24,8 @@ _FIELDS = ("event_id", "resolution", "note", "by", "expect", "version")
 _DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
 """The decoder of a line, which leaves numbers in other fields alone, as 1e400 in a payload."""
 
+_CHECK_SYNTAX = msgspec.json.Decoder(msgspec.Raw).decode
+
 _TOO_DEEP = Malformed(f"nested too deeply, expected {EXPECTED_LINE}")
 
 _RESOLUTIONS = {each.value: each for each in Resolution}
@@ -124,6 +126,7 @@ def _decode_fields(raw: bytes) -> dict[str, Any]:
     try:
         given = _DECODER.decode(raw)
     except msgspec.ValidationError:
+        _CHECK_SYNTAX(raw)  # msgspec saw only its beginning
         raise _BadField(*explain_value(raw, "not an object")) from None
     return {name: msgspec.json.decode(given[name]) for name in _FIELDS if name in given}
 

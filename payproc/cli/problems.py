@@ -38,7 +38,8 @@ class _Value:
             return False
         self.last = line
         self.count += 1
-        self._mends.add(reason.mend)
+        if part is not Part.VALUE:
+            self._mends.add(reason.mend)
         return True
 
     @property

@@ -17,6 +17,7 @@ from payproc.cli.problems import LineProblems
 from payproc.explain import Malformed
 from payproc.schemas import parse_lines
 
+ROOT = Path(__file__).parents[2]
 AN_OBJECT = "expected one JSON object a line"
 RAW = "expected event_id, payment_id and type"
 BOM = b"\xef\xbb\xbf"
@@ -256,3 +257,83 @@ def test_command_of_a_message_mends_the_file(file: File, tmp_path: Path, capsys:
     mended = subprocess.run(run, cwd=tmp_path, capture_output=True, env=environment, check=False)
     assert (mended.returncode, mended.stderr) == (0, b"")
     assert find_ids(mended.stdout) == file.ids
+
+
+@needs_jq
+@pytest.mark.parametrize(
+    ("recipe", "raw", "kind"),
+    [
+        (
+            mends.STRIPE,
+            {
+                "id": "evt_1",
+                "object": "event",
+                "type": "payment_intent.succeeded",
+                "livemode": True,
+                "data": {"object": {"id": "pi_1", "object": "payment_intent", "capture_method": "automatic"}},
+            },
+            "a raw Stripe event",
+        ),
+        (
+            mends.ADYEN,
+            {
+                "live": "true",
+                "notificationItems": [
+                    {"NotificationRequestItem": {"eventCode": "AUTHORISATION", "success": "true", "pspReference": "A"}}
+                ],
+            },
+            "a raw Adyen webhook",
+        ),
+    ],
+)
+def test_raw_events_lead_to_their_filter(
+    recipe: str, raw: dict[str, object], kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "raw.json"
+    command = recipe.replace("FILE", str(path))
+    use = f"use: {command} | payproc ingest -"
+    over_lines = f"JSON that goes over several lines ({json.dumps(raw, indent=1).count(chr(10)) + 1} malformed lines)"
+    for content, found in (
+        (json.dumps(raw), f"{kind}, {RAW}"),
+        (json.dumps([raw]), f"{kind}, {RAW}"),
+        (json.dumps(raw, indent=1), f"{over_lines}, {AN_OBJECT}"),
+    ):
+        path.write_text(content)
+        assert tell(content, str(path), capsys) == [f"{path}:1: {found}; {use}"]
+        if not (ROOT / command.split()[2]).exists():
+            pytest.skip("the filter is not there")
+        run = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, check=True)
+        assert find_ids(run.stdout)
+
+
+def test_thin_stripe_event_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    thin = {"id": "evt_1", "object": "v2.core.event", "type": "v1.charge.refunded"}
+    (message,) = tell(json.dumps(thin), "f", capsys)
+    assert message == f"f:1: a thin Stripe event, which names no state, {RAW}; subscribe to snapshot events"
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_rounded_ids_get_no_command(indent: int | None, capsys: pytest.CaptureFixture[str]) -> None:
+    """jq 1.6 makes both of these of ids that differ; in quotes they would be one event."""
+    for rounded in (389404469112233500, 1760000000000000000):
+        (message,) = tell(
+            json.dumps({"event_id": rounded, "payment_id": "p", "type": "fail"}, indent=indent), "f", capsys
+        )
+        assert "use:" not in message
+        assert (", probably rounded, " in message) == (indent is None)
+
+
+def test_broken_lines_apart_are_no_value(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each line that was cut off has a message of its own, in the order of the lines."""
+    lines = [ONE[:-1], TWO, "oops", TWO, ONE[:-1], TWO, TWO, ONE[:18], TWO]
+    assert tell("\n".join(lines), "f", capsys) == [
+        f"f:1: the line ends before its JSON does, {AN_OBJECT}",
+        f'f:3: not JSON: "oops", {AN_OBJECT}',
+        f"f:5: the line ends before its JSON does, {AN_OBJECT}",
+        f"f:8: the line ends before its JSON does, {AN_OBJECT}",
+    ]
+
+
+def test_command_is_shown_once_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    messages = tell(f"{ONE},\n{line(7)}\n{TWO},\n{line(8)}", "f", capsys)
+    assert ["use:" in message for message in messages] == [True, True, False, False]
