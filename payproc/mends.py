@@ -8,8 +8,10 @@ payments would become one.
 
 JOIN = "jq -c . FILE"
 ARRAY = "jq -c '.[]' FILE"
-LIST = "sed '1s/^/[/; $s/,*[[:space:]]*$/]/' FILE | jq -c '.[]'"
-LIST_ON_A_LINE = "sed 's/,[[:space:]]*$//; s/.*/[&]/' FILE | jq -c '.[]'"
+LIST = "sed 's/^},/}/' FILE | jq -c ."
+"""For objects over several lines with commas between them, and no brackets around them."""
+
+LIST_ON_A_LINE = r"sed 's/^\xef\xbb\xbf//; s/,[[:space:]]*$//; s/.*/[&]/' FILE | jq -c '.[]'"
 COMMAS = "sed 's/^[[:space:]]*,//; s/,[[:space:]]*$//' FILE"
 AROUND = r"sed 's/^[^{]*\({.*}\)[^}]*$/\1/' FILE"
 COMMENTS = "grep -vE '^ *(#|//)' FILE"
@@ -23,14 +25,15 @@ BOMS = r"sed 's/\xef\xbb\xbf/\n/g' FILE"
 SEPARATORS = r"tr '\036' '\n' < FILE"
 NULS = r"tr -d '\000\376\377' < FILE"
 TEXTS = "jq -r . FILE"
+_READ = 'sys.stdin.reconfigure(encoding="utf-8-sig")'
 PYTHON = (
-    "python3 -c 'import ast, json, sys; "
+    f"python3 -c 'import ast, json, sys; {_READ}; "
     r'[print(json.dumps(ast.literal_eval(line)) if line[:2] == "{\x27" else line) for line in sys.stdin]'
     "' < FILE"
 )
-CSV_CELLS = "python3 -c 'import csv, sys; [print(row[0]) for row in csv.reader(sys.stdin) if row]' < FILE"
+CSV_CELLS = f"python3 -c 'import csv, sys; {_READ}; [print(row[0]) for row in csv.reader(sys.stdin) if row]' < FILE"
 CSV = (
-    'python3 -c \'import csv, json, sys; sys.stdin.reconfigure(encoding="utf-8-sig"); '
+    f"python3 -c 'import csv, json, sys; {_READ}; "
     '[print(json.dumps(row)) for row in csv.DictReader(sys.stdin, delimiter="{}")]\' < FILE'
 )
 STRIPE = "jq -cf sample_events/psp/stripe.jq FILE"
