@@ -8,15 +8,15 @@ import json
 import re
 from typing import Any
 
-from payproc.explain import Malformed, has_number_id, keep_ids
+from payproc.explain import EXPECTED_LINE, Malformed, has_number_id, keep_ids
 
 _SAFE_KEY = re.compile(r"[\w:@/-]+", re.ASCII)
 """Keys that need no escape in a command. An event behind another key is not found."""
 
 
 def find_envelope(line: bytes) -> Malformed | None:
-    """Return the way to an event inside of an object without event_id."""
-    if b"payment_id" not in line:
+    """Return the way to an event inside of an object without event_id or payment_id."""
+    if b"payment_id" not in line or b"event_id" not in line:
         return None
     try:
         path, is_text = _find_event(json.loads(line, parse_int=str), "") or ("", False)
@@ -25,7 +25,7 @@ def find_envelope(line: bytes) -> Malformed | None:
     if not path or (" | " in path and has_number_id(line.replace(b"\\", b""))):
         return None  # the command that quotes ids misses those in a string
     mend = f"jq -r '{path}' FILE" if is_text else keep_ids(f"jq -c '{path}' FILE", line)
-    return Malformed(f"event_id: inside {path.split(' ')[0]}, expected at the top of the object", mend)
+    return Malformed(f"an event inside {path.split(' ')[0]}, expected {EXPECTED_LINE}", mend)
 
 
 def _find_event(value: Any, path: str) -> tuple[str, bool] | None:

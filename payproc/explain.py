@@ -261,7 +261,7 @@ def _explain_end(text: bytes) -> Malformed:
 
 def _explain_start(text: bytes) -> Malformed | None:
     """Recognize another format by the beginning of a line."""
-    if text.startswith(b"{'"):
+    if text.startswith(b"{'") and text.endswith(b"}"):
         return Malformed(f"single quotes, as Python writes them, {_EXPECTED}", mends.PYTHON)
     if text.startswith((b"{\xe2\x80\x9c", b"{ \xe2\x80\x9c")):
         return Malformed(f"curly quotes, {_EXPECTED}", mends.STRAIGHT_QUOTES)

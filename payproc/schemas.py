@@ -271,9 +271,9 @@ def _explain_field(line: bytes) -> Malformed:
     for field in PaymentEvent.__struct_fields__:
         expected = _EXPECTED_TYPE if field == "type" else _EXPECTED_ID
         if field not in fields:
-            foreign = find_recipe(line) or find_envelope(line) if field == "event_id" else None
-            part = Part.NONE if fields else Part.VALUE
-            return foreign or Malformed(f"{field}: missing, expected {expected}", "", part)
+            return _find_foreign(field, line) or Malformed(
+                f"{field}: missing, expected {expected}", "", Part.NONE if fields else Part.VALUE
+            )
         value = fields[field]
         if isinstance(value, _Number) and field != "type":
             return explain_number_id(field, _name_type(value), value)
@@ -282,6 +282,12 @@ def _explain_field(line: bytes) -> Malformed:
         if field == "type" and value not in _TYPES:
             return Malformed(f"{field}: unknown {quote(value)}, expected {expected}")
     return Malformed(f"not an event, expected {EXPECTED_LINE}")
+
+
+def _find_foreign(missing: str, line: bytes) -> Malformed | None:
+    """Recognize an event of another system, or one inside of another object."""
+    recipe = find_recipe(line) if missing == "event_id" else None
+    return recipe or (find_envelope(line) if missing != "type" else None)
 
 
 def _name_type(value: object) -> str:

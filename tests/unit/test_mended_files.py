@@ -147,22 +147,28 @@ FILES = {
     ),
     "an envelope": File(
         "\n".join(json.dumps({"id": 1, "data": json.loads(each)}) for each in (ONE, TWO, THREE)),
-        ["1: event_id: inside .data, expected at the top of the object"],
+        ["1: an event inside .data"],
         "jq -c '.data' FILE",
     ),
     "SNS": File(
         "\n".join(json.dumps({"Type": "Notification", "Message": each}) for each in (ONE, TWO, THREE)),
-        ["1: event_id: inside .Message, expected at the top of the object"],
+        ["1: an event inside .Message"],
         "jq -r '.Message' FILE",
     ),
     "SNS in SQS": File(
         json.dumps({"Records": [{"body": json.dumps({"Message": each})} for each in (ONE, TWO, THREE)]}),
-        ["1: event_id: inside .Records[].body, expected at the top of the object"],
+        ["1: an event inside .Records[].body"],
         "jq -r '.Records[].body | fromjson.Message' FILE",
+    ),
+    "an envelope with an id of its own": File(
+        json.dumps({"event_id": "x", "type": "capture", "payload": json.loads(ONE)}),
+        ["1: an event inside .payload"],
+        "jq -c '.payload' FILE",
+        ["e1"],
     ),
     "EventBridge": File(
         json.dumps({"detail-type": "x", "my-detail": json.loads(ONE)}),
-        ['1: event_id: inside ."my-detail", expected at the top of the object'],
+        ['1: an event inside ."my-detail"'],
         """jq -c '."my-detail"' FILE""",
         ["e1"],
     ),
@@ -198,7 +204,7 @@ FILES = {
     ),
     "number ids in an envelope": File(
         json.dumps({"data": json.loads(line(LONG[0]))}),
-        ["1: event_id: inside .data, expected at the top of the object"],
+        ["1: an event inside .data"],
         f"{mends.QUOTE} | jq -c '.data'",
         [str(LONG[0])],
     ),
