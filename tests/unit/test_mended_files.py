@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -247,8 +248,11 @@ def find_ids(content: bytes) -> list[str]:
 
 
 @needs_jq
+@pytest.mark.parametrize("locale", ["C.UTF-8", pytest.param("C", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("file", FILES.values(), ids=FILES)
-def test_command_of_a_message_mends_the_file(file: File, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_of_a_message_mends_the_file(
+    file: File, locale: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     name = "a day's.json"
     content = file.content.encode() if isinstance(file.content, str) else file.content
     (tmp_path / name).write_bytes(content)
@@ -258,7 +262,7 @@ def test_command_of_a_message_mends_the_file(file: File, tmp_path: Path, capsys:
     assert found.removesuffix(f", {AN_OBJECT}") == file.messages[0]
     assert reader == "payproc ingest -"
     assert command == file.mend.replace("FILE", "'a day'\"'\"'s.json'")
-    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "LC_ALL": locale}
     run = ["bash", "-o", "pipefail", "-c", command]
     mended = subprocess.run(run, cwd=tmp_path, capture_output=True, env=environment, check=False)
     assert (mended.returncode, mended.stderr) == (0, b"")
