@@ -82,9 +82,9 @@ _WORDS = {
 _check_syntax = msgspec.json.Decoder(msgspec.Raw).decode
 
 
-def explain_syntax(line: bytes, error: Exception) -> Malformed:
-    """Return the problem of a line in UTF-8 that is not JSON."""
-    found = str(error).removeprefix("JSON is malformed: ").lower()
+def explain_syntax(line: bytes, error: str) -> Malformed:
+    """Return the problem of a line in UTF-8 that is not JSON, from msgspec's error."""
+    found = error.removeprefix("JSON is malformed: ").lower()
     place = _PLACE.search(found)
     at = int(place[1]) if place else len(line)
     if found.startswith("trailing characters"):

@@ -96,7 +96,7 @@ def parse_order(raw: bytes, source: str, line: int, defaults: Defaults) -> Order
     except UnicodeDecodeError as error:
         return MalformedOrder(source, line, explain_encoding(raw, error))
     except msgspec.MsgspecError as error:
-        return MalformedOrder(source, line, explain_syntax(raw, error))
+        return MalformedOrder(source, line, explain_syntax(raw, str(error)))
     except RecursionError:
         return MalformedOrder(source, line, _TOO_DEEP)
     event_id = fields.get("event_id")

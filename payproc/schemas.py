@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from payproc.envelopes import find_envelope
+from payproc.envelopes import find_foreign
 from payproc.explain import (
     BOM,
     EXPECTED_LINE,
@@ -235,15 +235,22 @@ def _explain(line: bytes, error: msgspec.MsgspecError | UnicodeDecodeError) -> M
         return explain_encoding(line, error)
     if isinstance(error, msgspec.ValidationError):
         # msgspec stops at the first wrong field; the syntax behind it may be wrong as well.
-        try:
-            _check_syntax(line)
-        except msgspec.MsgspecError as syntax_error:
-            error = syntax_error
-        else:
+        if (found := _find_syntax_error(line)) is None:
             return _explain_field(line)
+    else:
+        found = str(error)
     if b"\\u" in line and (problem := _find_lone_surrogate(line.decode())):
         return Malformed(problem)
-    return explain_syntax(line, error)
+    return explain_syntax(line, found)
+
+
+def _find_syntax_error(line: bytes) -> str | None:
+    """Return msgspec's error as text, because an exception in a variable would be a cycle."""
+    try:
+        _check_syntax(line)
+    except msgspec.MsgspecError as error:
+        return str(error)
+    return None
 
 
 def _find_lone_surrogate(text: str) -> str | None:
@@ -271,7 +278,7 @@ def _explain_field(line: bytes) -> Malformed:
     for field in PaymentEvent.__struct_fields__:
         expected = _EXPECTED_TYPE if field == "type" else _EXPECTED_ID
         if field not in fields:
-            return _find_foreign(field, line) or Malformed(
+            return find_foreign(field, line) or Malformed(
                 f"{field}: missing, expected {expected}", "", Part.NONE if fields else Part.VALUE
             )
         value = fields[field]
@@ -282,12 +289,6 @@ def _explain_field(line: bytes) -> Malformed:
         if field == "type" and value not in _TYPES:
             return Malformed(f"{field}: unknown {quote(value)}, expected {expected}")
     return Malformed(f"not an event, expected {EXPECTED_LINE}")
-
-
-def _find_foreign(missing: str, line: bytes) -> Malformed | None:
-    """Recognize an event of another system, or one inside of another object."""
-    recipe = find_recipe(line) if missing == "event_id" else None
-    return recipe or (find_envelope(line) if missing != "type" else None)
 
 
 def _name_type(value: object) -> str:

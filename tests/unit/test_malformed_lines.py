@@ -5,6 +5,8 @@ fields are in test_malformed_fields.py. They are compared whole, because they ar
 command.
 """
 
+import gc
+
 import pytest
 
 from payproc.explain import BOM, Malformed
@@ -123,6 +125,17 @@ def test_malformed_line_gets_a_sentence(line: bytes, error: str) -> None:
     parsed = parse_line(line)
     assert isinstance(parsed, Malformed)
     assert parsed.error == error
+
+
+def test_malformed_lines_leave_no_cycles() -> None:
+    """A run collects no garbage, so a cycle for each line would take memory without limit."""
+    gc.collect()
+    gc.disable()
+    try:
+        parse_lines([line for line, _ in CASES.values()] * 10)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_byte_order_mark_begins_a_line() -> None:
