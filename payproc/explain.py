@@ -30,13 +30,16 @@ class Part(Enum):
     """A whole value, which pretty-printed JSON may have on a line of its own."""
 
 
+NONE, PIECE, ELEMENT, VALUE = Part  # a look-up in the enum calls a function, before Python 3.12
+
+
 class Malformed(NamedTuple):
     """The reason why a line is not an event: found and expected, to follow `FILE:LINE: `."""
 
     error: str
     mend: str = ""
     """Command that prints the mended FILE. That of a piece mends the value that it is part of."""
-    part: Part = Part.NONE
+    part: Part = NONE
 
 
 _EXPECTED = f"expected {EXPECTED_LINE}"
@@ -115,10 +118,10 @@ def explain_value(line: bytes, name: str) -> Malformed:
     if text.startswith(b"["):
         if recipe := find_recipe(line):
             return recipe
-        return Malformed(error, keep_ids(mends.ARRAY, line)) if b"{" in line else Malformed(error, part=Part.VALUE)
+        return Malformed(error, keep_ids(mends.ARRAY, line)) if b"{" in line else Malformed(error, part=VALUE)
     if text.startswith(b'"{'):
         return Malformed(f"JSON inside a string, {_EXPECTED}", mends.TEXTS)
-    return Malformed(error, part=Part.VALUE)
+    return Malformed(error, part=VALUE)
 
 
 def explain_number_id(field: str, name: str, number: str) -> Malformed:
@@ -200,22 +203,22 @@ def _explain_utf_16(line: bytes) -> Malformed | None:
 def _explain_piece(line: bytes, text: bytes) -> Malformed | None:
     """Recognize a line inside of pretty-printed JSON, from its beginning or its end."""
     if text[:1] in (b"}", b"]"):
-        return Malformed(_PIECE, mends.LIST if line.startswith(b"},") else mends.JOIN, Part.PIECE)
+        return Malformed(_PIECE, mends.LIST if line.startswith(b"},") else mends.JOIN, PIECE)
     if text.startswith(b'"') and _KEY.match(text):
         if _STRIPE.match(text):
-            return Malformed(_PIECE, mends.STRIPE, Part.PIECE)
+            return Malformed(_PIECE, mends.STRIPE, PIECE)
         if text.startswith(b'"notificationItems"'):
-            return Malformed(_PIECE, mends.ADYEN, Part.PIECE)
-        return Malformed(_PIECE, keep_ids(mends.JOIN, text), Part.PIECE)
+            return Malformed(_PIECE, mends.ADYEN, PIECE)
+        return Malformed(_PIECE, keep_ids(mends.JOIN, text), PIECE)
     if text.endswith(b",") and (b"{" not in text or text == b"{},") and _is_json(text[:-1]):
-        return Malformed(_PIECE, mends.JOIN, Part.PIECE)  # an element of an array that is open
+        return Malformed(_PIECE, mends.JOIN, PIECE)  # an element of an array that is open
     return None
 
 
 def _explain_surroundings(text: bytes) -> Malformed | None:
     """Recognize a whole object with something around it."""
     if text == b",":
-        return Malformed(f"a comma without an object, {_EXPECTED}", mends.COMMAS, Part.ELEMENT)
+        return Malformed(f"a comma without an object, {_EXPECTED}", mends.COMMAS, ELEMENT)
     if text.startswith(b"\x1e"):
         return Malformed(f"a record separator (RFC 7464), {_EXPECTED}", mends.SEPARATORS)
     start, end = text.find(b"{"), text.rfind(b"}") + 1
@@ -224,9 +227,9 @@ def _explain_surroundings(text: bytes) -> Malformed | None:
     before, after = text[:start].strip(), text[end:].strip()
     if before in (b"", b",") and after in (b"", b","):
         verb = "ends" if after else "begins"
-        return Malformed(f"a comma {verb} the line, {_EXPECTED}", keep_ids(mends.COMMAS, text), Part.ELEMENT)
+        return Malformed(f"a comma {verb} the line, {_EXPECTED}", keep_ids(mends.COMMAS, text), ELEMENT)
     if before in (b"", b"[", b",") and after in (b"", b"]", b","):
-        return Malformed(_PIECE, keep_ids(mends.ARRAY if before == b"[" else mends.JOIN, text), Part.PIECE)
+        return Malformed(_PIECE, keep_ids(mends.ARRAY if before == b"[" else mends.JOIN, text), PIECE)
     if after.startswith((b"//", b"#", b"/*")):
         return Malformed(f"a comment behind the object, {_EXPECTED}", mends.AROUND)
     where, extra = ("before", before) if before else ("behind", after)
@@ -256,7 +259,7 @@ def _explain_end(text: bytes) -> Malformed:
         return Malformed(_ENDS_EARLY)
     recipe = find_recipe(text)
     mend = keep_ids(mends.ARRAY if text.startswith(b"[") else mends.JOIN, text)
-    return Malformed(_ENDS_EARLY, recipe.mend if recipe else mend, Part.PIECE)
+    return Malformed(_ENDS_EARLY, recipe.mend if recipe else mend, PIECE)
 
 
 def _explain_start(text: bytes) -> Malformed | None:

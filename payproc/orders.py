@@ -12,7 +12,7 @@ import msgspec
 
 from payproc import mends
 from payproc.bulk import BulkResult, Fate, Order
-from payproc.explain import BOM, EXPECTED_LINE, Malformed, Part, explain_encoding, explain_syntax, explain_value
+from payproc.explain import BOM, EXPECTED_LINE, NONE, Malformed, Part, explain_encoding, explain_syntax, explain_value
 from payproc.logic import Resolution, State
 from payproc.review import ReviewDecision
 
@@ -62,7 +62,7 @@ class MalformedOrder(NamedTuple):
 class _BadField(Exception):
     """A wrong field or line."""
 
-    def __init__(self, error: str, mend: str = "", part: Part = Part.NONE) -> None:
+    def __init__(self, error: str, mend: str = "", part: Part = NONE) -> None:
         super().__init__(error)
         self.reason = Malformed(error, mend, part)
 

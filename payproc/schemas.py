@@ -25,8 +25,9 @@ from payproc.envelopes import find_foreign
 from payproc.explain import (
     BOM,
     EXPECTED_LINE,
+    NONE,
+    VALUE,
     Malformed,
-    Part,
     explain_encoding,
     explain_number_id,
     explain_syntax,
@@ -267,8 +268,8 @@ def _find_lone_surrogate(text: str) -> str | None:
 
 def _explain_field(line: bytes) -> Malformed:
     """Return the problem of the first field that is missing, mistyped or of an unknown value."""
-    if b"event_id" not in line and b"\\u" not in line and (foreign := find_recipe(line)):
-        return foreign  # before the slow decoder
+    if b"event_id" not in line and (recipe := find_recipe(line)):
+        return recipe  # before the slow decoder
     content = _load(line.decode())
     if not isinstance(content, _Pairs):
         return explain_value(line, _name_type(content))
@@ -278,9 +279,9 @@ def _explain_field(line: bytes) -> Malformed:
     for field in PaymentEvent.__struct_fields__:
         expected = _EXPECTED_TYPE if field == "type" else _EXPECTED_ID
         if field not in fields:
-            return find_foreign(field, line) or Malformed(
-                f"{field}: missing, expected {expected}", "", Part.NONE if fields else Part.VALUE
-            )
+            if field.encode() in line and (foreign := find_foreign(field, line)):
+                return foreign
+            return Malformed(f"{field}: missing, expected {expected}", "", NONE if fields else VALUE)
         value = fields[field]
         if isinstance(value, _Number) and field != "type":
             return explain_number_id(field, _name_type(value), value)

@@ -8,7 +8,7 @@ is flat, because only the first such line is kept.
 import shlex
 
 from payproc.cli.console import MAX_PROBLEMS_SHOWN, ProblemLog
-from payproc.explain import EXPECTED_LINE, Malformed, Part
+from payproc.explain import ELEMENT, EXPECTED_LINE, NONE, PIECE, VALUE, Malformed
 from payproc.ingest.sources import STDIN
 from payproc.mends import choose_mend, is_array
 
@@ -27,18 +27,18 @@ class _Value:
     def take(self, source: str, line: int, reason: Malformed) -> bool:
         """Count a line if it is another part of the value."""
         part = reason.part
-        if part is Part.NONE or source != self.source:
+        if part is NONE or source != self.source:
             return False
         is_near = line - self.last <= 2  # a blank line may be between them
         if not (
-            (part is Part.PIECE and (is_near or self.count > 1))
-            or (part is Part.ELEMENT and self._is_array)
-            or (part is Part.VALUE and is_near and self.count > 1)
+            (part is PIECE and (is_near or self.count > 1))
+            or (part is ELEMENT and self._is_array)
+            or (part is VALUE and is_near and self.count > 1)
         ):
             return False
         self.last = line
         self.count += 1
-        if part is not Part.VALUE:
+        if part is not VALUE:
             self._mends.add(reason.mend)
         return True
 
@@ -70,7 +70,7 @@ class LineProblems(ProblemLog):
                 return
             if self._value.count == 1 or self._value.source != source:
                 self._close_value()
-        if reason.part is Part.PIECE:
+        if reason.part is PIECE:
             self._value = _Value(source, line, reason)
         else:
             self._tell_line(source, line, reason)
