@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from payproc.explain import Malformed
 from payproc.logic import Decision, EventType, Outcome, Reason, State, classify
-from payproc.schemas import Malformed, PaymentEvent
+from payproc.schemas import PaymentEvent
 
 # The structs below are made for every event and cannot be part of a cycle: gc=False keeps the
 # collector away from them.

@@ -29,8 +29,9 @@ import psycopg2.extensions
 from payproc.db.connection import Database
 from payproc.db.rows import FETCH_LINES, open_stream, read_structs
 from payproc.escape import unambiguous
+from payproc.explain import Malformed
 from payproc.logic import TABLE, EventType, Outcome, Reason, Resolution, State
-from payproc.schemas import Malformed, parse_line
+from payproc.schemas import parse_line
 
 BLOCK_BYTES = 64 << 10
 """Bytes of a block of lines, about: a pipe's buffer, and small enough to interrupt after each."""

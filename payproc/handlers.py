@@ -22,9 +22,9 @@ from payproc.batch import EventResult, InputEvent, Known, Place, Result, decide,
 from payproc.db.connection import Database
 from payproc.db.errors import is_about_connection, is_about_content, is_lost_race, is_transient
 from payproc.errors import CannotFinish
+from payproc.explain import Malformed
 from payproc.logic import Decision, EventType
 from payproc.lookup import NO_RUN, SEPARATOR, ThisRun, look_up, look_up_conflicts
-from payproc.schemas import Malformed
 from payproc.signals import interrupt
 
 MAX_RETRIES = 8

@@ -52,7 +52,7 @@ class LineWriter:
     def add_malformed(self, malformed: MalformedLine) -> None:
         """Add a malformed line to the round."""
         if self._decisions is not None:
-            line = {"source": self._sources[malformed.source], "line": malformed.line, "error": malformed.error}
+            line = {"source": self._sources[malformed.source], "line": malformed.line, "error": malformed.reason.error}
             self._decision_lines += _encode(line)
         if self._malformed is not None:
             self._malformed_lines.append(malformed.raw)
