@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from payproc.content import has_same_content
 from payproc.logic import Decision, EventType, Outcome, Reason, State, classify
 from payproc.schemas import Malformed, PaymentEvent
 
@@ -39,6 +40,8 @@ class RecordedEvent(msgspec.Struct, frozen=True, gc=False):
     payment_id: str
     type: EventType
     outcome: Outcome
+    line: str
+    """The line as received. If it is long and was looked up, its digest."""
     by_this_run: RecordedByThisRun | None = None
 
 
@@ -49,12 +52,14 @@ class EventResult(msgspec.Struct, frozen=True, gc=False):
     decision: Decision
     version: int
     is_new: bool
-    """True for a result to write. False for duplicates, and for events recorded by an earlier
+    """True for a result to write. False for equal duplicates, and for events recorded by an earlier
     attempt of this run."""
     recorded: RecordedEvent | None = None
     """The event that was on record under its event_id before it, if any."""
     is_known: bool = False
     """True for a conflict that is on record already."""
+    differs: bool = False
+    """True for a duplicate whose content is not that of the event on record."""
 
 
 Result = EventResult | Malformed
@@ -94,7 +99,7 @@ def decide(batch: Sequence[InputEvent], known: Known) -> list[EventResult]:
         if original is None:
             decision = classify(event, None, state)
             own = RecordedByThisRun(input_event.source, input_event.line, decision)
-            recorded[event_id] = RecordedEvent(payment_id, event.type, decision.outcome, own)
+            recorded[event_id] = RecordedEvent(payment_id, event.type, decision.outcome, input_event.payload, own)
             payments[payment_id] = (decision.state_after, version + 1)
             if states_seen:
                 states_seen.pop(payment_id, None)  # after the run's own events, the stored state is the one to report
@@ -110,7 +115,9 @@ def decide(batch: Sequence[InputEvent], known: Known) -> list[EventResult]:
             # count.
             place = get_place(input_event)
             is_known = is_conflict and conflicts.setdefault((event_id, payment_id, event.type), place) != place
-            results.append(EventResult(input_event, decision, version, is_conflict, original, is_known))
+            differs = not is_conflict and not has_same_content(input_event.payload, original.line)
+            is_new = is_conflict or differs
+            results.append(EventResult(input_event, decision, version, is_new, original, is_known, differs))
     return results
 
 

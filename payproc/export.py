@@ -5,8 +5,8 @@ of a copy. Nothing here writes to the database.
 
 The order is that of the histories, payment by payment. No payment's history depends on another's,
 and every event_id is on record once, so an empty database that ingests the lines gets the same
-histories, however the work is split. Conflicts go out last, because each needs the event with its
-event_id on record before it.
+histories, however the work is split. Conflicts and redeliveries go out last, because each needs the
+event with its event_id on record before it.
 
 Resolutions and corrections are omitted. They are not events, and repeating them by machine would
 mean deciding for people. The differences that follow are counted: the decision table is folded over
@@ -14,8 +14,8 @@ the events, as an ingest of the copy would do. Corrected payments that end in an
 copy are named.
 
 A line that contradicts its record is omitted, because it would silently become another event in the
-copy. So is a conflict whose event is omitted, because it would be the first under its
-event_id, and so become an event.
+copy. So is a conflict or a redelivery whose event is omitted, because it would be the first under
+its event_id, and so become an event.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -26,6 +26,7 @@ from typing import Any
 import msgspec
 import psycopg2.extensions
 
+from payproc.content import has_same_content
 from payproc.db.connection import Database
 from payproc.db.rows import FETCH_LINES, open_stream, read_structs
 from payproc.escape import unambiguous
@@ -62,15 +63,29 @@ _CONFLICTS = """
     ORDER BY 1, 2, 3
 """
 
+# Payment and type are those of the event. Without it they only name the redelivery that is omitted.
+_REDELIVERIES = """
+    SELECT redeliveries.event_id,
+           COALESCE(original.payment_id, redeliveries.payload OPERATOR(pg_catalog.->>) 'payment_id', '') AS payment_id,
+           COALESCE(original.type, 'flag') AS type, redeliveries.payload::text AS line,
+           original.payment_id AS original_payment_id, original.type AS original_type,
+           original.payload::text AS original_line
+    FROM payproc.redeliveries LEFT JOIN payproc.events AS original USING (event_id)
+    ORDER BY 1, redeliveries.digest
+"""
+
 _COUNT_RESOLUTIONS = "SELECT resolution, count(*) FROM payproc.resolutions GROUP BY resolution"
 
 _COUNT_CORRECTIONS = "SELECT count(*) FROM payproc.corrections"
 
-_COUNT_LINES = "SELECT (SELECT count(*) FROM payproc.events) + (SELECT count(*) FROM payproc.event_conflicts)"
+_COUNT_LINES = """
+    SELECT (SELECT count(*) FROM payproc.events) + (SELECT count(*) FROM payproc.event_conflicts)
+         + (SELECT count(*) FROM payproc.redeliveries)
+"""
 
 
 class OmittedRecord(msgspec.Struct, frozen=True):
-    """An event, or a conflict, whose line is omitted, and the reason."""
+    """An event, a conflict or a redelivery whose line is omitted, and the reason."""
 
     kind: str
     event_id: str
@@ -91,6 +106,7 @@ class ExportSummary(msgspec.Struct):
 
     events: int = 0
     conflicts: int = 0
+    redeliveries: int = 0
     omitted: int = 0
     resolutions: dict[Resolution, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Resolution, 0))
     corrections: int = 0
@@ -104,7 +120,7 @@ class ExportSummary(msgspec.Struct):
     @property
     def lines(self) -> int:
         """Return the number of exported lines."""
-        return self.events + self.conflicts
+        return self.events + self.conflicts + self.redeliveries
 
 
 def export_events(
@@ -127,6 +143,7 @@ def export_events(
         for lines in (
             _export_events(connection, summary, on_omitted, on_corrected),
             _export_conflicts(connection, summary, on_omitted),
+            _export_redeliveries(connection, summary, on_omitted),
         ):
             for line in lines:
                 block += line
@@ -166,17 +183,20 @@ class _Event(_Record, frozen=True, gc=False):
 
 
 class _Conflict(_Record, frozen=True, gc=False):
-    """A row of _CONFLICTS, with the event that has its event_id, if there is one."""
+    """A row of _CONFLICTS or _REDELIVERIES, with the event that has its event_id, if there is one."""
 
     original_payment_id: str | None
     original_type: EventType | None
     original_line: str | None
 
-    def original(self) -> _Record | None:
-        """Return the event that has its event_id."""
+    def original(self) -> _Record | str:
+        """Return the event that has its event_id; without it in the export, the reason to omit this."""
         if self.original_payment_id is None or self.original_type is None or self.original_line is None:
-            return None
-        return _Record(self.event_id, self.original_payment_id, self.original_type, self.original_line)
+            return "no event is recorded under its event_id, so it would become one"
+        original = _Record(self.event_id, self.original_payment_id, self.original_type, self.original_line)
+        if _reason_to_omit(original):
+            return "the event under its event_id is omitted, so it would replace that event"
+        return original
 
 
 def _export_events(
@@ -249,13 +269,35 @@ def _export_conflicts(
             yield conflict.line.encode()
 
 
+def _export_redeliveries(
+    connection: psycopg2.extensions.connection, summary: ExportSummary, on_omitted: Callable[[OmittedRecord], None]
+) -> Iterator[bytes]:
+    """Yield the lines of redeliveries with other content."""
+    with open_stream(connection, _REDELIVERIES, fetch_rows=FETCH_LINES) as cursor:
+        for redelivery in read_structs(cursor, _Conflict):
+            if why := _reason_to_omit_redelivery(redelivery):
+                summary.omitted += 1
+                on_omitted(OmittedRecord("redelivery", redelivery.event_id, redelivery.payment_id, why))
+                continue
+            summary.redeliveries += 1
+            yield redelivery.line.encode()
+
+
+def _reason_to_omit_redelivery(redelivery: _Conflict) -> str | None:
+    """Return the reason to omit a redelivery, or None."""
+    original = redelivery.original()
+    if isinstance(original, str):
+        return original
+    if has_same_content(redelivery.line, original.line):
+        return "it has the content of the event under its event_id"
+    return _reason_to_omit(redelivery)
+
+
 def _reason_to_omit_conflict(conflict: _Conflict) -> str | None:
     """Return the reason to omit a conflict, or None."""
     original = conflict.original()
-    if original is None:
-        return "no event is recorded under its event_id, so it would become one"
-    if _reason_to_omit(original):
-        return "the event under its event_id is omitted, so it would replace that event"
+    if isinstance(original, str):
+        return original
     if (conflict.payment_id, conflict.type) == (original.payment_id, original.type):
         return "it has the payment and type of the event under its event_id, so it would be a duplicate"
     return _reason_to_omit(conflict)

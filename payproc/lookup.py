@@ -10,14 +10,17 @@ from typing import NamedTuple
 import psycopg2.extensions
 
 from payproc.batch import InputEvent, Known, RecordedByThisRun, RecordedEvent
+from payproc.content import MAX_COMPARED_BYTES
 from payproc.logic import Decision, EventType, Outcome, Reason, State, classify
 
 SEPARATOR = "\x1f"
 """Separates the items of a list for the server. Neither an id nor a line of JSON can hold it."""
 
-_LOOK_UP_EVENTS = """
+_LOOK_UP_EVENTS = f"""
     SELECT event_id, payment_id, type, outcome, CASE WHEN run_id = %s AND recorded_at >= %s
-           THEN ARRAY[source::text, line::text, reason::text, state_before::text, state_after::text] ELSE '{}' END
+           THEN ARRAY[source::text, line::text, reason::text, state_before::text, state_after::text] ELSE '{{}}' END,
+           CASE WHEN octet_length(payload::text) <= {MAX_COMPARED_BYTES} THEN payload::text
+           ELSE pg_catalog.encode(sha256(pg_catalog.convert_to(payload::text, 'UTF8')), 'hex') END
     FROM payproc.events WHERE event_id = ANY (string_to_array(%s, chr(31)))
 """
 
@@ -62,9 +65,9 @@ def look_up(
         cursor.execute(_LOOK_UP_EVENTS, (*run, SEPARATOR.join(event_ids)))
         recorded = {
             event_id: RecordedEvent(
-                payment_id, _TYPES[event_type], _OUTCOMES[outcome], _by_this_run(outcome, *own) if own else None
+                payment_id, _TYPES[event_type], _OUTCOMES[outcome], line, _by_this_run(outcome, *own) if own else None
             )
-            for event_id, payment_id, event_type, outcome, own in cursor
+            for event_id, payment_id, event_type, outcome, own, line in cursor
         }
         cursor.execute(_LOOK_UP_PAYMENTS, (SEPARATOR.join(payment_ids),))
         payments = {payment_id: (_STATES[state], version) for payment_id, state, version in cursor}

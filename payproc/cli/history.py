@@ -80,8 +80,8 @@ def history(
 ) -> None:
     """List the entries of all payments, the oldest first.
 
-    Times are of recording, in UTC; an age counts back from now. A conflict has the outcome REJECT.
-    As JSON, one object a line.
+    Times are of recording, in UTC; an age counts back from now. A conflict has the outcome REJECT,
+    and a duplicate with other content the outcome IGNORE. As JSON, one object a line.
     """
     with exit_on_errors():
         from payproc.db import location, schema  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay

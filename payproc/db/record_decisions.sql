@@ -71,6 +71,7 @@ DECLARE
     this_before payproc.state;
     this_after payproc.state;
     this_payload json;
+    this_digest bytea;
     new_version integer;
     written bigint;
     contested_places text[] := '{}';
@@ -101,8 +102,8 @@ BEGIN
     LOOP
         SET LOCAL synchronous_commit = off;
 
-        -- Evidence of an event_id used for something else. It changes no payment, and a repeat adds
-        -- nothing.
+        -- Evidence of an event_id used for something else, or of an event delivered again with other
+        -- content. It changes no payment, and a repeat adds nothing.
         IF this_reason OPERATOR(pg_catalog.=) 'event_id_conflict' THEN
             SELECT original.position INTO new_version FROM payproc.events AS original
             WHERE original.event_id = this_event
@@ -110,6 +111,18 @@ BEGIN
             IF new_version IS NOT NULL THEN
                 INSERT INTO payproc.event_conflicts (event_id, payment_id, type, run_id, source, line, payload)
                 VALUES (this_event, this_payment, this_type, in_run_id, this_source, this_line, this_payload)
+                ON CONFLICT DO NOTHING;
+            END IF;
+            COMMIT;
+            CONTINUE;
+        ELSIF this_reason OPERATOR(pg_catalog.=) 'duplicate_event' THEN
+            SELECT original.position INTO new_version FROM payproc.events AS original
+            WHERE original.event_id = this_event
+              AND original.payment_id = this_payment AND original.type OPERATOR(pg_catalog.=) this_type;
+            IF new_version IS NOT NULL THEN
+                this_digest := sha256(pg_catalog.convert_to(this_payload::text, 'UTF8'));
+                INSERT INTO payproc.redeliveries (event_id, digest, run_id, source, line, payload)
+                VALUES (this_event, this_digest, in_run_id, this_source, this_line, this_payload)
                 ON CONFLICT DO NOTHING;
             END IF;
             COMMIT;
