@@ -41,7 +41,7 @@ class RecordedEvent(msgspec.Struct, frozen=True, gc=False):
     type: EventType
     outcome: Outcome
     line: str
-    """The line as received. If it is long and was looked up, its digest."""
+    """The line as received. If it is large and was looked up, its digest."""
     by_this_run: RecordedByThisRun | None = None
 
 
@@ -104,20 +104,21 @@ def decide(batch: Sequence[InputEvent], known: Known) -> list[EventResult]:
             if states_seen:
                 states_seen.pop(payment_id, None)  # after the run's own events, the stored state is the one to report
             results.append(EventResult(input_event, decision, version, True))
-        elif (earlier := _find_earlier_decision(input_event, original)) is not None:
+        elif (earlier := original.by_this_run) is not None and _is_of(earlier, input_event):
             # An earlier attempt recorded this line, but was interrupted before its report.
-            states_seen[payment_id] = earlier.state_after
-            results.append(EventResult(input_event, earlier, version, False))
+            states_seen[payment_id] = earlier.decision.state_after
+            results.append(EventResult(input_event, earlier.decision, version, False))
         else:
             decision = classify(event, original, states_seen.get(payment_id, state))
-            is_conflict = decision.reason is Reason.EVENT_ID_CONFLICT
-            # An interrupted attempt may have recorded this conflict, so its own place does not
-            # count.
-            place = get_place(input_event)
-            is_known = is_conflict and conflicts.setdefault((event_id, payment_id, event.type), place) != place
-            differs = not is_conflict and not has_same_content(input_event.payload, original.line)
-            is_new = is_conflict or differs
-            results.append(EventResult(input_event, decision, version, is_new, original, is_known, differs))
+            if decision.reason is Reason.EVENT_ID_CONFLICT:
+                # An interrupted attempt may have recorded this conflict, so its own place does not
+                # count.
+                place = get_place(input_event)
+                is_known = conflicts.setdefault((event_id, payment_id, event.type), place) != place
+                results.append(EventResult(input_event, decision, version, True, original, is_known))
+            else:
+                differs = not has_same_content(input_event.payload, original.line)
+                results.append(EventResult(input_event, decision, version, differs, original, False, differs))
     return results
 
 
@@ -153,14 +154,12 @@ def _find_states_before(batch: Sequence[InputEvent], known: Known) -> dict[str, 
     states: dict[str, State] = {}
     for input_event in batch if known.recorded else ():
         original = known.recorded.get(input_event.event.event_id)
-        if original is not None and (decision := _find_earlier_decision(input_event, original)) is not None:
-            states.setdefault(input_event.event.payment_id, decision.state_before)
+        earlier = original.by_this_run if original is not None else None
+        if earlier is not None and _is_of(earlier, input_event):
+            states.setdefault(input_event.event.payment_id, earlier.decision.state_before)
     return states
 
 
-def _find_earlier_decision(input_event: InputEvent, recorded: RecordedEvent) -> Decision | None:
-    """Return the recorded decision if this run recorded it for this very line."""
-    own = recorded.by_this_run
-    if own is None or own.line != input_event.line or own.source != input_event.source:
-        return None
-    return own.decision
+def _is_of(recorded: RecordedByThisRun, input_event: InputEvent) -> bool:
+    """Return whether this run recorded it for this very line."""
+    return recorded.line == input_event.line and recorded.source == input_event.source

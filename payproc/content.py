@@ -8,13 +8,16 @@ they are never interpreted.
 import json
 from typing import Any
 
-MAX_COMPARED_BYTES = 16 << 10
-"""Longest recorded line that is looked up whole. PSPs send a few thousand bytes; a batch of longer
-ones would take a lot of memory. Of a longer line only the text's digest is looked up."""
+MAX_COMPARED_BYTES = 8 << 10
+"""Size, as stored, of the largest recorded line that is looked up whole. PSPs send a few thousand
+bytes. A batch of larger ones would take a lot of memory, so only their digest is looked up."""
 
 
 def has_same_content(line: str, recorded: str) -> bool:
-    """Return whether a line has the content of the recorded one, given whole or as its digest."""
+    """Return whether a line has the content of the recorded one, given whole or as its digest.
+
+    A digest is of the text, so white space and the order of keys make a large line differ.
+    """
     if line == recorded:
         return True
     if "{" not in recorded:
@@ -23,7 +26,7 @@ def has_same_content(line: str, recorded: str) -> bool:
 
 
 def digest(line: str) -> str:
-    """Return the digest of a line's text, as lookup.py gets it for a long line."""
+    """Return the digest of a line's text, as lookup.py gets it for a large line."""
     import hashlib  # loads OpenSSL, 2 ms that almost no run needs
 
     return hashlib.sha256(line.encode()).hexdigest()

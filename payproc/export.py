@@ -55,24 +55,27 @@ _DECISIONS_OF_PEOPLE = """
     ORDER BY 1, 2
 """
 
-_CONFLICTS = """
-    SELECT event_conflicts.event_id, event_conflicts.payment_id, event_conflicts.type,
-           event_conflicts.payload::text AS line, original.payment_id AS original_payment_id,
-           original.type AS original_type, original.payload::text AS original_line
-    FROM payproc.event_conflicts LEFT JOIN payproc.events AS original USING (event_id)
-    ORDER BY 1, 2, 3
-"""
-
-# Payment and type are those of the event. Without it they only name the redelivery that is omitted.
-_REDELIVERIES = """
-    SELECT redeliveries.event_id,
-           COALESCE(original.payment_id, redeliveries.payload OPERATOR(pg_catalog.->>) 'payment_id', '') AS payment_id,
-           COALESCE(original.type, 'flag') AS type, redeliveries.payload::text AS line,
-           original.payment_id AS original_payment_id, original.type AS original_type,
-           original.payload::text AS original_line
-    FROM payproc.redeliveries LEFT JOIN payproc.events AS original USING (event_id)
-    ORDER BY 1, redeliveries.digest
-"""
+_CONFLICTS = {
+    "conflict": """
+        SELECT event_conflicts.event_id, event_conflicts.payment_id, event_conflicts.type,
+               event_conflicts.payload::text AS line, original.payment_id AS original_payment_id,
+               original.type AS original_type, original.payload::text AS original_line
+        FROM payproc.event_conflicts LEFT JOIN payproc.events AS original USING (event_id)
+        ORDER BY 1, 2, 3
+    """,
+    # Payment and type are those of the event. Without it they only name an omitted record.
+    "redelivery": """
+        SELECT redeliveries.event_id,
+               COALESCE(original.payment_id, redeliveries.payload OPERATOR(pg_catalog.->>) 'payment_id', '')
+                   AS payment_id,
+               COALESCE(original.type, 'flag') AS type, redeliveries.payload::text AS line,
+               original.payment_id AS original_payment_id, original.type AS original_type,
+               original.payload::text AS original_line
+        FROM payproc.redeliveries LEFT JOIN payproc.events AS original USING (event_id)
+        ORDER BY 1, redeliveries.digest
+    """,
+}
+"""The records under the event_id of an event, by kind."""
 
 _COUNT_RESOLUTIONS = "SELECT resolution, count(*) FROM payproc.resolutions GROUP BY resolution"
 
@@ -142,8 +145,7 @@ def export_events(
         block = bytearray()
         for lines in (
             _export_events(connection, summary, on_omitted, on_corrected),
-            _export_conflicts(connection, summary, on_omitted),
-            _export_redeliveries(connection, summary, on_omitted),
+            *(_export_conflicts(connection, kind, summary, on_omitted) for kind in _CONFLICTS),
         ):
             for line in lines:
                 block += line
@@ -183,20 +185,17 @@ class _Event(_Record, frozen=True, gc=False):
 
 
 class _Conflict(_Record, frozen=True, gc=False):
-    """A row of _CONFLICTS or _REDELIVERIES, with the event that has its event_id, if there is one."""
+    """A conflict or a redelivery, with the event that has its event_id, if there is one."""
 
     original_payment_id: str | None
     original_type: EventType | None
     original_line: str | None
 
-    def original(self) -> _Record | str:
-        """Return the event that has its event_id; without it in the export, the reason to omit this."""
+    def original(self) -> _Record | None:
+        """Return the event that has its event_id."""
         if self.original_payment_id is None or self.original_type is None or self.original_line is None:
-            return "no event is recorded under its event_id, so it would become one"
-        original = _Record(self.event_id, self.original_payment_id, self.original_type, self.original_line)
-        if _reason_to_omit(original):
-            return "the event under its event_id is omitted, so it would replace that event"
-        return original
+            return None
+        return _Record(self.event_id, self.original_payment_id, self.original_type, self.original_line)
 
 
 def _export_events(
@@ -256,51 +255,35 @@ class _DecisionsOfPeople:
 
 
 def _export_conflicts(
-    connection: psycopg2.extensions.connection, summary: ExportSummary, on_omitted: Callable[[OmittedRecord], None]
+    connection: psycopg2.extensions.connection,
+    kind: str,
+    summary: ExportSummary,
+    on_omitted: Callable[[OmittedRecord], None],
 ) -> Iterator[bytes]:
-    """Yield the lines of conflicts."""
-    with open_stream(connection, _CONFLICTS, fetch_rows=FETCH_LINES) as cursor:
+    """Yield the lines of conflicts, or of redeliveries with other content."""
+    with open_stream(connection, _CONFLICTS[kind], fetch_rows=FETCH_LINES) as cursor:
         for conflict in read_structs(cursor, _Conflict):
-            if why := _reason_to_omit_conflict(conflict):
+            if why := _reason_to_omit_conflict(conflict, kind) or _reason_to_omit(conflict):
                 summary.omitted += 1
-                on_omitted(OmittedRecord("conflict", conflict.event_id, conflict.payment_id, why))
+                on_omitted(OmittedRecord(kind, conflict.event_id, conflict.payment_id, why))
                 continue
-            summary.conflicts += 1
+            summary.conflicts += kind == "conflict"
+            summary.redeliveries += kind == "redelivery"
             yield conflict.line.encode()
 
 
-def _export_redeliveries(
-    connection: psycopg2.extensions.connection, summary: ExportSummary, on_omitted: Callable[[OmittedRecord], None]
-) -> Iterator[bytes]:
-    """Yield the lines of redeliveries with other content."""
-    with open_stream(connection, _REDELIVERIES, fetch_rows=FETCH_LINES) as cursor:
-        for redelivery in read_structs(cursor, _Conflict):
-            if why := _reason_to_omit_redelivery(redelivery):
-                summary.omitted += 1
-                on_omitted(OmittedRecord("redelivery", redelivery.event_id, redelivery.payment_id, why))
-                continue
-            summary.redeliveries += 1
-            yield redelivery.line.encode()
-
-
-def _reason_to_omit_redelivery(redelivery: _Conflict) -> str | None:
-    """Return the reason to omit a redelivery, or None."""
-    original = redelivery.original()
-    if isinstance(original, str):
-        return original
-    if has_same_content(redelivery.line, original.line):
-        return "it has the content of the event under its event_id"
-    return _reason_to_omit(redelivery)
-
-
-def _reason_to_omit_conflict(conflict: _Conflict) -> str | None:
-    """Return the reason to omit a conflict, or None."""
+def _reason_to_omit_conflict(conflict: _Conflict, kind: str) -> str | None:
+    """Return the reason to omit a conflict or a redelivery, or None."""
     original = conflict.original()
-    if isinstance(original, str):
-        return original
+    if original is None:
+        return "no event is recorded under its event_id, so it would become one"
+    if _reason_to_omit(original):
+        return "the event under its event_id is omitted, so it would replace that event"
+    if kind == "redelivery":
+        return "it has the content of the event" if has_same_content(conflict.line, original.line) else None
     if (conflict.payment_id, conflict.type) == (original.payment_id, original.type):
         return "it has the payment and type of the event under its event_id, so it would be a duplicate"
-    return _reason_to_omit(conflict)
+    return None
 
 
 def _reason_to_omit(record: _Record) -> str | None:

@@ -191,7 +191,7 @@ _CONDITIONS: dict[str, dict[str, str]] = {
         "until": "redelivery.recorded_at < %s",
     },
 }
-"""The condition for each field of the filter, by table. A table without a field has no such entry."""
+"""The condition for each field of the filter, by table. A table without the field has none."""
 
 
 def list_entries(

@@ -154,8 +154,8 @@ redeliveries = Table(
     Column("recorded_at", _Time, nullable=False, server_default=func.now()),
     # A line with the event_id, payment_id and type of the event on record, and other content.
     Column("payload", JSON, nullable=False),
-    # Prevents the same line twice, so replaying a file adds nothing. Also serves finding those of an
-    # event.
+    # Prevents the same line twice, so replaying a file adds nothing. Also serves finding the
+    # redeliveries of an event.
     PrimaryKeyConstraint("event_id", "digest", name="redeliveries_are_recorded_once"),
 )
 

@@ -1,4 +1,4 @@
-"""One payment: its state, its whole history, its pending reviews, its redeliveries, and its conflicts.
+"""One payment: its state, its history, its pending reviews, its conflicts and its redeliveries.
 
 Belongs here: queries that answer `payproc show`. Nothing here writes.
 """

@@ -27,8 +27,8 @@ def export(quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
     """Write every recorded event as it was received.
 
     One event a line, to stdout. An empty database that ingests the lines records the same events,
-    conflicts and redeliveries. Decisions of people are omitted; stderr prints their number and the differences
-    of a copy.
+    conflicts and redeliveries. Decisions of people are omitted; stderr prints their number and the
+    differences of a copy.
 
     Exits with 3 if a recorded line no longer describes its event. Such a line is omitted and named.
     """
