@@ -42,7 +42,7 @@ def recorded_by_this_run(fact: Fact, line: int, state: State) -> RecordedEvent:
     """Return an event that this run recorded, for a payment in this state."""
     _, payment_id, event_type = fact
     decision = TABLE[state][event_type]
-    return RecordedEvent(payment_id, event_type, decision.outcome, RecordedByThisRun(0, line, decision))
+    return RecordedEvent(payment_id, event_type, decision.outcome, "{}", RecordedByThisRun(0, line, decision))
 
 
 def reasons(results: Sequence[EventResult]) -> list[str]:
@@ -104,7 +104,7 @@ def test_duplicate_in_batch_is_not_new() -> None:
 
 
 def test_duplicate_of_another_run_is_not_new() -> None:
-    original = RecordedEvent("p1", CAPTURE, Outcome.APPLY)
+    original = RecordedEvent("p1", CAPTURE, Outcome.APPLY, "{}")
     facts = known({"e1": original}, {"p1": (State.CAPTURED, 2)})
     (result,) = decide(make_batch(("e1", "p1", CAPTURE)), facts)
     assert (result.decision.reason, result.is_new, result.recorded) == (Reason.DUPLICATE_EVENT, False, original)
@@ -114,7 +114,7 @@ def test_duplicate_of_another_run_is_not_new() -> None:
 
 @pytest.mark.parametrize("fact", [("e1", "p2", CAPTURE), ("e1", "p1", REFUND)], ids=["payment", "type"])
 def test_conflict_names_the_recorded_event(fact: Fact) -> None:
-    original = RecordedEvent("p1", CAPTURE, Outcome.APPLY)
+    original = RecordedEvent("p1", CAPTURE, Outcome.APPLY, "{}")
     facts = known({"e1": original}, {"p1": (State.CAPTURED, 2)})
     (result,) = decide(make_batch(fact), facts)
     assert (result.decision.reason, result.recorded) == (Reason.EVENT_ID_CONFLICT, original)
@@ -132,7 +132,7 @@ def test_conflict_repeated_in_batch_is_known() -> None:
 
 
 def test_conflict_of_another_run_is_known() -> None:
-    facts = Known({"e1": RecordedEvent("p1", CAPTURE, Outcome.APPLY)}, {}, {("e1", "p2", CAPTURE): None})
+    facts = Known({"e1": RecordedEvent("p1", CAPTURE, Outcome.APPLY, "{}")}, {}, {("e1", "p2", CAPTURE): None})
     (result,) = decide(make_batch(("e1", "p2", CAPTURE)), facts)
     assert (result.is_known, result.is_new) == (True, True)
 
@@ -142,7 +142,7 @@ def test_conflict_of_an_earlier_attempt_is_not_known(place: tuple[int, int], is_
     """An attempt that was cut off has recorded this very line's conflict; another line's is
     known.
     """
-    facts = Known({"e1": RecordedEvent("p1", CAPTURE, Outcome.APPLY)}, {}, {("e1", "p2", CAPTURE): place})
+    facts = Known({"e1": RecordedEvent("p1", CAPTURE, Outcome.APPLY, "{}")}, {}, {("e1", "p2", CAPTURE): place})
     (result,) = decide(make_batch(("e1", "p2", CAPTURE)), facts)
     assert result.is_known is is_known
 
@@ -181,7 +181,7 @@ def test_lines_between_own_events_see_their_state() -> None:
     authorize, capture = ("e1", "p1", AUTHORIZE), ("e2", "p1", CAPTURE)
     facts = known(
         {
-            "e0": RecordedEvent("p0", FAIL, Outcome.APPLY),
+            "e0": RecordedEvent("p0", FAIL, Outcome.APPLY, "{}"),
             "e1": recorded_by_this_run(authorize, 2, State.CREATED),
             "e2": recorded_by_this_run(capture, 4, State.AUTHORIZED),
         },
@@ -236,7 +236,7 @@ def test_retries_hold_later_events_of_the_event_id() -> None:
 
 
 def test_retries_count_new_events_only() -> None:
-    facts = known({"e0": RecordedEvent("p0", CAPTURE, Outcome.APPLY)})
+    facts = known({"e0": RecordedEvent("p0", CAPTURE, Outcome.APPLY, "{}")})
     batch = make_batch(("e0", "p0", CAPTURE), ("e1", "p1", AUTHORIZE), ("e2", "p2", AUTHORIZE))
     assert retried(batch, 2, facts=facts) == [3]
 
