@@ -58,7 +58,7 @@ def make_history_row(payment_id: str, entry: "HistoryEntry | ConflictEntry") -> 
         return [cell_text(payment_id), *_make_cells(entry)]
     recorded: list[Line] = [f"recorded as {entry.recorded.type.value}"]
     if entry.differs:
-        recorded = ["recorded with", "other content"]
+        recorded = ["other content"]
     elif entry.recorded.payment_id != payment_id:
         recorded.append("of another payment")
     return [

@@ -179,9 +179,10 @@ class Comparison:
         if payment is None:
             return None
         shown: Row = json.loads(to_json_line(payment))
-        others = (*payment.conflicts, *payment.redeliveries)
-        for entry, other in zip((*shown["conflicts"], *shown["redeliveries"]), others, strict=True):
-            entry["payload"] = bytes(other.payload).decode()
+        for entry, conflict in zip(shown["conflicts"], payment.conflicts, strict=True):
+            entry["payload"] = bytes(conflict.payload).decode()
+        for entry, redelivery in zip(shown["redeliveries"], payment.redeliveries, strict=True):
+            entry["payload"] = bytes(redelivery.payload).decode()
         for listed, entries in ((shown["history"], payment.history), (shown["open_reviews"], payment.open_reviews)):
             for entry, original in zip(listed, entries, strict=True):
                 if entry["kind"] == "event":

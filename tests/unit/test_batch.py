@@ -26,9 +26,13 @@ Fact = tuple[str, str, EventType]
 """event_id, payment_id and type."""
 
 
-def make_batch(*facts: Fact, source: int = 0) -> list[InputEvent]:
+def make_batch(*facts: Fact, source: int = 0, payloads: Sequence[str] = ()) -> list[InputEvent]:
     """Return events on lines 1, 2, … of a source."""
-    return [InputEvent(PaymentEvent(*fact), "{}", source, line) for line, fact in enumerate(facts, 1)]
+    lines = payloads or ["{}"] * len(facts)
+    return [
+        InputEvent(PaymentEvent(*fact), payload, source, line)
+        for line, (fact, payload) in enumerate(zip(facts, lines, strict=True), 1)
+    ]
 
 
 def known(
@@ -112,6 +116,27 @@ def test_duplicate_of_another_run_is_not_new() -> None:
     assert facts.payments["p1"] == (State.CAPTURED, 2)
 
 
+def test_duplicate_with_other_content_differs() -> None:
+    """It is compared with the first delivery, not with the one before it."""
+    fact = ("e1", "p1", CAPTURE)
+    batch = make_batch(*[fact] * 4, payloads=['{"x":1}', '{"x":2}', '{"x": 1}', '{"x":2}'])
+    results = decide(batch, known())
+    assert reasons(results[1:]) == ["duplicate_event"] * 3
+    assert [(result.differs, result.is_new) for result in results] == [
+        (False, True),
+        (True, True),  # its content has to be kept
+        (False, False),
+        (True, True),
+    ]
+    assert select_retries(results, [results[0], results[1], results[3]], [1]) == batch
+
+
+def test_conflict_does_not_differ() -> None:
+    """It is kept as a conflict."""
+    batch = make_batch(("e1", "p1", CAPTURE), ("e1", "p2", CAPTURE), payloads=['{"x":1}', '{"x":2}'])
+    assert [result.differs for result in decide(batch, known())] == [False, False]
+
+
 @pytest.mark.parametrize("fact", [("e1", "p2", CAPTURE), ("e1", "p1", REFUND)], ids=["payment", "type"])
 def test_conflict_names_the_recorded_event(fact: Fact) -> None:
     original = RecordedEvent("p1", CAPTURE, Outcome.APPLY, "{}")
@@ -165,6 +190,14 @@ def test_own_event_keeps_its_decision() -> None:
     assert states(results) == [("created", "authorized"), ("authorized", "captured"), ("captured", "refunded")]
     assert [result.is_new for result in results] == [False, False, True]
     assert versions(results)[2] == 2
+
+
+def test_own_event_never_differs() -> None:
+    """The database may return a line in another form."""
+    fact = ("e1", "p1", AUTHORIZE)
+    facts = known({"e1": recorded_by_this_run(fact, 1, State.CREATED)}, {"p1": (State.AUTHORIZED, 1)})
+    (result,) = decide(make_batch(fact, payloads=['{"x":1}']), facts)
+    assert (result.decision.reason, result.differs, result.is_new) == (Reason.TRANSITION, False, False)
 
 
 def test_own_event_on_another_line_is_a_duplicate() -> None:
