@@ -206,7 +206,8 @@ class RetryBudget:
 class DryRun:
     """Decides events on the recorded ones and on its own earlier ones, and writes nothing.
 
-    It keeps in memory everything that a real run would write: some hundred bytes an event.
+    It keeps in memory everything that a real run would write: some hundred bytes an event, and its
+    line.
     """
 
     def __init__(self, database: Database | None) -> None:

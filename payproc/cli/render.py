@@ -15,7 +15,7 @@ from payproc.logic import Outcome, Reason, Resolution
 
 if TYPE_CHECKING:  # these import psycopg2
     from payproc.history import ConflictEntry
-    from payproc.payments import Conflict, EventEntry
+    from payproc.payments import Conflict, EventEntry, Redelivery
     from payproc.review import Review
 
 MIN_WIDE_COLUMNS = 110
@@ -74,7 +74,7 @@ def format_time(moment: datetime) -> str:
     return moment.astimezone(timezone.utc).isoformat(" ")[:19]
 
 
-def format_origin(entry: "EventEntry | Conflict | ConflictEntry | Review") -> Place:
+def format_origin(entry: "EventEntry | Conflict | ConflictEntry | Redelivery | Review") -> Place:
     """Return the run, file and line that an event came from."""
     return Place(f"run {entry.run_id}, ", unambiguous(entry.source), f":{entry.line}")
 

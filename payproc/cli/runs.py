@@ -41,10 +41,8 @@ def runs(
     line; as CSV, the same fields.
     """
     with exit_on_errors():
-        from payproc.cli.listings import (
-            print_listing,  # msgspec and psycopg2 take 25 ms of CPU, which --help need not pay
-        )
-        from payproc.db import location, schema
+        from payproc.cli.listings import print_listing  # msgspec takes 6 ms of CPU, which --help need not pay
+        from payproc.db import location, schema  # psycopg2, 20 ms
         from payproc.runs import Run, list_runs
 
         with location.open_database(database_url, make_notifier(quiet)) as database:

@@ -6,19 +6,20 @@ version of their own.
 """
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import psycopg2.extensions
 
 from payproc.errors import CannotFinish
 
-VERSION = 2
+VERSION = 3
 """Version of the tables. Each version after the first has a file in versions/ that leads to it."""
 
 _TABLES = {"payments", "events", "event_conflicts", "runs", "resolutions"}
 """The tables of every version."""
 
-_LATER_TABLES = ((2, "corrections"),)
+_LATER_TABLES = ((2, "corrections"), (3, "redeliveries"))
 """Later tables, each with the version that added it."""
 
 _PATTERN = re.compile(r"payproc schema version (\d+)( for Citus)?(?:, procedure ([0-9a-f]+))?")
@@ -28,10 +29,6 @@ _RELATIONS = """
            relkind::text, relpersistence::text
     FROM pg_catalog.pg_class
     WHERE relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = 'payproc')
-"""
-
-_HAS_COLUMN = """
-    SELECT FROM pg_catalog.pg_attribute WHERE attrelid = %s::regclass::oid AND attname = %s AND NOT attisdropped
 """
 
 _PROCEDURES = """
@@ -99,7 +96,7 @@ def read_schema(cursor: psycopg2.extensions.cursor, where: str) -> FoundSchema |
     if found is None:
         raise CannotFinish(
             f"the schema payproc of the database {where} has lost its mark, as by a restore without comments; as its "
-            f"owner {owner} run: {write_mark(_recognize(cursor))}"
+            f"owner {owner} run: {write_mark(_recognize(cursor, tables))}"
         )
     mark = Mark(int(found[1]), bool(found[2]), found[3])
     for version, name in _LATER_TABLES:
@@ -114,9 +111,8 @@ def read_schema(cursor: psycopg2.extensions.cursor, where: str) -> FoundSchema |
     return FoundSchema(mark, owner, unlogged, bodies, views)
 
 
-def _recognize(cursor: psycopg2.extensions.cursor) -> Mark:
+def _recognize(cursor: psycopg2.extensions.cursor, tables: Sequence[str]) -> Mark:
     """Return the mark of a schema that has lost it, by its tables."""
-    cursor.execute(_HAS_COLUMN, ("payproc.payments", "state_since"))
-    version = 2 if cursor.rowcount else 1
+    version = max((version for version, name in _LATER_TABLES if name in tables), default=1)
     cursor.execute(_HAS_UNIQUE_POSITIONS, ("payproc.events",))
     return Mark(version, for_citus=not cursor.rowcount, digest=None)

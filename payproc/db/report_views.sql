@@ -22,27 +22,32 @@ WITH entry AS (
     SELECT payment_id, 'event' AS kind, position, event_id, type::text AS type, outcome::text AS outcome,
            reason::text AS reason, NULL AS resolution, state_before::text AS state_before,
            state_after::text AS state_after, recorded_at, run_id, source, line, NULL AS note, NULL AS resolved_by,
-           NULL AS corrected_by, NULL AS recorded_payment_id, NULL AS recorded_type, payload
+           NULL AS corrected_by, NULL AS recorded_payment_id, NULL AS recorded_type, payload, NULL::boolean AS differs
     FROM payproc.events
     UNION ALL
     SELECT payment_id, 'resolution', position, event_id, NULL, NULL, NULL, resolution::text, state_before::text,
-           state_after::text, resolved_at, NULL, NULL, NULL, note, resolved_by, NULL, NULL, NULL, NULL
+           state_after::text, resolved_at, NULL, NULL, NULL, note, resolved_by, NULL, NULL, NULL, NULL, NULL
     FROM payproc.resolutions
     UNION ALL
     SELECT payment_id, 'correction', position, NULL, NULL, NULL, NULL, NULL, state_before::text, state_after::text,
-           corrected_at, NULL, NULL, NULL, note, NULL, corrected_by, NULL, NULL, NULL
+           corrected_at, NULL, NULL, NULL, note, NULL, corrected_by, NULL, NULL, NULL, NULL
     FROM payproc.corrections
     UNION ALL
     SELECT conflict.payment_id, 'conflict', NULL, event_id, conflict.type::text, 'REJECT', 'event_id_conflict', NULL,
            NULL, NULL, conflict.recorded_at, conflict.run_id, conflict.source, conflict.line, NULL, NULL, NULL,
-           original.payment_id, original.type::text, conflict.payload
+           original.payment_id, original.type::text, conflict.payload, NULL
     FROM payproc.event_conflicts AS conflict JOIN payproc.events AS original USING (event_id)
+    UNION ALL
+    SELECT original.payment_id, 'conflict', NULL, event_id, original.type::text, 'IGNORE', 'duplicate_event', NULL,
+           NULL, NULL, redelivery.recorded_at, redelivery.run_id, redelivery.source, redelivery.line, NULL, NULL, NULL,
+           original.payment_id, original.type::text, redelivery.payload, true
+    FROM payproc.redeliveries AS redelivery JOIN payproc.events AS original USING (event_id)
 )
 SELECT payment_id, kind, position, event_id, type, outcome, reason, resolution, state_before, state_after, recorded_at,
        run_id,
        COALESCE((SELECT runs.sources[entry.source + 1] FROM payproc.runs WHERE runs.run_id = entry.run_id),
                 'source ' || entry.source::text) AS source,
-       line, note, resolved_by, corrected_by, recorded_payment_id, recorded_type, payload
+       line, note, resolved_by, corrected_by, recorded_payment_id, recorded_type, payload, differs
 FROM entry;
 
 CREATE OR REPLACE VIEW payproc.report_queue AS

@@ -30,6 +30,7 @@ class DecisionLine(msgspec.Struct, omit_defaults=True):
     original_outcome: str | None = None
     recorded: dict[str, str] | None = None
     known: bool = False
+    differs: bool = False
 
 
 class LineWriter:
@@ -87,6 +88,7 @@ def _make_line(result: EventResult, source: str) -> DecisionLine:
     )
     if recorded is not None and decision.reason is Reason.DUPLICATE_EVENT:
         line.original_outcome = recorded.outcome
+        line.differs = result.differs
     elif recorded is not None:
         line.recorded = {"payment_id": recorded.payment_id, "type": recorded.type}
         line.known = result.is_known

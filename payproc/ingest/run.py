@@ -66,6 +66,8 @@ class Summary(msgspec.Struct):
     reasons: dict[Reason, int] = msgspec.field(default_factory=dict)
     known_conflicts: int = 0
     """Conflicts that were on record already."""
+    differing_duplicates: int = 0
+    """Duplicates with other content than the event on record."""
     elapsed_seconds: float = 0.0
     dry_run: bool = False
 
@@ -114,6 +116,7 @@ class Ingest:
         self._worker_of: dict[str, int] = {}
         self._reasons: Counter[Reason] = Counter()
         self._known_conflicts = 0
+        self._differing_duplicates = 0
         self._bytes_read = 0
         self._has_unsaved_counts = False
         self._began = time.monotonic()
@@ -234,6 +237,7 @@ class Ingest:
                 worker_of_event.pop(result.input_event.event.event_id, None)  # it is on record now
                 reasons[result.decision.reason] += 1
                 self._known_conflicts += result.is_known
+                self._differing_duplicates += result.differs
                 writer.add(result)
         self._count(len(finished.entries), malformed)
         self._has_unsaved_counts = True
@@ -253,6 +257,7 @@ class Ingest:
         for reason, count in summary.reasons.items():
             summary.outcomes[OUTCOME_OF[reason]] += count
         summary.known_conflicts = self._known_conflicts
+        summary.differing_duplicates = self._differing_duplicates
 
     def _save_progress(self) -> None:
         """Save interim counts for `payproc runs`, best effort; only the final save must succeed."""

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/run.py [--events 100000] [--rounds 3] [--only NAME ...] [--svg FILE]
     python tests/benchmarks/run.py --before payproc-0.1.0-py3-none-any.whl [--only payproc]
+    python tests/benchmarks/run.py ... [--line-bytes 2000]
     python tests/benchmarks/run.py --growth 5000000
     python tests/benchmarks/run.py --pipes 30 [--events 100000]
     python tests/benchmarks/run.py --people 1300
@@ -85,7 +86,7 @@ def main() -> None:
             if options.before:
                 payproc_before.install(options.before, folder)
                 contenders[BEFORE] = cast(Contender, payproc_before)
-            runs = _run(bench, contenders, options.events, options.rounds, folder)
+            runs = _run(bench, contenders, options, folder)
             commands = {command: cpu_seconds(bench, *command.split()) for command in ("--help", "show unknown")}
     finally:
         shutil.rmtree(home)
@@ -94,7 +95,8 @@ def main() -> None:
     for row in runs:
         _print_table(row, runs, labels)
     if options.before and "payproc" in contenders:
-        _print_change(runs[Row.FRESH])
+        for row in (Row.FRESH, Row.DUPLICATES):
+            _print_change(row, runs[row])
     print("\nCPU of a command: " + ", ".join(f"payproc {name} {used:.2f} s" for name, used in commands.items()))
     if options.json:
         found = {
@@ -128,6 +130,7 @@ def _choose_measurement(options: argparse.Namespace, bench: BenchServer, folder:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=100_000, help="events of a round (default 100000)")
+    parser.add_argument("--line-bytes", type=int, default=0, metavar="N", help="length of a fresh event (default ~180)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (default 3)")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, metavar="NAME", help=", ".join(CONTENDERS))
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the fresh events as a chart")
@@ -156,10 +159,10 @@ def _load(names: Sequence[str]) -> dict[str, Contender]:
     return contenders
 
 
-def _run(bench: BenchServer, contenders: Mapping[str, Contender], events: int, rounds: int, folder: Path) -> Runs:
+def _run(bench: BenchServer, contenders: Mapping[str, Contender], options: argparse.Namespace, folder: Path) -> Runs:
     runs: dict[Row, dict[str, list[Measured]]] = {row: defaultdict(list) for row in Row}
-    for turn in range(rounds):
-        dataset = Dataset(folder, events, seed=turn)
+    for turn in range(rounds := options.rounds):
+        dataset = Dataset(folder, options.events, turn, options.line_bytes)
         first = turn % len(contenders)
         order = [*contenders][first:] + [*contenders][:first]
         for name in order:
@@ -198,10 +201,10 @@ def _print_table(row: Row, runs: Runs, labels: Mapping[str, str]) -> None:
         )
 
 
-def _print_change(runs: Mapping[str, Sequence[Measured]]) -> None:
+def _print_change(row: Row, runs: Mapping[str, Sequence[Measured]]) -> None:
     """Print the processor time of this version and the other, and the median of their ratios round
     by round."""
-    print(f"\n{'CPU us/event':<12} {'before':>8} {'now':>8} {'now / before':>14}")
+    print(f"\n{row.value}\n\n{'CPU us/event':<12} {'before':>8} {'now':>8} {'now / before':>14}")
     for name, cost in _COSTS.items():
         now, before = ([cost(run) for run in runs[each]] for each in ("payproc", BEFORE))
         ratio = statistics.median(one / other for one, other in zip(now, before, strict=True))

@@ -39,7 +39,7 @@ SUMMARY_OF_FIVE = json.loads("""
     {"run_id": 1, "source": ["five.jsonl"], "lines": 7, "malformed": 2, "events": 5,
      "outcomes": {"APPLY": 2, "IGNORE": 1, "REJECT": 1, "MANUAL_REVIEW": 1},
      "reasons": {"event_id_conflict": 1, "duplicate_event": 1, "transition": 2, "predecessor_missing": 1},
-     "known_conflicts": 0, "dry_run": false}
+     "known_conflicts": 0, "differing_duplicates": 1, "dry_run": false}
 """)
 
 OUTCOMES_OF_FIVE = ["APPLY", "IGNORE", None, "REJECT", "MANUAL_REVIEW", None, "APPLY"]
@@ -69,7 +69,8 @@ def test_summary_table(run_in_process: InProcess, five: Path) -> None:
         ["Outcome", "Events", "Share", "Reasons"],
         [table[1]],
         ["APPLY", "2", "40.0%", "transition", "2"],
-        ["IGNORE", "1", "20.0%", "duplicate_event", "1"],
+        ["IGNORE", "1", "20.0%", "duplicate_event", "1", "(1", "differs)"],
+        ["run", "payproc", "history", "--reason", "duplicate_event"],
         ["REJECT", "1", "20.0%", "event_id_conflict", "1"],
         ["MANUAL_REVIEW", "1", "20.0%", "predecessor_missing", "1"],
     ]

@@ -40,10 +40,11 @@ INNER = {
 
 
 @pytest.fixture
-def filled(database: Database, record: Record) -> Database:
+def filled(database: Database, record: Record, sql: Sql) -> Database:
     """A database with every kind of entry, and pending reviews that are legal and not."""
     record(("e1", "p1", "authorize"), ("e2", "p2", "capture"), ("e3", "p3", "refund"), ("e4", "p4", "flag"))
     record(("e5", "p2", "authorize"), ("e1", "p9", "fail"))
+    sql.rows("INSERT INTO payproc.redeliveries VALUES ('e1', '1', 0, 2, 3, now(), '{\"event_id\": \"e1\"}')")
     resolve_review(database, "e4", ReviewDecision(Resolution.DISMISS, "seen", "alice"), lambda *_: True)
     correct(database, "p3", Correction(State.REFUNDED, "by bank", "bob"), lambda *_: True)
     return database
