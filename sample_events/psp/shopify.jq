@@ -42,7 +42,7 @@ def transaction:
 
 def dispute:
   (.order_id | exact) as $order
-  | { event_id: "dispute \(.id | exact):\(.status):flag", payment_id: "order \($order)", type: "flag",
+  | { event_id: "dispute:\(.id | exact):\(.status):flag", payment_id: "order:\($order)", type: "flag",
       psp: "\(.type) \(.status)", created: .initiated_at, amount, currency, order_id: $order };
 
 def events:
@@ -70,12 +70,12 @@ def remember($event):
   | "captured \($payment) \($event.currency)" as $captured
   | "refunded \($payment) \($event.currency)" as $refunded
   | "done \($event.id)" as $done
-  | "payment order \($event.order_id)" as $order
+  | "payment order:\($event.order_id)" as $order
   | [$event.amount | units][0] as $amount
   | if $event.id == null or .[$done] != null or $amount == null then .
     elif $event.type == "capture" then
       put($done; "capture") | put("payment \($event.id)"; $payment) | put($captured; number_at($captured) + $amount)
-      | put($order; if .[$order] == null or .[$order] == $payment then $payment else "order \($event.order_id)" end)
+      | put($order; if .[$order] == null or .[$order] == $payment then $payment else "order:\($event.order_id)" end)
     elif $event.psp == "refund success" then
       put($refunded; number_at($refunded) + $amount)
       | put($done; if .[$refunded] == .[$captured] then "refund" else "flag" end)
