@@ -1,9 +1,12 @@
 """Seven PSPs: kinds beyond their samples, such as a capture alone or a stale snapshot."""
 
+import re
 from typing import Any
 
 import pytest
 
+from tests.support.command import Payproc
+from tests.support.documents import OTHER_PSPS, ROOT, blocks, run_script
 from tests.support.psp import needs_jq, run_recipe, sample
 
 pytestmark = needs_jq
@@ -159,3 +162,17 @@ def test_events_on_record_are_known(name: str, cut: int) -> None:
     first = run_recipe(name, "".join(lines[:cut]))
     second = run_recipe(name, first.output + "".join(lines[cut:]))
     assert first.output + second.output == run_recipe(name, sample(name)).output
+
+
+def test_page_runs_as_printed(payproc: Payproc) -> None:
+    """Its commands run where the samples are, and make a recipe of their own."""
+    (payproc.folder / "sample_events").symlink_to(ROOT / "sample_events")
+    finished = run_script("".join(blocks(OTHER_PSPS, "sh")), payproc.folder, payproc.environment)
+    assert finished.returncode == 0, finished.stderr
+    square, number, acme = re.split(r"(^389404469112233445$)", finished.stdout, flags=re.MULTILINE)
+    assert "16 events" in square
+    assert number
+    assert "3 events" in acme
+    assert acme.endswith("6 events need review; run payproc review\n")
+    assert "acme.jq: 3 events printed, 2 messages left out: 1 payment.attempt_failed\n" in finished.stderr
+    assert "acme.jq: LEFT OUT 1: test-mode events" in finished.stderr

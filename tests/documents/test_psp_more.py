@@ -260,8 +260,16 @@ def test_damaged_messages_stop_nothing(name: str) -> None:
     count("damaged messages of PSPs", len(copies))
 
 
-SEEN = ("flagged", "failure_after_capture", "capture_after_refund", "repeated_refund", "authorize_after_failure")
-SEEN += ("predecessor_missing", "payment_failed", "event_id_conflict")
+SEEN = (
+    "flagged",
+    "failure_after_capture",
+    "capture_after_refund",
+    "repeated_refund",
+    "authorize_after_failure",
+    "predecessor_missing",
+    "payment_failed",
+    "event_id_conflict",
+)
 
 
 CAPTURE_OF = {"5004": "5003", "5005": "5003", "CAPBIKE1": "AUTHBIKE", "CAPBIKE2": "AUTHBIKE"}

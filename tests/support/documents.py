@@ -15,6 +15,7 @@ INSIDE = "payproc/README.md"
 REFERENCE = "payproc/cli/README.md"
 SAMPLES = "sample_events/README.md"
 FILTERS = "sample_events/psp/README.md"
+OTHER_PSPS = "sample_events/psp/your_own.md"
 BENCHMARKS = "tests/benchmarks/README.md"
 CHANGELOG = ".github/CHANGELOG.md"
 
@@ -25,6 +26,7 @@ DOCUMENTS = (
     "payproc/db/README.md",
     SAMPLES,
     FILTERS,
+    OTHER_PSPS,
     "tests/README.md",
     BENCHMARKS,
     ".github/CONTRIBUTING.md",
