@@ -37,7 +37,10 @@ class RecipeResult(NamedTuple):
         return [json.loads(line) for line in self.output.splitlines()]
 
     def decide(self) -> tuple[list[str], dict[str, str]]:
-        """Decide the events as payproc does, and return a line for each, and the states of the payments."""
+        """Decide the events as payproc does.
+
+        Returns a line for each, and the states of the payments.
+        """
         recorded: dict[str, Fact] = {}
         states: dict[str, State] = {}
         lines = []
