@@ -68,7 +68,7 @@ def events:
   else "\(.resource_type) \(.action)" end;
 
 # A sum with an unknown amount fits no total.
-def units: .amount | if type == "number" then . else -1 end;
+def units: .amount | if type == "number" then . else -0.5 end;
 
 def put($key; $value): setpath([$key]; $value);
 def number_at($key): if .[$key] == null then 0 else .[$key] end;
@@ -153,7 +153,7 @@ def add_one($path): setpath($path; getpath($path) + 1);
 def shown: .[:120] | explode | map(if 31 < . and . < 127 then . else 63 end) | implode;
 
 def report:
-  [.left_out // {} | to_entries | sort_by(-.value)[] | .key |= shown] as $kinds
+  [.left_out // {} | to_entries | sort_by(-.value, .key)[] | .key |= shown] as $kinds
   | ($kinds | map(select(.key | startswith("! ") | not))) as $known
   | "\(recipe): \(.printed // 0) events printed, \($kinds | map(.value) | add // 0) messages left out"
     + if $known == [] then "" else ": " + ($known[:20] | map("\(.value) \(.key)") | join(", ")) end

@@ -20,7 +20,7 @@ def time: .createdAt;
 def is_test: .mode == "test";
 
 # Amounts are strings of at most three decimals.
-def units: .value? // 0 | try tonumber catch 0 | if type == "number" then . * 1000 | round else 0 end;
+def units: if . == null then 0 else .value | tonumber * 1000 | round end;
 
 # Ids with a missing part are null, so payproc reports the line.
 def joined: if all(. != null and . != "") then map(tostring) | join(":") else null end;
@@ -29,7 +29,7 @@ def joined: if all(. != null and . != "") then map(tostring) | join(":") else nu
 # payment has one authorize, capture, refund and fail, and a flag for each sum.
 def payment_facts:
   (.amountCaptured | units) as $part
-  | (if $part > 0 then $part else .amount | units end) as $captured
+  | (if $part > 0 then $part else {value: .amount.value} | units end) as $captured
   | (.amountChargedBack | units) as $charged_back
   | (if .amountRefunded then .amountRefunded | units
      elif .amountRemaining and .status == "paid" then
@@ -128,7 +128,7 @@ def add_one($path): setpath($path; getpath($path) + 1);
 def shown: .[:120] | explode | map(if 31 < . and . < 127 then . else 63 end) | implode;
 
 def report:
-  [.left_out // {} | to_entries | sort_by(-.value)[] | .key |= shown] as $kinds
+  [.left_out // {} | to_entries | sort_by(-.value, .key)[] | .key |= shown] as $kinds
   | ($kinds | map(select(.key | startswith("! ") | not))) as $known
   | "\(recipe): \(.printed // 0) events printed, \($kinds | map(.value) | add // 0) messages left out"
     + if $known == [] then "" else ": " + ($known[:20] | map("\(.value) \(.key)") | join(", ")) end

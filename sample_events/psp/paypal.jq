@@ -17,7 +17,7 @@ def is_test: [hrefs, (.resource | objects | hrefs)] | any(contains("sandbox.payp
 
 # The id at the end of a link such as https://api.paypal.com/v2/payments/captures/2AB.
 def linked($kind): [.resource | hrefs | split("/") | select(.[-2] == $kind) | .[-1]][0];
-def units: try (.value // .total | tonumber * 1000 | round | fabs) catch null;
+def units: try (.value // .total | tonumber * 1000 | round | fabs) catch -0.5;
 
 # Authorization, capture and refund have ids of their own. A payment is an authorization, or a
 # capture or sale without one. A refund names its capture; judge finds the authorization behind it.
@@ -88,7 +88,7 @@ def remember($event):
   | "done \($event.id)" as $done
   | [$event.amount | units][0] as $amount
   | [$event.refunded | units][0] as $all
-  | if .[$done] != null or $amount == null then .
+  | if .[$done] != null then .
     elif $event.type == "capture" then
       put($done; "capture") | put("payment \($event.id)"; $payment) | put($captured; number_at($captured) + $amount)
     elif $event.psp | endswith(".REFUNDED") then
@@ -156,7 +156,7 @@ def add_one($path): setpath($path; getpath($path) + 1);
 def shown: .[:120] | explode | map(if 31 < . and . < 127 then . else 63 end) | implode;
 
 def report:
-  [.left_out // {} | to_entries | sort_by(-.value)[] | .key |= shown] as $kinds
+  [.left_out // {} | to_entries | sort_by(-.value, .key)[] | .key |= shown] as $kinds
   | ($kinds | map(select(.key | startswith("! ") | not))) as $known
   | "\(recipe): \(.printed // 0) events printed, \($kinds | map(.value) | add // 0) messages left out"
     + if $known == [] then "" else ": " + ($known[:20] | map("\(.value) \(.key)") | join(", ")) end

@@ -31,14 +31,16 @@ def event($type):
       order_id: (.order_id | exact), test, implied: ($type == "authorize" and .kind != "authorization") };
 
 def transaction:
-  if .status == "pending" or .kind == "change" or .kind == "suggested_refund" then "\(.kind) \(.status)"
-  elif .status == "success" then
-    if .kind == "authorization" or .kind == "emv_authorization" then event("authorize")
-    elif .kind == "sale" or .kind == "capture" then event("authorize"), event("capture")
-    elif .kind == "void" then event("fail")
-    else event("flag") end
-  elif .parent_id == null then event("fail")
-  else event("flag") end;
+  (.kind == "authorization" or .kind == "emv_authorization" or .kind == "sale") as $is_first
+  | if .status == "pending" or .kind == "change" or .kind == "suggested_refund" then "\(.kind) \(.status)"
+    elif .parent_id == null and ($is_first | not) then event("flag")
+    elif .status == "success" then
+      if .kind == "sale" or .kind == "capture" then event("authorize"), event("capture")
+      elif $is_first then event("authorize")
+      elif .kind == "void" then event("fail")
+      else event("flag") end
+    elif .parent_id == null then event("fail")
+    else event("flag") end;
 
 def dispute:
   (.order_id | exact) as $order
@@ -51,7 +53,8 @@ def events:
   elif .type == "chargeback" or .type == "inquiry" then dispute
   else foreign end;
 
-def units: try (tonumber * 1000 | round) catch null;
+# A sum with an unknown amount fits no other.
+def units: try (tonumber * 1000 | round) catch -0.5;
 
 def put($key; $value): setpath([$key]; $value);
 def number_at($key): if .[$key] == null then 0 else .[$key] end;
@@ -72,12 +75,12 @@ def remember($event):
   | "done \($event.id)" as $done
   | "payment order:\($event.order_id)" as $order
   | [$event.amount | units][0] as $amount
-  | if $event.id == null or .[$done] != null or $amount == null then .
+  | if $event.id == null or .[$done] != null then .
     elif $event.type == "capture" then
       put($done; "capture") | put("payment \($event.id)"; $payment) | put($captured; number_at($captured) + $amount)
       | put($order; if .[$order] == null or .[$order] == $payment then $payment else "order:\($event.order_id)" end)
     elif $event.psp == "refund success" then
-      put($refunded; number_at($refunded) + $amount)
+      put($refunded; number_at($refunded) + if $amount < 0 then -0.25 else $amount end)
       | put($done; if .[$refunded] == .[$captured] then "refund" else "flag" end)
     else . end
   | (if .[$done] == "refund" then "refund" else "flag" end) as $refund
@@ -137,7 +140,7 @@ def add_one($path): setpath($path; getpath($path) + 1);
 def shown: .[:120] | explode | map(if 31 < . and . < 127 then . else 63 end) | implode;
 
 def report:
-  [.left_out // {} | to_entries | sort_by(-.value)[] | .key |= shown] as $kinds
+  [.left_out // {} | to_entries | sort_by(-.value, .key)[] | .key |= shown] as $kinds
   | ($kinds | map(select(.key | startswith("! ") | not))) as $known
   | "\(recipe): \(.printed // 0) events printed, \($kinds | map(.value) | add // 0) messages left out"
     + if $known == [] then "" else ": " + ($known[:20] | map("\(.value) \(.key)") | join(", ")) end

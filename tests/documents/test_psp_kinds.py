@@ -120,6 +120,7 @@ KINDS: dict[str, list[tuple[str, dict[str, Any], str]]] = {
         ("capture alone", shopify(3, "capture", 2), "2:authorize 2 authorize, 3:capture 2 capture"),
         ("its refund", shopify(4, "refund", 3), "4:refund 2 refund"),
         ("one refund more", shopify(5, "refund", 3), "5:flag 2 flag"),
+        ("capture of nothing", shopify(7, "capture"), "7:flag 7 flag"),
         ("void that failed", shopify(6, "void", 1, status="failure"), "6:flag 1 flag"),
     ],
     "paypal": [

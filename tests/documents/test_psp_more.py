@@ -166,23 +166,24 @@ REFWINE:flag SALEWINE flag flagged
 
 REPORTS = {
     "checkout": [
-        "21 events printed, 4 messages left out: 1 payment_refund_pending, 1 issuing_dispute_closed",
-        "LEFT OUT 1: test-mode events; --arg mode test takes them, and only them",
+        "21 events printed, 4 messages left out: 1 issuing_dispute_closed, 1 payment_refund_pending",
         "LEFT OUT 1: not a Checkout.com event",
+        "LEFT OUT 1: test-mode events; --arg mode test takes them, and only them",
     ],
     "square": [
         "16 events printed, 6 messages left out: "
-        "1 refund.created PENDING, 1 payment.created PENDING, 1 customer.created",
+        "1 customer.created, 1 payment.created PENDING, 1 refund.created PENDING",
         "LEFT OUT 3: not a Square event",
     ],
     "mollie": [
-        "14 events printed, 4 messages left out: 1 payment open, 1 event payment-link.paid",
-        "LEFT OUT 1: test-mode events; --arg mode test takes them, and only them",
+        "14 events printed, 4 messages left out: 1 event payment-link.paid, 1 payment open",
         "LEFT OUT 1: not a Mollie object",
+        "LEFT OUT 1: test-mode events; --arg mode test takes them, and only them",
     ],
     "gocardless": [
-        "19 events printed, 7 messages left out: 1 payments created, 1 mandates active, 1 payments submitted, "
-        "1 payments paid_out, 1 payments failed, 1 payments without a refund",
+        "19 events printed, 7 messages left out: "
+        "1 mandates active, 1 payments created, 1 payments failed, 1 payments paid_out, "
+        "1 payments submitted, 1 payments without a refund",
         "LEFT OUT 1: not a GoCardless event",
     ],
     "razorpay": [
@@ -191,14 +192,14 @@ REPORTS = {
     ],
     "shopify": [
         "18 events printed, 3 messages left out: 1 sale pending",
-        "LEFT OUT 1: test-mode events; --arg mode test takes them, and only them",
         "LEFT OUT 1: not a Shopify transaction",
+        "LEFT OUT 1: test-mode events; --arg mode test takes them, and only them",
     ],
     "paypal": [
         "22 events printed, 5 messages left out: "
-        "1 CHECKOUT.ORDER.APPROVED, 1 PAYMENT.CAPTURE.PENDING, 1 BILLING.SUBSCRIPTION.ACTIVATED",
-        "LEFT OUT 1: test-mode events; --arg mode test takes them, and only them",
+        "1 BILLING.SUBSCRIPTION.ACTIVATED, 1 CHECKOUT.ORDER.APPROVED, 1 PAYMENT.CAPTURE.PENDING",
         "LEFT OUT 1: not a PayPal event",
+        "LEFT OUT 1: test-mode events; --arg mode test takes them, and only them",
     ],
 }
 
