@@ -44,6 +44,12 @@ RINGEXPI00000004:EXPIRE:flag RINGAUTH00000001 flag flagged
 VASEAUTH00000001:AUTHORISATION:unknown:flag VASEAUTH00000001 flag flagged
 VASECAPT00000002:CAPTURE:flag VASECAPT00000002 flag flagged
 VASEREFU00000003:POSTPONED_REFUND:flag VASEAUTH00000001 flag flagged
+HATSAUTH00000001:AUTHORISATION HATSAUTH00000001 authorize transition
+HATSCAPT00000002:CAPTURE HATSAUTH00000001 capture transition
+HATSCAPT00000003:CAPTURE HATSAUTH00000001 capture already_in_state
+HATSREFU00000004:REFUND:flag HATSAUTH00000001 flag flagged
+HATSREFU00000005:REFUND HATSAUTH00000001 refund transition
+HATSREFU00000004:REFUND:flag HATSAUTH00000001 flag duplicate_event
 """.strip().splitlines()
 """Decisions on the sample, in order."""
 
@@ -73,13 +79,12 @@ def refunds(*webhooks: dict[str, Any]) -> list[str]:
 def test_sample_is_mapped() -> None:
     found = run_recipe("adyen", sample("adyen"))
     assert found.code == 0
-    lines, states = found.decide()
-    assert lines == SUMMARY
+    assert found.decide().summary == SUMMARY
     assert found.report == [
-        "adyen.jq: 37 events printed, 3 messages left out:"
-        " 1 AUTHORISATION_ADJUSTMENT true, 1 OFFER_CLOSED true, 1 REPORT_AVAILABLE true"
+        "adyen.jq: 43 events printed, 4 messages left out:"
+        " 1 AUTHORISATION_ADJUSTMENT true, 1 OFFER_CLOSED true, 1 REPORT_AVAILABLE true",
+        "adyen.jq: LEFT OUT 1: test-mode events; --arg mode test takes them, and only them",
     ]
-    assert states["BIKEAUTH00000002"] == "captured"
 
 
 def test_parts_are_added_up() -> None:
@@ -108,7 +113,8 @@ def test_unknown_amount_is_flagged() -> None:
     dollars = item("REFUND", "R1", amount={"currency": "USD", "value": 1000})
     for dump in ([refund], [CAPTURED, refund], [item("AUTHORISATION", "P1", None), refund]):
         assert refunds(*dump) == ["flag"]
-    for amount in (None, 7, "1000", [], {}, {"value": 1000}, {"currency": "EUR", "value": "1000"}):
+    amounts: tuple[Any, ...] = (None, 7, "1000", [], {}, {"value": 1000}, {"currency": "EUR", "value": "1000"})
+    for amount in amounts:
         assert refunds(AUTHORIZED, item("REFUND", "R1", amount=amount)) == ["flag"]
         assert refunds(item("AUTHORISATION", "P1", amount=amount), refund) == ["flag"]
     assert refunds(AUTHORIZED, dollars) == ["flag"]
@@ -132,10 +138,9 @@ def test_flagged_part_does_not_burn_its_id() -> None:
     """A replay of the whole history still applies what a part of it could only flag."""
     whole = [AUTHORIZED, CAPTURED, item("REFUND", "R1")]
     alone, again = run_recipe("adyen", whole[2:]), run_recipe("adyen", whole)
-    lines, states = RecipeResult(0, alone.output + again.output, []).decide()
-    assert lines[0] == "R1:REFUND:flag P1 flag flagged"
-    assert lines[-1] == "R1:REFUND P1 refund transition"
-    assert states == {"P1": "refunded"}
+    decided = RecipeResult(0, alone.output + again.output, []).decide()
+    assert decided.summary[0] == "R1:REFUND:flag P1 flag flagged"
+    assert decided.summary[-1] == "R1:REFUND P1 refund transition"
 
 
 def test_amounts_on_record_are_used() -> None:
@@ -151,8 +156,7 @@ def test_amounts_on_record_are_used() -> None:
 def test_immediate_capture_is_mapped() -> None:
     dump = [AUTHORIZED, item("AUTHORISATION", "P2", success="false"), item("REFUND", "R1")]
     found = run_recipe("adyen", dump, "--arg", "capture", "immediate")
-    lines, _ = found.decide()
-    assert lines == [
+    assert found.decide().summary == [
         "P1:AUTHORISATION P1 authorize transition",
         "P1:AUTHORISATION:capture P1 capture transition",
         "P2:AUTHORISATION P2 fail transition",
@@ -192,6 +196,13 @@ def test_failed_modifications_are_flagged() -> None:
         found = run_recipe("adyen", [item(code, "X1", success=success) for code in codes])
         assert [each["event_id"] for each in found.events] == [f"X1:{code}:{word}:flag" for code in codes]
         assert {each["type"] for each in found.events} == {"flag"}
+
+
+def test_codes_without_a_step_are_counted() -> None:
+    codes = ["OFFER_CLOSED", "ORDER_CLOSED", "ORDER_OPENED", "PENDING", "RECURRING_CONTRACT", "REPORT_AVAILABLE"]
+    found = run_recipe("adyen", [item(code, "X1") for code in codes])
+    counted = ", ".join(f"1 {code} true" for code in codes)
+    assert found.report == [f"adyen.jq: 0 events printed, 6 messages left out: {counted}"]
 
 
 def test_code_without_payment_or_money_is_counted() -> None:

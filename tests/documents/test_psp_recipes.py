@@ -95,11 +95,10 @@ def test_foreign_message_stops_nothing() -> None:
     ]
     odd += [{"detail-type": "x", "detail": 3}, {"Body": "{"}, {"Records": {}}, {"type": 5}]
     for event in (AUTHORIZED, CAPTURED):
-        odd += [
-            {**event, key: value} for key in ("object", "type", "data", "livemode") for value in (None, 7, "", [], {})
-        ]
+        nothing: tuple[Any, ...] = (None, 7, "", [], {})
+        odd += [{**event, key: value} for key in ("object", "type", "data", "livemode") for value in nothing]
         content: dict[str, Any] = event["data"]["object"]  # type: ignore[index]
-        odd += [{**event, "data": {"object": {**content, "object": value}}} for value in (None, 7, "", [], {})]
+        odd += [{**event, "data": {"object": {**content, "object": value}}} for value in nothing]
     found = run(AUTHORIZED, *odd, CAPTURED)
     assert found.code == 0
     assert (found.events[0]["event_id"], found.events[-1]["event_id"]) == ("evt_2", "evt_3")
