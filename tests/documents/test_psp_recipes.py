@@ -150,6 +150,13 @@ def test_damaged_message_ends_the_run(damage: str) -> None:
     assert line.endswith("; mend it and run all again. All printed events are right")
 
 
+def test_damaged_first_message_ends_the_run() -> None:
+    """jq itself reports it."""
+    found = run_recipe("stripe", '{"a":,}\n' + json.dumps(AUTHORIZED))
+    assert found.code != 0
+    assert (found.output, len(found.report)) == ("", 1)
+
+
 def test_events_on_record_are_not_printed() -> None:
     """The export of payproc may go first."""
     found = run(AUTHORIZED)
