@@ -1,6 +1,7 @@
 """Seven PSPs: kinds beyond their samples, such as a capture alone or a stale snapshot."""
 
 import re
+import resource
 from typing import Any
 
 import pytest
@@ -163,6 +164,24 @@ def test_events_on_record_are_known(name: str, cut: int) -> None:
     first = run_recipe(name, "".join(lines[:cut]))
     second = run_recipe(name, first.output + "".join(lines[cut:]))
     assert first.output + second.output == run_recipe(name, sample(name)).output
+
+
+WORDS = r"(?i)Lamp|Bike|Room|Sofa|Desk|Coat|Book|Wine|Ring|invented|\b50(?=\d\d\b)"
+"""Parts of the ids in the samples."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KINDS)
+def test_time_grows_with_the_dump(name: str) -> None:
+    """And not with its square: jq copies the state unless the recipe takes care."""
+
+    def seconds(copies: int) -> float:
+        dump = "".join(re.sub(WORDS, rf"\g<0>{number}", sample(name)) for number in range(copies))
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        assert run_recipe(name, dump).code == 0
+        return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+
+    assert seconds(600) < 10 * seconds(100)
 
 
 def test_page_runs_as_printed(payproc: Payproc) -> None:
