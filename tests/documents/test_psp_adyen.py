@@ -116,16 +116,14 @@ def test_refund_of_captured_part_is_whole() -> None:
 
 
 def test_unknown_amount_is_flagged() -> None:
-    refund = item("REFUND", "R1")
-    dollars = item("REFUND", "R1", amount={"currency": "USD", "value": 1000})
-    for dump in ([refund], [CAPTURED, refund], [item("AUTHORISATION", "P1", None), refund]):
-        assert refunds(*dump) == ["flag"]
-    amounts: tuple[Any, ...] = (None, 7, "1000", [], {}, {"value": 1000}, {"currency": "EUR", "value": "1000"})
-    for amount in amounts:
-        assert refunds(AUTHORIZED, item("REFUND", "R1", amount=amount)) == ["flag"]
-        assert refunds(item("AUTHORISATION", "P1", amount=amount), refund) == ["flag"]
-    assert refunds(AUTHORIZED, dollars) == ["flag"]
-    assert refunds(AUTHORIZED, item("CAPTURE", "C2", of="P2"), item("REFUND", "R1", of="P2")) == ["flag"]
+    """Of the refund, of the authorization, or of both in one currency."""
+    amounts: list[Any] = [None, 7, "1000", [], {}, {"value": 1000}, {"currency": "EUR", "value": "1000"}]
+    amounts.append({"currency": "USD", "value": 1000})
+    dump = [item("REFUND", "R1"), item("CAPTURE", "C2", of="P2"), item("REFUND", "R2", of="P2")]
+    for number, amount in enumerate(amounts, 3):
+        dump += [item("AUTHORISATION", f"P{number}"), item("REFUND", f"R{number}", of=f"P{number}", amount=amount)]
+        dump += [item("AUTHORISATION", f"Q{number}", amount=amount), item("REFUND", f"S{number}", of=f"Q{number}")]
+    assert refunds(*dump) == ["flag"] * (2 + 2 * len(amounts))
 
 
 def test_adjusted_authorization_is_whole() -> None:
