@@ -10,6 +10,7 @@
     python tests/benchmarks/run.py --processes 1 2 4 [--events 100000] [--rounds 3]
     python tests/benchmarks/run.py --ceiling [--events 100000] [--rounds 3]
     python tests/benchmarks/run.py --instructions 2000
+    python tests/benchmarks/run.py --recipes 1000000
 
 All contenders use the same embedded PostgreSQL, with payproc's own settings and with fsync and
 synchronous_commit on, each in a database of its own that is new in every round, after a checkpoint.
@@ -48,6 +49,7 @@ from payproc.embedded.server import run_server
 from payproc_process import cpu_seconds
 from people import measure_people
 from processes import measure_processes
+from recipes import measure_recipes
 
 CONTENDERS = {
     "payproc": "payproc_process",
@@ -122,6 +124,7 @@ def _choose_measurement(options: argparse.Namespace, bench: BenchServer, folder:
         ),
         (options.ceiling, lambda: measure_ceiling(bench, folder, options.events, options.rounds)),
         (options.instructions, lambda: measure_instructions(options.instructions)),
+        (options.recipes, lambda: measure_recipes(options.recipes)),
         (options.choices, lambda: measure_choices(folder, options.events, options.rounds)),
     ]
     return next((measure for option, measure in measurements if option), None)
@@ -143,6 +146,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, nargs="+", metavar="N", help="only payproc in N processes at once")
     parser.add_argument("--ceiling", action="store_true", help="only payproc's own half, with the server left out")
     parser.add_argument("--instructions", type=int, metavar="N", help="only the server's instructions, in batches of N")
+    parser.add_argument("--recipes", type=int, metavar="N", help="only jq with the recipes for PSPs, over N messages")
     return parser.parse_args()
 
 

@@ -16,6 +16,7 @@ REFERENCE = "payproc/cli/README.md"
 UNATTENDED = "payproc/cli/unattended.md"
 SAMPLES = "sample_events/README.md"
 FILTERS = "sample_events/psp/README.md"
+OTHER_PSPS = "sample_events/psp/your_own.md"
 BENCHMARKS = "tests/benchmarks/README.md"
 CHANGELOG = ".github/CHANGELOG.md"
 
@@ -27,6 +28,7 @@ DOCUMENTS = (
     "payproc/db/README.md",
     SAMPLES,
     FILTERS,
+    OTHER_PSPS,
     "tests/README.md",
     BENCHMARKS,
     ".github/CONTRIBUTING.md",
