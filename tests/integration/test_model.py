@@ -255,7 +255,7 @@ def tell(
 @pytest.mark.parametrize(
     ("number", "stories"),
     [
-        (0, 12),
+        (0, 6),
         *(pytest.param(number, 80, marks=pytest.mark.slow) for number in range(1, 9)),
         pytest.param(9, 28, marks=pytest.mark.slow),
     ],
