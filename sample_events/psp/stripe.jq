@@ -1,0 +1,168 @@
+# Stripe's events as input for payproc; README.md beside this file explains the mapping.
+#
+#   set -o pipefail
+#   jq -cf sample_events/psp/stripe.jq stripe.jsonl | payproc ingest -
+#
+# --arg mode test   take the events of test mode, and only those
+
+def recipe: "stripe.jq";
+def options: {mode: ["live", "test"]};
+def foreign: "! not a Stripe event";
+
+# A page of a list, oldest event first; Stripe lists the newest first.
+def page: if .object == "list" then .data | arrays | reverse else empty end;
+def time: .created;
+def object: .data | objects | .object | objects;
+def is_test: [.livemode, (object | .livemode)] | any(. == false or . == "false");
+
+# Kinds that report no step, by their name or by the word before the first dot.
+def no_step: {
+  "payment_intent.created": 1, "payment_intent.processing": 1, "payment_intent.requires_action": 1,
+  "payment_intent.payment_failed": 1, "charge.pending": 1, "charge.updated": 1, "review.closed": 1,
+  account: 1, application_fee: 1, balance: 1, billing: 1, billing_portal: 1, capability: 1, cash_balance: 1,
+  checkout: 1, coupon: 1, credit_note: 1, customer: 1, customer_cash_balance_transaction: 1, entitlements: 1,
+  file: 1, financial_connections: 1, identity: 1, invoice: 1, invoice_payment: 1, invoiceitem: 1, mandate: 1,
+  payment_link: 1, payment_method: 1, payout: 1, person: 1, plan: 1, price: 1, product: 1, promotion_code: 1,
+  quote: 1, reporting: 1, setup_intent: 1, sigma: 1, source: 1, subscription_schedule: 1, tax: 1, tax_rate: 1,
+  terminal: 1, test_helpers: 1, topup: 1, transfer: 1
+};
+
+# The object that a kind is about, which also says which of its fields names the payment.
+def object_of($kind): {
+  payment_intent: "payment_intent", charge: "charge", refund: "refund", "charge.refund": "refund"
+}[$kind | split(".")[:-1] | join(".")] // .object;
+
+# An object names its PaymentIntent or charge by id, or holds all of it if it was expanded.
+def intent: .payment_intent | if type == "object" then .id else . end;
+def payment:
+  if .object == "payment_intent" then .id
+  else intent // if .object == "charge" then .id else .charge | if type == "object" then payment else . end end end;
+
+def intent_steps($kind):
+  .capture_method as $method
+  | if $kind == "payment_intent.amount_capturable_updated" then "authorize"
+    elif $kind == "payment_intent.succeeded" then
+      if $method == "manual" then "capture"
+      elif $method == "automatic" or $method == "automatic_async" then "authorize", "capture"
+      else "flag" end
+    elif $kind == "payment_intent.canceled" and (.amount_received // 0) == 0 then "fail"
+    else "flag" end;
+
+# The charge of a PaymentIntent repeats what that reports, except for refunds.
+def charge_steps($kind):
+  intent as $intent
+  | if $kind == "charge.refunded" then
+      if .captured == false then if $intent == null then "fail" else empty end
+      elif .captured == true and .refunded == true then "refund"
+      else "flag" end
+    elif $intent != null then
+      if $kind == "charge.succeeded" or $kind == "charge.captured" or $kind == "charge.failed" then empty
+      else "flag" end
+    elif $kind == "charge.succeeded" then
+      if .captured == true then "authorize", "capture" elif .captured == false then "authorize" else "flag" end
+    elif $kind == "charge.captured" then "capture"
+    elif $kind == "charge.failed" or $kind == "charge.expired" then "fail"
+    else "flag" end;
+
+# charge.refunded reports a refund that goes well.
+def refund_steps($kind):
+  if $kind != "refund.failed" and (.status == "pending" or .status == "succeeded") then empty else "flag" end;
+
+def steps($kind):
+  if .object == "payment_intent" then intent_steps($kind)
+  elif .object == "charge" then charge_steps($kind)
+  elif .object == "refund" then refund_steps($kind)
+  else "flag" end;
+
+# The events that a message becomes, or the kind that is left out. "! " gets it a line of its own.
+def events:
+  (.type | if type == "string" then . else "" end) as $kind
+  | if .object == "v2.core.event" or ($kind | startswith("v1.") or startswith("v2.")) then
+      "! thin events, which only name their object: fetch it, or subscribe to snapshot events"
+    elif $kind == "" or [object] == [] then foreign
+    elif no_step[$kind] or no_step[$kind | split(".")[0]] then $kind
+    else
+      (object | .object = object_of($kind)) as $object
+      | ($object | payment) as $payment
+      | [$object | steps($kind)] as $steps
+      | if $payment == null and ($object.object | . != "payment_intent" and . != "charge") then
+          "! \($kind), which names no payment"
+        elif $steps == [] then $kind
+        else $steps[] as $step | {
+          event_id: (.id | if type == "string" and . != "" and ($step == "flag" or $steps[1])
+            then . + ":" + $step else . end),
+          payment_id: $payment, type: $step, psp: $kind, created, livemode, account
+        } + ($object | {
+          object: .id, amount, amount_received, amount_captured, amount_refunded, currency, status, reason
+        }) end
+    end;
+
+# What later events need to know of this one, and the event in the light of it: nothing here.
+def remember($event): .;
+def judge($event): $event;
+
+# ---- The same in every recipe: options, messages, envelopes, counts and the report -----------------
+
+def drain: (try (input | null) catch .) as $problem
+  | if $problem == "break" or $problem == "No more inputs" then . else drain end;
+
+# jq 1.6 would run this program anew on the rest of the input, so read that first.
+def stop($code): "\(recipe): \(.)\n" as $line | drain | $line | halt_error($code);
+
+def unknown_options:
+  $ARGS.named | to_entries[] | .value as $value | select(any(options[.key] // [] | .[]; . == $value) | not)
+  | "unknown --arg \(.key) \(.value), expected "
+    + ([options | to_entries[] | "--arg \(.key) \(.value | join("|"))"] | join(", "));
+
+# After a damaged message jq would go on in the middle of it.
+def messages:
+  ., (try inputs catch (
+    "stopped at a message that is not JSON (\(.)); mend it and run all again. All printed events are right" | stop(5)));
+
+# EventBridge; SQS; SNS; a log of requests. A body may be JSON in a string.
+def envelope:
+  if (.["detail-type"] | type) == "string" then .detail
+  else .Records // .Messages // .Message // .Body // .body | if type == "string" then (try fromjson catch "") else . end end;
+
+def oldest_first:
+  [.[0], .[-1] | objects | time | values] as [$first, $last]
+  | if $last != null and $first > $last then reverse else . end;
+
+def items:
+  if type == "array" then oldest_first[] | items
+  elif type != "object" then .
+  else [page, envelope][0] as $inner | if $inner == null then . else $inner | items end end;
+
+# An object is an event to print, a string a kind that is left out, an array an event on record.
+def results:
+  ($ARGS.named.mode == "test") as $test
+  | if type != "object" then foreign
+    elif .event_id and .payment_id and .psp then [.]
+    elif is_test != $test then
+      if $test then "! live events, because of --arg mode test"
+      else "! test-mode events; --arg mode test takes them, and only them" end
+    else events end;
+
+def add_one($path): setpath($path; getpath($path) + 1);
+
+# Kinds come from outside: printable ASCII only.
+def shown: .[:120] | explode | map(if 31 < . and . < 127 then . else 63 end) | implode;
+
+def report:
+  [.left_out // {} | to_entries | sort_by(-.value)[] | .key |= shown] as $kinds
+  | ($kinds | map(select(.key | startswith("! ") | not))) as $known
+  | "\(recipe): \(.printed // 0) events printed, \($kinds | map(.value) | add // 0) messages left out"
+    + if $known == [] then "" else ": " + ($known[:20] | map("\(.value) \(.key)") | join(", ")) end
+    + if $known[20:] == [] then "" else ", \($known[20:] | length) more kinds" end,
+    ($kinds[] | select(.key | startswith("! ")) | "\(recipe): LEFT OUT \(.value) \(.key[2:])");
+
+first(unknown_options | stop(2)),
+foreach ((messages | items | results), null) as $result ({};
+  # The state has one level for payments and one for kinds, because jq copies what is deeper.
+  if $result == null then .
+  elif $result | type == "string" then add_one(["left_out", $result])
+  elif $result | type == "array" then remember($result[0])
+  else remember($result) | add_one(["printed"]) end;
+  if $result == null then [report] | join("\n") + "\n" | halt_error(0)
+  elif $result | type == "object" then judge($result) | with_entries(select(.value != null))
+  else empty end)
