@@ -122,7 +122,8 @@ def messages:
 # EventBridge; SQS; SNS; a log of requests. A body may be JSON in a string.
 def envelope:
   if (.["detail-type"] | type) == "string" then .detail
-  else .Records // .Messages // .Message // .Body // .body | if type == "string" then (try fromjson catch "") else . end end;
+  else .Records // .Messages // .Message // .Body // .body
+    | if type == "string" then (try fromjson catch "") else . end end;
 
 def oldest_first:
   [.[0], .[-1] | objects | time | values] as [$first, $last]
@@ -133,15 +134,18 @@ def items:
   elif type != "object" then .
   else [page, envelope][0] as $inner | if $inner == null then . else $inner | items end end;
 
-# An object is an event to print, a string a kind that is left out, an array an event on record.
+# An object is an event to print, a string a kind that is left out. An array holds an event that is
+# only remembered, because payproc has it on record, or because of the kind beside it.
 def results:
   ($ARGS.named.mode == "test") as $test
-  | if type != "object" then foreign
+  | try (
+    if type != "object" then foreign
     elif .event_id and .payment_id and .psp then [.]
     elif is_test != $test then
       if $test then "! live events, because of --arg mode test"
       else "! test-mode events; --arg mode test takes them, and only them" end
-    else events end;
+    else events end
+  ) catch "! messages that the recipe cannot read: \(.)";
 
 def add_one($path): setpath($path; getpath($path) + 1);
 
@@ -149,19 +153,20 @@ def add_one($path): setpath($path; getpath($path) + 1);
 def shown: .[:120] | explode | map(if 31 < . and . < 127 then . else 63 end) | implode;
 
 def report:
-  [.left_out // {} | to_entries | sort_by(-.value)[] | .key |= shown] as $kinds
+  [.left_out // {} | to_entries | sort_by(-.value, .key)[] | .key |= shown] as $kinds
   | ($kinds | map(select(.key | startswith("! ") | not))) as $known
   | "\(recipe): \(.printed // 0) events printed, \($kinds | map(.value) | add // 0) messages left out"
     + if $known == [] then "" else ": " + ($known[:20] | map("\(.value) \(.key)") | join(", ")) end
     + if $known[20:] == [] then "" else ", \($known[20:] | length) more kinds" end,
-    ($kinds[] | select(.key | startswith("! ")) | "\(recipe): LEFT OUT \(.value) \(.key[2:])");
+    ($kinds[] | select(.key | startswith("! ")) | "\(recipe): LEFT OUT \(.value): \(.key[2:])");
 
 first(unknown_options | stop(2)),
 foreach ((messages | items | results), null) as $result ({};
   # The state has one level for payments and one for kinds, because jq copies what is deeper.
   if $result == null then .
   elif $result | type == "string" then add_one(["left_out", $result])
-  elif $result | type == "array" then remember($result[0])
+  elif $result | type == "array" then
+    remember($result[0]) | if $result[1] then add_one(["left_out", $result[1]]) else . end
   else remember($result) | add_one(["printed"]) end;
   if $result == null then [report] | join("\n") + "\n" | halt_error(0)
   elif $result | type == "object" then judge($result) | with_entries(select(.value != null))

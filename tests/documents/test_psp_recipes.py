@@ -95,11 +95,10 @@ def test_foreign_message_stops_nothing() -> None:
     ]
     odd += [{"detail-type": "x", "detail": 3}, {"Body": "{"}, {"Records": {}}, {"type": 5}]
     for event in (AUTHORIZED, CAPTURED):
-        odd += [
-            {**event, key: value} for key in ("object", "type", "data", "livemode") for value in (None, 7, "", [], {})
-        ]
+        nothing: tuple[Any, ...] = (None, 7, "", [], {})
+        odd += [{**event, key: value} for key in ("object", "type", "data", "livemode") for value in nothing]
         content: dict[str, Any] = event["data"]["object"]  # type: ignore[index]
-        odd += [{**event, "data": {"object": {**content, "object": value}}} for value in (None, 7, "", [], {})]
+        odd += [{**event, "data": {"object": {**content, "object": value}}} for value in nothing]
     found = run(AUTHORIZED, *odd, CAPTURED)
     assert found.code == 0
     assert (found.events[0]["event_id"], found.events[-1]["event_id"]) == ("evt_2", "evt_3")
@@ -117,17 +116,17 @@ def test_kinds_left_out_are_counted() -> None:
     assert first.endswith(", 3 more kinds")
     assert first.isprintable()
     assert len(first) < 3000
-    assert last == "stripe.jq: LEFT OUT 1 not a Stripe event"
+    assert last == "stripe.jq: LEFT OUT 1: not a Stripe event"
 
 
 def test_test_mode_is_left_out_loudly() -> None:
     events = [AUTHORIZED, {**CAPTURED, "livemode": False}]
     found = run(*events)
     assert [each["event_id"] for each in found.events] == ["evt_2"]
-    assert found.report[-1] == "stripe.jq: LEFT OUT 1 test-mode events; --arg mode test takes them, and only them"
+    assert found.report[-1] == "stripe.jq: LEFT OUT 1: test-mode events; --arg mode test takes them, and only them"
     found = run(*events, options=("--arg", "mode", "test"))
     assert [each["event_id"] for each in found.events] == ["evt_3"]
-    assert found.report[-1] == "stripe.jq: LEFT OUT 1 live events, because of --arg mode test"
+    assert found.report[-1] == "stripe.jq: LEFT OUT 1: live events, because of --arg mode test"
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.jq")))

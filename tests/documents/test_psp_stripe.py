@@ -3,8 +3,6 @@
 import re
 from typing import Any
 
-import pytest
-
 from tests.support.psp import needs_jq, run_recipe, sample
 
 pytestmark = needs_jq
@@ -52,12 +50,172 @@ evt_Oven1:capture pi_Oven capture transition
 evt_Oven2 pi_Oven refund transition
 evt_Oven3:flag pi_Oven flag flagged
 evt_Sled4 pi_Sled capture predecessor_missing
+evt_Mask1:authorize ch_Mask authorize transition
+evt_Mask1:capture ch_Mask capture transition
+evt_Mask2 ch_Mask refund transition
+evt_Tray1 ch_Tray authorize transition
+evt_Tray2 ch_Tray fail transition
+evt_Ring3:flag pi_Ring flag flagged
+evt_Ring4:flag pi_Ring flag flagged
+evt_Wine3:flag pi_Wine flag flagged
 """)
 """Decisions on the sample, in order."""
+
+
+def event(kind: str, **content: Any) -> dict[str, Any]:
+    """Return an event of one kind about an object."""
+    about = {"id": "obj_1", **content}
+    return {"id": "evt_1", "object": "event", "livemode": True, "type": kind, "data": {"object": about}}
+
+
+Case = tuple[str, dict[str, Any], list[str]]
+"""A kind, fields of its object, and the steps that it is mapped to."""
+
+
+def assert_mapped(cases: list[Case], payment_id: str, **fields: Any) -> None:
+    """Map an event for each case, all with the same fields in addition, and compare."""
+    events = [
+        {**event(kind, **content, **fields), "id": f"evt_{number}"} for number, (kind, content, _) in enumerate(cases)
+    ]
+    found = run_recipe("stripe", events)
+    assert found.code == 0
+    assert [(each["event_id"], each["payment_id"], each["type"], each["psp"]) for each in found.events] == [
+        (f"evt_{number}" + (f":{step}" if step == "flag" or len(steps) > 1 else ""), payment_id, step, kind)
+        for number, (kind, _, steps) in enumerate(cases)
+        for step in steps
+    ]
 
 
 def test_sample_is_mapped() -> None:
     found = run_recipe("stripe", sample("stripe"))
     assert found.code == 0
-    lines, _ = found.decide()
-    assert lines == SUMMARY
+    assert found.decide().summary == SUMMARY
+    assert found.report == [
+        "stripe.jq: 44 events printed, 11 messages left out: 2 payment_intent.payment_failed, 1 charge.captured,"
+        " 1 charge.refunded, 1 charge.succeeded, 1 customer.created, 1 payment_intent.created, 1 payout.paid,"
+        " 1 refund.created",
+        "stripe.jq: LEFT OUT 1: test-mode events; --arg mode test takes them, and only them",
+        "stripe.jq: LEFT OUT 1: thin events, which only name their object: fetch it, or subscribe to snapshot events",
+    ]
+
+
+def test_charge_alone_is_a_payment() -> None:
+    cases: list[Case] = [
+        ("charge.succeeded", {"captured": True}, ["authorize", "capture"]),
+        ("charge.succeeded", {"captured": False}, ["authorize"]),
+        ("charge.succeeded", {}, ["flag"]),
+        ("charge.captured", {"captured": True}, ["capture"]),
+        ("charge.refunded", {"captured": True, "refunded": True}, ["refund"]),
+        ("charge.refunded", {"captured": True, "refunded": False}, ["flag"]),
+        ("charge.refunded", {"captured": False, "refunded": True}, ["fail"]),
+        ("charge.expired", {"captured": False}, ["fail"]),
+        ("charge.failed", {"captured": False}, ["fail"]),
+        ("charge.pending", {"captured": False}, []),
+        ("charge.unheard_of", {}, ["flag"]),
+    ]
+    assert_mapped(cases, "obj_1", object="charge", payment_intent=None)
+    assert_mapped(cases, "obj_1")
+
+
+def test_charge_of_a_payment_intent_repeats_it() -> None:
+    cases: list[Case] = [
+        ("charge.succeeded", {"captured": True}, []),
+        ("charge.captured", {"captured": True}, []),
+        ("charge.failed", {"captured": False}, []),
+        ("charge.refunded", {"captured": True, "refunded": True}, ["refund"]),
+        ("charge.refunded", {"captured": True, "refunded": False}, ["flag"]),
+        ("charge.refunded", {"captured": True}, ["flag"]),
+        ("charge.refunded", {"captured": False, "refunded": True}, []),
+        ("charge.expired", {"captured": False}, ["flag"]),
+        ("charge.unheard_of", {"captured": True}, ["flag"]),
+    ]
+    assert_mapped(cases, "pi_1", object="charge", payment_intent="pi_1")
+    assert_mapped(cases, "pi_1", payment_intent={"id": "pi_1", "object": "payment_intent"})
+
+
+def test_matters_for_a_person_are_flagged() -> None:
+    disputes = ["created", "updated", "closed", "funds_withdrawn", "funds_reinstated", "unheard_of"]
+    cases: list[Case] = [
+        *[(f"charge.dispute.{each}", {}, ["flag"]) for each in disputes],
+        ("refund.failed", {"status": "failed"}, ["flag"]),
+        ("refund.failed", {"status": "succeeded"}, ["flag"]),
+        ("refund.updated", {"status": "canceled"}, ["flag"]),
+        ("refund.created", {"status": "requires_action"}, ["flag"]),
+        ("refund.created", {}, ["flag"]),
+        ("charge.refund.updated", {"status": "failed"}, ["flag"]),
+        ("review.opened", {"reason": "rule"}, ["flag"]),
+        ("radar.early_fraud_warning.created", {}, ["flag"]),
+        ("unheard_of.created", {"amount": 5}, ["flag"]),
+    ]
+    assert_mapped(cases, "pi_1", charge="ch_1", payment_intent="pi_1")
+    assert_mapped(cases, "ch_1", charge="ch_1", payment_intent=None)
+    assert_mapped(cases, "pi_1", charge={"id": "ch_1", "object": "charge", "payment_intent": "pi_1"})
+
+
+def test_odd_payment_intents_are_flagged() -> None:
+    cases: list[Case] = [
+        ("payment_intent.partially_funded", {}, ["flag"]),
+        ("payment_intent.unheard_of", {}, ["flag"]),
+        ("payment_intent.succeeded", {"capture_method": "unheard of"}, ["flag"]),
+        ("payment_intent.succeeded", {}, ["flag"]),
+        ("payment_intent.canceled", {"amount_received": 5}, ["flag"]),
+        ("payment_intent.canceled", {"amount_received": 0}, ["fail"]),
+        ("payment_intent.canceled", {}, ["fail"]),
+    ]
+    assert_mapped(cases, "obj_1")
+
+
+def test_kinds_without_a_step_are_counted() -> None:
+    cases: list[Case] = [
+        ("checkout.session.completed", {"amount_total": 5}, []),
+        ("invoice.paid", {"amount_paid": 5, "charge": "ch_1"}, []),
+        ("payment_intent.payment_failed", {}, []),
+        ("payment_intent.processing", {}, []),
+        ("refund.created", {"status": "succeeded"}, []),
+        ("refund.updated", {"status": "pending"}, []),
+    ]
+    assert_mapped(cases, "pi_1", payment_intent="pi_1")
+    found = run_recipe("stripe", [event(kind, **content, payment_intent="pi_1") for kind, content, _ in cases])
+    counted = ", ".join(f"1 {kind}" for kind, _, _ in cases)
+    assert found.report == [f"stripe.jq: 0 events printed, 6 messages left out: {counted}"]
+
+
+def test_unknown_kind_without_payment_is_named() -> None:
+    found = run_recipe("stripe", [event("unheard_of.created", amount=5), event("refund.failed", amount=5)])
+    assert found.report[1:] == [
+        "stripe.jq: LEFT OUT 1: refund.failed, which names no payment",
+        "stripe.jq: LEFT OUT 1: unheard_of.created, which names no payment",
+    ]
+
+
+def test_thin_events_are_named() -> None:
+    thin = {
+        "id": "evt_1",
+        "object": "v2.core.event",
+        "type": "v1.payment_intent.succeeded",
+        "livemode": True,
+        "created": "2026-05-01T10:00:00.000Z",
+        "related_object": {"id": "pi_1", "type": "payment_intent", "url": "/v1/payment_intents/pi_1"},
+    }
+    assert run_recipe("stripe", [thin, {**thin, "type": "v1.charge.refunded"}]).report == [
+        "stripe.jq: 0 events printed, 2 messages left out",
+        "stripe.jq: LEFT OUT 2: thin events, which only name their object: fetch it, or subscribe to snapshot events",
+    ]
+
+
+def test_fields_of_the_psp_are_kept() -> None:
+    refund = event("refund.failed", object="refund", amount=5, currency="eur", status="failed", payment_intent="pi_1")
+    (kept,) = run_recipe("stripe", [{**refund, "created": 1795514500, "account": "acct_1", "request": None}]).events
+    assert kept == {
+        "event_id": "evt_1:flag",
+        "payment_id": "pi_1",
+        "type": "flag",
+        "psp": "refund.failed",
+        "created": 1795514500,
+        "livemode": True,
+        "account": "acct_1",
+        "object": "obj_1",
+        "amount": 5,
+        "currency": "eur",
+        "status": "failed",
+    }

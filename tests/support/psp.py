@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from payproc.logic import Decision, Fact, State, classify
-from payproc.schemas import Malformed, parse_line
+from payproc.logic import Decision, State, classify
+from payproc.schemas import Malformed, PaymentEvent, parse_line
 from tests.support.documents import ROOT
 
 RECIPES = ROOT / "sample_events" / "psp"
@@ -36,23 +36,39 @@ class RecipeResult(NamedTuple):
         """The events as objects."""
         return [json.loads(line) for line in self.output.splitlines()]
 
-    def decide(self) -> tuple[list[str], dict[str, str]]:
-        """Decide the events as payproc does, and return a line for each, and the states of the payments."""
-        recorded: dict[str, Fact] = {}
-        states: dict[str, State] = {}
-        lines = []
+    def decide(self) -> "Decided":
+        """Decide the events as payproc does."""
+        decided = Decided([], [], {})
+        recorded: dict[str, PaymentEvent] = {}
         for line in self.output.splitlines():
             parsed = parse_line(line.encode())
             if isinstance(parsed, Malformed):
-                lines.append(parsed.error)
+                decided.malformed.append(parsed.error)
                 continue
             event, _ = parsed
-            before = states.get(event.payment_id, State.CREATED)
-            decision: Decision = classify(event, recorded.get(event.event_id), before)
+            before = State(decided.states.get(event.payment_id, State.CREATED))
+            decision = classify(event, recorded.get(event.event_id), before)
             recorded.setdefault(event.event_id, event)
-            states[event.payment_id] = decision.state_after
-            lines.append(f"{event.event_id} {event.payment_id} {event.type.value} {decision.reason.value}")
-        return lines, {payment_id: state.value for payment_id, state in states.items()}
+            decided.events.append((event, decision))
+            decided.states[event.payment_id] = decision.state_after.value
+        return decided
+
+
+class Decided(NamedTuple):
+    """The decisions about a recipe's events, on empty books."""
+
+    events: list[tuple[PaymentEvent, Decision]]
+    malformed: list[str]
+    states: dict[str, str]
+    """The state of each payment."""
+
+    @property
+    def summary(self) -> list[str]:
+        """The decisions as short lines, to compare with expected ones."""
+        return [
+            f"{event.event_id} {event.payment_id} {event.type.value} {decision.reason.value}"
+            for event, decision in self.events
+        ]
 
 
 def sample(name: str) -> str:
