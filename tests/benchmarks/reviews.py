@@ -65,7 +65,7 @@ PSPS = (
         captures_can_fail=True,
     ),
     _own("a PSP of your own, `paid` mapped to the pair", own_webhooks.PAIR),
-    _own("the same, `paid` mapped one to one", own_webhooks.ONE_TO_ONE),
+    _own("a PSP of your own, `paid` mapped one to one", own_webhooks.ONE_TO_ONE),
 )
 
 
@@ -106,8 +106,8 @@ def measure_reviews(bench: BenchServer, folder: Path, payments: int) -> None:
             print(_describe(psp, way, stream), flush=True)
             streams.append(stream)
         cells = [f"{stream.before.reviews:,} → {stream.after.reviews:,}" for stream in streams]
-        flags = sorted(stream.before.flags for stream in streams)
-        rows.append([psp.name, *cells, f"{flags[0]:,} to {flags[-1]:,}"])
+        fewest, *_, most = sorted(stream.before.flags for stream in streams)
+        rows.append([psp.name, *cells, f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"])
     header = ["stream", *(way.name for way in WAYS), "flags"]
     print("\n" + "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows]))
 
