@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 import msgspec
 
+from payproc.content import has_same_content
+from payproc.explain import Malformed
 from payproc.logic import Decision, EventType, Outcome, Reason, State, classify
-from payproc.schemas import Malformed, PaymentEvent
+from payproc.schemas import PaymentEvent
 
 # The structs below are made for every event and cannot be part of a cycle: gc=False keeps the
 # collector away from them.
@@ -39,6 +41,8 @@ class RecordedEvent(msgspec.Struct, frozen=True, gc=False):
     payment_id: str
     type: EventType
     outcome: Outcome
+    line: str
+    """The line as received. If it is large and was looked up, its digest."""
     by_this_run: RecordedByThisRun | None = None
 
 
@@ -49,12 +53,14 @@ class EventResult(msgspec.Struct, frozen=True, gc=False):
     decision: Decision
     version: int
     is_new: bool
-    """True for a result to write. False for duplicates, and for events recorded by an earlier
+    """True for a result to write. False for equal duplicates, and for events recorded by an earlier
     attempt of this run."""
     recorded: RecordedEvent | None = None
     """The event that was on record under its event_id before it, if any."""
     is_known: bool = False
     """True for a conflict that is on record already."""
+    differs: bool = False
+    """True for a duplicate whose content is not that of the event on record."""
 
 
 Result = EventResult | Malformed
@@ -94,23 +100,26 @@ def decide(batch: Sequence[InputEvent], known: Known) -> list[EventResult]:
         if original is None:
             decision = classify(event, None, state)
             own = RecordedByThisRun(input_event.source, input_event.line, decision)
-            recorded[event_id] = RecordedEvent(payment_id, event.type, decision.outcome, own)
+            recorded[event_id] = RecordedEvent(payment_id, event.type, decision.outcome, input_event.payload, own)
             payments[payment_id] = (decision.state_after, version + 1)
             if states_seen:
                 states_seen.pop(payment_id, None)  # after the run's own events, the stored state is the one to report
             results.append(EventResult(input_event, decision, version, True))
-        elif (earlier := _find_earlier_decision(input_event, original)) is not None:
+        elif (earlier := original.by_this_run) is not None and _is_of(earlier, input_event):
             # An earlier attempt recorded this line, but was interrupted before its report.
-            states_seen[payment_id] = earlier.state_after
-            results.append(EventResult(input_event, earlier, version, False))
+            states_seen[payment_id] = earlier.decision.state_after
+            results.append(EventResult(input_event, earlier.decision, version, False))
         else:
             decision = classify(event, original, states_seen.get(payment_id, state))
-            is_conflict = decision.reason is Reason.EVENT_ID_CONFLICT
-            # An interrupted attempt may have recorded this conflict, so its own place does not
-            # count.
-            place = get_place(input_event)
-            is_known = is_conflict and conflicts.setdefault((event_id, payment_id, event.type), place) != place
-            results.append(EventResult(input_event, decision, version, is_conflict, original, is_known))
+            if decision.reason is Reason.EVENT_ID_CONFLICT:
+                # An interrupted attempt may have recorded this conflict, so its own place does not
+                # count.
+                place = get_place(input_event)
+                is_known = conflicts.setdefault((event_id, payment_id, event.type), place) != place
+                results.append(EventResult(input_event, decision, version, True, original, is_known))
+            else:
+                differs = not has_same_content(input_event.payload, original.line)
+                results.append(EventResult(input_event, decision, version, differs, original, False, differs))
     return results
 
 
@@ -146,14 +155,12 @@ def _find_states_before(batch: Sequence[InputEvent], known: Known) -> dict[str, 
     states: dict[str, State] = {}
     for input_event in batch if known.recorded else ():
         original = known.recorded.get(input_event.event.event_id)
-        if original is not None and (decision := _find_earlier_decision(input_event, original)) is not None:
-            states.setdefault(input_event.event.payment_id, decision.state_before)
+        earlier = original.by_this_run if original is not None else None
+        if earlier is not None and _is_of(earlier, input_event):
+            states.setdefault(input_event.event.payment_id, earlier.decision.state_before)
     return states
 
 
-def _find_earlier_decision(input_event: InputEvent, recorded: RecordedEvent) -> Decision | None:
-    """Return the recorded decision if this run recorded it for this very line."""
-    own = recorded.by_this_run
-    if own is None or own.line != input_event.line or own.source != input_event.source:
-        return None
-    return own.decision
+def _is_of(recorded: RecordedByThisRun, input_event: InputEvent) -> bool:
+    """Return whether this run recorded it for this very line."""
+    return recorded.line == input_event.line and recorded.source == input_event.source

@@ -5,8 +5,8 @@ of a copy. Nothing here writes to the database.
 
 The order is that of the histories, payment by payment. No payment's history depends on another's,
 and every event_id is on record once, so an empty database that ingests the lines gets the same
-histories, however the work is split. Conflicts go out last, because each needs the event with its
-event_id on record before it.
+histories, however the work is split. Conflicts and redeliveries go out last, because each needs the
+event with its event_id on record before it.
 
 Resolutions and corrections are omitted. They are not events, and repeating them by machine would
 mean deciding for people. The differences that follow are counted: the decision table is folded over
@@ -14,8 +14,8 @@ the events, as an ingest of the copy would do. Corrected payments that end in an
 copy are named.
 
 A line that contradicts its record is omitted, because it would silently become another event in the
-copy. So is a conflict whose event is omitted, because it would be the first under its
-event_id, and so become an event.
+copy. So is a conflict or a redelivery whose event is omitted, because it would be the first under
+its event_id, and so become an event.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -26,11 +26,13 @@ from typing import Any
 import msgspec
 import psycopg2.extensions
 
+from payproc.content import has_same_content
 from payproc.db.connection import Database
 from payproc.db.rows import FETCH_LINES, open_stream, read_structs
 from payproc.escape import unambiguous
+from payproc.explain import Malformed
 from payproc.logic import TABLE, EventType, Outcome, Reason, Resolution, State
-from payproc.schemas import Malformed, parse_line
+from payproc.schemas import parse_line
 
 BLOCK_BYTES = 64 << 10
 """Bytes of a block of lines, about: a pipe's buffer, and small enough to interrupt after each."""
@@ -54,23 +56,40 @@ _DECISIONS_OF_PEOPLE = """
     ORDER BY 1, 2
 """
 
-_CONFLICTS = """
-    SELECT event_conflicts.event_id, event_conflicts.payment_id, event_conflicts.type,
-           event_conflicts.payload::text AS line, original.payment_id AS original_payment_id,
-           original.type AS original_type, original.payload::text AS original_line
-    FROM payproc.event_conflicts LEFT JOIN payproc.events AS original USING (event_id)
-    ORDER BY 1, 2, 3
-"""
+_CONFLICTS = {
+    "conflict": """
+        SELECT event_conflicts.event_id, event_conflicts.payment_id, event_conflicts.type,
+               event_conflicts.payload::text AS line, original.payment_id AS original_payment_id,
+               original.type AS original_type, original.payload::text AS original_line
+        FROM payproc.event_conflicts LEFT JOIN payproc.events AS original USING (event_id)
+        ORDER BY 1, 2, 3
+    """,
+    # Payment and type are those of the event. Without it they only name an omitted record.
+    "redelivery": """
+        SELECT redeliveries.event_id,
+               COALESCE(original.payment_id, redeliveries.payload OPERATOR(pg_catalog.->>) 'payment_id', '')
+                   AS payment_id,
+               COALESCE(original.type, 'flag') AS type, redeliveries.payload::text AS line,
+               original.payment_id AS original_payment_id, original.type AS original_type,
+               original.payload::text AS original_line
+        FROM payproc.redeliveries LEFT JOIN payproc.events AS original USING (event_id)
+        ORDER BY 1, redeliveries.digest
+    """,
+}
+"""The records under the event_id of an event, by kind."""
 
 _COUNT_RESOLUTIONS = "SELECT resolution, count(*) FROM payproc.resolutions GROUP BY resolution"
 
 _COUNT_CORRECTIONS = "SELECT count(*) FROM payproc.corrections"
 
-_COUNT_LINES = "SELECT (SELECT count(*) FROM payproc.events) + (SELECT count(*) FROM payproc.event_conflicts)"
+_COUNT_LINES = """
+    SELECT (SELECT count(*) FROM payproc.events) + (SELECT count(*) FROM payproc.event_conflicts)
+         + (SELECT count(*) FROM payproc.redeliveries)
+"""
 
 
 class OmittedRecord(msgspec.Struct, frozen=True):
-    """An event, or a conflict, whose line is omitted, and the reason."""
+    """An event, a conflict or a redelivery whose line is omitted, and the reason."""
 
     kind: str
     event_id: str
@@ -91,6 +110,7 @@ class ExportSummary(msgspec.Struct):
 
     events: int = 0
     conflicts: int = 0
+    redeliveries: int = 0
     omitted: int = 0
     resolutions: dict[Resolution, int] = msgspec.field(default_factory=lambda: dict.fromkeys(Resolution, 0))
     corrections: int = 0
@@ -104,7 +124,7 @@ class ExportSummary(msgspec.Struct):
     @property
     def lines(self) -> int:
         """Return the number of exported lines."""
-        return self.events + self.conflicts
+        return self.events + self.conflicts + self.redeliveries
 
 
 def export_events(
@@ -126,7 +146,7 @@ def export_events(
         block = bytearray()
         for lines in (
             _export_events(connection, summary, on_omitted, on_corrected),
-            _export_conflicts(connection, summary, on_omitted),
+            *(_export_conflicts(connection, kind, summary, on_omitted) for kind in _CONFLICTS),
         ):
             for line in lines:
                 block += line
@@ -166,7 +186,7 @@ class _Event(_Record, frozen=True, gc=False):
 
 
 class _Conflict(_Record, frozen=True, gc=False):
-    """A row of _CONFLICTS, with the event that has its event_id, if there is one."""
+    """A conflict or a redelivery, with the event that has its event_id, if there is one."""
 
     original_payment_id: str | None
     original_type: EventType | None
@@ -236,29 +256,35 @@ class _DecisionsOfPeople:
 
 
 def _export_conflicts(
-    connection: psycopg2.extensions.connection, summary: ExportSummary, on_omitted: Callable[[OmittedRecord], None]
+    connection: psycopg2.extensions.connection,
+    kind: str,
+    summary: ExportSummary,
+    on_omitted: Callable[[OmittedRecord], None],
 ) -> Iterator[bytes]:
-    """Yield the lines of conflicts."""
-    with open_stream(connection, _CONFLICTS, fetch_rows=FETCH_LINES) as cursor:
+    """Yield the lines of conflicts, or of redeliveries with other content."""
+    with open_stream(connection, _CONFLICTS[kind], fetch_rows=FETCH_LINES) as cursor:
         for conflict in read_structs(cursor, _Conflict):
-            if why := _reason_to_omit_conflict(conflict):
+            if why := _reason_to_omit_conflict(conflict, kind) or _reason_to_omit(conflict):
                 summary.omitted += 1
-                on_omitted(OmittedRecord("conflict", conflict.event_id, conflict.payment_id, why))
+                on_omitted(OmittedRecord(kind, conflict.event_id, conflict.payment_id, why))
                 continue
-            summary.conflicts += 1
+            summary.conflicts += kind == "conflict"
+            summary.redeliveries += kind == "redelivery"
             yield conflict.line.encode()
 
 
-def _reason_to_omit_conflict(conflict: _Conflict) -> str | None:
-    """Return the reason to omit a conflict, or None."""
+def _reason_to_omit_conflict(conflict: _Conflict, kind: str) -> str | None:
+    """Return the reason to omit a conflict or a redelivery, or None."""
     original = conflict.original()
     if original is None:
         return "no event is recorded under its event_id, so it would become one"
     if _reason_to_omit(original):
         return "the event under its event_id is omitted, so it would replace that event"
+    if kind == "redelivery":
+        return "it has the content of the event" if has_same_content(conflict.line, original.line) else None
     if (conflict.payment_id, conflict.type) == (original.payment_id, original.type):
         return "it has the payment and type of the event under its event_id, so it would be a duplicate"
-    return _reason_to_omit(conflict)
+    return None
 
 
 def _reason_to_omit(record: _Record) -> str | None:

@@ -22,9 +22,9 @@ from payproc.batch import EventResult, InputEvent, Known, Place, Result, decide,
 from payproc.db.connection import Database
 from payproc.db.errors import is_about_connection, is_about_content, is_lost_race, is_transient
 from payproc.errors import CannotFinish
+from payproc.explain import Malformed
 from payproc.logic import Decision, EventType
 from payproc.lookup import NO_RUN, SEPARATOR, ThisRun, look_up, look_up_conflicts
-from payproc.schemas import Malformed
 from payproc.signals import interrupt
 
 MAX_RETRIES = 8
@@ -206,7 +206,8 @@ class RetryBudget:
 class DryRun:
     """Decides events on the recorded ones and on its own earlier ones, and writes nothing.
 
-    It keeps in memory everything that a real run would write: some hundred bytes an event.
+    It keeps in memory everything that a real run would write: some hundred bytes an event, and its
+    line.
     """
 
     def __init__(self, database: Database | None) -> None:

@@ -2,7 +2,7 @@
 
 Belongs here: the queries that answer `payproc history`. Nothing here writes.
 
-The entries come from four tables in one sorted stream. The server sorts on its disk, and a page of
+The entries come from five tables in one sorted stream. The server sorts on its disk, and a page of
 rows is in memory at a time. The names of sources are looked up beside the stream, because a join to
 `runs` would sort and store every row once more.
 """
@@ -24,8 +24,8 @@ RUNS_REMEMBERED = 64
 """Runs whose sources are in memory. Entries in order of time come from few runs at once."""
 
 
-class ConflictEntry(msgspec.Struct, frozen=True, tag_field="kind", tag="conflict"):
-    """An event whose event_id was already on record for something else."""
+class ConflictEntry(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="kind", tag="conflict"):
+    """An event whose event_id was already on record for something else, or with other content."""
 
     event_id: str
     type: EventType
@@ -37,6 +37,8 @@ class ConflictEntry(msgspec.Struct, frozen=True, tag_field="kind", tag="conflict
     source: str
     line: int
     payload: msgspec.Raw
+    differs: bool = False
+    """True for a redelivery: it has the recorded payment and type, and other content."""
 
 
 class PaymentEntry(NamedTuple):
@@ -69,8 +71,8 @@ _STRUCTS: dict[str, type[HistoryEntry | ConflictEntry]] = {
     "conflict": ConflictEntry,
 }
 
-KINDS = tuple(_STRUCTS)
-"""The kinds of entries, as in `kind`."""
+ENTRY_KINDS = list(_STRUCTS.values())
+"""The structs of the entries."""
 
 _COLUMNS = {
     "kind": "text",
@@ -94,7 +96,7 @@ _COLUMNS = {
     "original_payment_id": "text",
     "original_type": "payproc.event_type",
 }
-"""The columns of all kinds, with their types. A kind without one has NULL there."""
+"""The columns of all tables, with their types. A table without one has NULL there."""
 
 _TABLES: dict[str, tuple[str, str, dict[str, str]]] = {
     "event": (
@@ -123,8 +125,19 @@ _TABLES: dict[str, tuple[str, str, dict[str, str]]] = {
         | {"outcome": "'REJECT'::payproc.outcome", "reason": "'event_id_conflict'::payproc.reason"}
         | {"original_payment_id": "original.payment_id", "original_type": "original.type"},
     ),
+    "redelivery": (
+        "payproc.redeliveries AS redelivery JOIN payproc.events AS original USING (event_id)",
+        "event_id",
+        {name: f"redelivery.{name}" for name in ("recorded_at", "run_id", "source", "line", "payload")}
+        | {"outcome": "'IGNORE'::payproc.outcome", "reason": "'duplicate_event'::payproc.reason"}
+        | {"payment_id": "original.payment_id", "type": "original.type"}
+        | {"original_payment_id": "original.payment_id", "original_type": "original.type"},
+    ),
 }
-"""The table of each kind, its columns of the same name, and the expressions for others."""
+"""Each table, its columns of the same name, and the expressions for others."""
+
+_KINDS = {name: "conflict" if name == "redelivery" else name for name in _TABLES}
+"""The kind of each table's entries. A redelivery is a conflict in content alone."""
 
 _ENTRIES = "SELECT {columns} FROM {table} {conditions}"
 
@@ -171,8 +184,17 @@ _CONDITIONS: dict[str, dict[str, str]] = {
         "since": "conflict.recorded_at >= %s",
         "until": "conflict.recorded_at < %s",
     },
+    "redelivery": {
+        "run_id": "redelivery.run_id = %s",
+        "outcome": "'IGNORE'::text = %s",
+        "reason": "'duplicate_event'::text = %s",
+        "type": "original.type OPERATOR(pg_catalog.=) %s",
+        "payment_id": "original.payment_id = %s",
+        "since": "redelivery.recorded_at >= %s",
+        "until": "redelivery.recorded_at < %s",
+    },
 }
-"""The condition for each field of the filter, by kind. A kind without a field has no such entry."""
+"""The condition for each field of the filter, by table. A table without the field has none."""
 
 
 def list_entries(
@@ -210,7 +232,7 @@ def count_entries(database: Database, picked: HistoryFilter, limit: int | None =
 
 
 def _build_query(picked: HistoryFilter, limit: int | None, *, with_payload: bool) -> tuple[str, list[Any]]:
-    """Return the query for the entries that fit and its arguments; no query if no kind can fit."""
+    """Return the query for the entries that fit and its arguments; no query if no table can fit."""
     entries, arguments = _build_entries(picked, with_payload=with_payload)
     if not entries:
         return "", []
@@ -225,18 +247,19 @@ def _build_query(picked: HistoryFilter, limit: int | None, *, with_payload: bool
 
 
 def _build_entries(picked: HistoryFilter, *, with_payload: bool) -> tuple[str, list[Any]]:
-    """Return the union of the kinds that can fit, and its arguments."""
+    """Return the union of the tables that can fit, and its arguments."""
     wanted = {name: value for name, value in picked._asdict().items() if value is not None and name != "kind"}
     parts: list[str] = []
     arguments: list[Any] = []
-    for kind, (table, same, others) in _TABLES.items():
-        if picked.kind not in (None, kind) or not wanted.keys() <= _CONDITIONS[kind].keys():
+    for key, (table, same, others) in _TABLES.items():
+        kind = _KINDS[key]
+        if picked.kind not in (None, kind) or not wanted.keys() <= _CONDITIONS[key].keys():
             continue
         own = {name: name for name in same.split()} | others | {"kind": f"'{kind}'::text"}
         if "payload" in own and not with_payload:
             own["payload"] = "'null'::json"
         columns = ", ".join(f"{own.get(name, f'NULL::{type_}')} AS {name}" for name, type_ in _COLUMNS.items())
-        conditions = " AND ".join(_CONDITIONS[kind][name] for name in wanted)
+        conditions = " AND ".join(_CONDITIONS[key][name] for name in wanted)
         parts.append(_ENTRIES.format(columns=columns, table=table, conditions=conditions and f"WHERE {conditions}"))
         arguments += [getattr(value, "value", value) for value in wanted.values()]
     return " UNION ALL ".join(parts), arguments
@@ -262,6 +285,7 @@ def _make_entry(row: Record, find_sources: Callable[[int], list[str]]) -> Paymen
         row["source"] = sources[index] if 0 <= index < len(sources) else f"source {index}"
     if kind == "conflict":
         row["recorded"] = {"payment_id": row["original_payment_id"], "type": row["original_type"]}
+        row["differs"] = row["reason"] == Reason.DUPLICATE_EVENT
     if row["payload"] is None:
         del row["payload"]
     return PaymentEntry(row["payment_id"], make_struct(_STRUCTS[kind], row))

@@ -12,6 +12,7 @@ import msgspec
 
 from payproc.db.connection import Database
 from payproc.db.rows import open_stream, read_structs
+from payproc.db.views import PENDING
 from payproc.logic import State
 
 # The planner may believe that nothing is pending, because its statistics may be older than a big
@@ -19,13 +20,11 @@ from payproc.logic import State
 _NO_NESTED_LOOPS = "SELECT pg_catalog.set_config('enable_nestloop', 'off', true)"
 
 # MATERIALIZED makes a step of its own. Citus fetches its rows before they are joined, because
-# events and payments may be on different machines. OPERATOR(pg_catalog.=): a plain = on an ENUM
-# takes an exact match in `public`.
+# events and payments may be on different machines.
 _PAYMENTS = """
     WITH pending AS MATERIALIZED (
         SELECT events.payment_id, count(*) AS waiting
-        FROM payproc.events LEFT JOIN payproc.resolutions USING (event_id)
-        WHERE events.outcome OPERATOR(pg_catalog.=) 'MANUAL_REVIEW' AND resolutions.event_id IS NULL
+        FROM {pending}
         GROUP BY events.payment_id
     )
     SELECT payment_id, state::text AS state, state_since, version, created_at, COALESCE(waiting, 0) AS waiting
@@ -69,6 +68,7 @@ def list_payments(database: Database, picked: PaymentFilter, limit: int | None =
     """
     where, arguments = _choose_conditions(picked)
     query = _PAYMENTS.format(
+        pending=PENDING,
         join="JOIN" if picked.waiting else "LEFT JOIN",
         where=where,
         limit="" if limit is None else "LIMIT %s",

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import psycopg2.extensions
 
 from payproc.batch import InputEvent, Known, RecordedByThisRun, RecordedEvent
+from payproc.content import MAX_COMPARED_BYTES
 from payproc.logic import Decision, EventType, Outcome, Reason, State, classify
 
 SEPARATOR = "\x1f"
@@ -17,7 +18,9 @@ SEPARATOR = "\x1f"
 
 _LOOK_UP_EVENTS = """
     SELECT event_id, payment_id, type, outcome, CASE WHEN run_id = %s AND recorded_at >= %s
-           THEN ARRAY[source::text, line::text, reason::text, state_before::text, state_after::text] ELSE '{}' END
+           THEN ARRAY[source::text, line::text, reason::text, state_before::text, state_after::text] END,
+           CASE WHEN pg_catalog.pg_column_size(payload) <= %s THEN payload::text
+           ELSE pg_catalog.encode(sha256(pg_catalog.convert_to(payload::text, 'UTF8')), 'hex') END
     FROM payproc.events WHERE event_id = ANY (string_to_array(%s, chr(31)))
 """
 
@@ -59,12 +62,12 @@ def look_up(
     with connection.cursor() as cursor:
         # Events first. An event recorded between the queries is then contested on writing. In the
         # other order it could pass for new.
-        cursor.execute(_LOOK_UP_EVENTS, (*run, SEPARATOR.join(event_ids)))
+        cursor.execute(_LOOK_UP_EVENTS, (*run, MAX_COMPARED_BYTES, SEPARATOR.join(event_ids)))
         recorded = {
             event_id: RecordedEvent(
-                payment_id, _TYPES[event_type], _OUTCOMES[outcome], _by_this_run(outcome, *own) if own else None
+                payment_id, _TYPES[event_type], _OUTCOMES[outcome], line, _by_this_run(outcome, *own) if own else None
             )
-            for event_id, payment_id, event_type, outcome, own in cursor
+            for event_id, payment_id, event_type, outcome, own, line in cursor
         }
         cursor.execute(_LOOK_UP_PAYMENTS, (SEPARATOR.join(payment_ids),))
         payments = {payment_id: (_STATES[state], version) for payment_id, state, version in cursor}
@@ -78,10 +81,13 @@ def look_up_conflicts(
 
     A batch without conflicts costs no query.
     """
+    recorded = known.recorded
     event_ids = {
         event.event_id
-        for event in (input_event.event for input_event in (batch if known.recorded else ()))
-        if (original := known.recorded.get(event.event_id)) is not None
+        for event in (input_event.event for input_event in (batch if recorded else ()))
+        if (original := recorded.get(event.event_id)) is not None
+        # Most are duplicates, for which classify would cost several times as much as this.
+        and (original.payment_id != event.payment_id or original.type is not event.type)
         and classify(event, original, State.CREATED).reason is Reason.EVENT_ID_CONFLICT
         and (event.event_id, event.payment_id, event.type) not in known.conflicts
     }

@@ -24,6 +24,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     Table,
@@ -47,6 +48,7 @@ DISTRIBUTED_BY = {
     "payments": "payment_id",
     "events": "event_id",
     "event_conflicts": "event_id",
+    "redeliveries": "event_id",
     "resolutions": "event_id",
     "corrections": "payment_id",
 }
@@ -138,6 +140,23 @@ event_conflicts = Table(
     PrimaryKeyConstraint("event_id", "payment_id", "type", name="conflicts_are_recorded_once"),
     # Serves showing a payment the conflicts that name it.
     Index("conflicts_of_a_payment", "payment_id"),
+)
+
+redeliveries = Table(
+    "redeliveries",
+    metadata,
+    Column("event_id", _Id, nullable=False),
+    # SHA-256 of the line. A unique key on the line itself would exceed the size of an index entry.
+    Column("digest", LargeBinary, nullable=False),
+    Column("source", Integer, nullable=False),
+    Column("run_id", BigInteger, nullable=False),
+    Column("line", BigInteger, nullable=False),
+    Column("recorded_at", _Time, nullable=False, server_default=func.now()),
+    # A line with the event_id, payment_id and type of the event on record, and other content.
+    Column("payload", JSON, nullable=False),
+    # Prevents the same line twice, so replaying a file adds nothing. Also serves finding the
+    # redeliveries of an event.
+    PrimaryKeyConstraint("event_id", "digest", name="redeliveries_are_recorded_once"),
 )
 
 runs = Table(

@@ -10,7 +10,9 @@ from typing import IO, Any, NamedTuple
 
 import msgspec
 
+from payproc import mends
 from payproc.bulk import BulkResult, Fate, Order
+from payproc.explain import BOM, EXPECTED_LINE, NONE, Malformed, Part, explain_encoding, explain_syntax, explain_value
 from payproc.logic import Resolution, State
 from payproc.review import ReviewDecision
 
@@ -21,6 +23,10 @@ _FIELDS = ("event_id", "resolution", "note", "by", "expect", "version")
 
 _DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
 """The decoder of a line, which leaves numbers in other fields alone, as 1e400 in a payload."""
+
+_CHECK_SYNTAX = msgspec.json.Decoder(msgspec.Raw).decode
+
+_TOO_DEEP = Malformed(f"nested too deeply, expected {EXPECTED_LINE}")
 
 _RESOLUTIONS = {each.value: each for each in Resolution}
 _STATES = {each.value: each for each in State}
@@ -38,14 +44,33 @@ class Defaults(NamedTuple):
     expected: State | None
 
 
+class MalformedOrder(NamedTuple):
+    """A malformed line, and the reason."""
+
+    source: str
+    line: int
+    reason: Malformed
+    event_id: str | None = None
+
+    @property
+    def result(self) -> BulkResult:
+        """Return its result."""
+        fate = Fate.MALFORMED
+        return BulkResult(self.source, self.line, self.event_id, None, None, fate, None, None, None, self.reason.error)
+
+
 class _BadField(Exception):
-    """A wrong field or line, in words."""
+    """A wrong field or line."""
+
+    def __init__(self, error: str, mend: str = "", part: Part = NONE) -> None:
+        super().__init__(error)
+        self.reason = Malformed(error, mend, part)
 
 
 def read_orders(
     file: IO[bytes], source: str, defaults: Defaults, check_start: Callable[[bytes], None]
-) -> Iterator[Order | BulkResult]:
-    """Yield an order for each line that is not blank, or the result that it is malformed.
+) -> Iterator[Order | MalformedOrder]:
+    """Yield an order for each line that is not blank, or the reason why it is malformed.
 
     `check_start` gets the first bytes of the file, and refuses one that holds no lines.
     """
@@ -54,26 +79,26 @@ def read_orders(
         number += 1
         if number == 1:
             check_start(raw[:8])
-            raw = raw.removeprefix(b"\xef\xbb\xbf")
         if len(raw) > MAX_ORDER_BYTES and not raw.endswith(b"\n"):
             while raw and not raw.endswith(b"\n"):
                 raw = file.readline(MAX_ORDER_BYTES)
-            yield _make_malformed(source, number, f"line too long: over {MAX_ORDER_BYTES:,} bytes")
-        elif raw.strip():
-            yield parse_order(raw, source, number, defaults)
+            yield MalformedOrder(source, number, Malformed(f"line too long: over {MAX_ORDER_BYTES:,} bytes"))
+        elif line := raw.removeprefix(BOM).strip():
+            yield parse_order(line, source, number, defaults)
 
 
-def parse_order(raw: bytes, source: str, line: int, defaults: Defaults) -> Order | BulkResult:
-    """Parse one line."""
+def parse_order(raw: bytes, source: str, line: int, defaults: Defaults) -> Order | MalformedOrder:
+    """Parse one line without white space around it."""
     try:
-        fields = _decode_fields(raw.strip())
+        fields = _decode_fields(raw)
     except _BadField as error:
-        return _make_malformed(source, line, str(error))
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        found = str(error).removeprefix("JSON is malformed: ")
-        return _make_malformed(
-            source, line, f"not JSON: {found[:1].lower()}{found[1:]}, expected one JSON object a line"
-        )
+        return MalformedOrder(source, line, error.reason)
+    except UnicodeDecodeError as error:
+        return MalformedOrder(source, line, explain_encoding(raw, error))
+    except msgspec.MsgspecError as error:
+        return MalformedOrder(source, line, explain_syntax(raw, str(error)))
+    except RecursionError:
+        return MalformedOrder(source, line, _TOO_DEEP)
     event_id = fields.get("event_id")
     try:
         _refuse_repeated_fields(raw)
@@ -90,9 +115,9 @@ def parse_order(raw: bytes, source: str, line: int, defaults: Defaults) -> Order
             line,
         )
     except _BadField as error:
-        return _make_malformed(source, line, str(error), event_id if isinstance(event_id, str) else None)
+        return MalformedOrder(source, line, error.reason, event_id if isinstance(event_id, str) else None)
     except RecursionError:  # json has another limit than msgspec
-        return _make_malformed(source, line, "nested too deeply, expected one JSON object a line")
+        return MalformedOrder(source, line, _TOO_DEEP)
 
 
 def _decode_fields(raw: bytes) -> dict[str, Any]:
@@ -101,7 +126,8 @@ def _decode_fields(raw: bytes) -> dict[str, Any]:
     try:
         given = _DECODER.decode(raw)
     except msgspec.ValidationError:
-        raise _BadField("not an object, expected one JSON object a line") from None
+        _CHECK_SYNTAX(raw)  # msgspec saw only its beginning
+        raise _BadField(*explain_value(raw, "not an object")) from None
     return {name: msgspec.json.decode(given[name]) for name in _FIELDS if name in given}
 
 
@@ -126,7 +152,8 @@ def _take_text(fields: dict[str, Any], name: str, default: str | None, *, strip:
         hint = "; --note TEXT gives one to every line that lacks it" if name == "note" else ""
         raise _BadField(f"{name}: missing, expected a string{hint}")
     if not isinstance(value, str):
-        raise _BadField(f"{name}: {_quote(value)}, expected a string")
+        is_number_id = name == "event_id" and isinstance(value, int) and not isinstance(value, bool)
+        raise _BadField(f"{name}: {_quote(value)}, expected a string", mends.QUOTE if is_number_id else "")
     if "\0" in value:
         raise _BadField(f"{name}: holds a NUL character, expected none")
     if not value.strip():
@@ -160,7 +187,3 @@ def _list(words: dict[str, Any]) -> str:
 def _quote(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _make_malformed(source: str, line: int, error: str, event_id: str | None = None) -> BulkResult:
-    return BulkResult(source, line, event_id, None, None, Fate.MALFORMED, None, None, None, error)

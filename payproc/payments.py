@@ -1,4 +1,4 @@
-"""One payment: its state, its whole history, its pending reviews, and the conflicts that name it.
+"""One payment: its state, its history, its pending reviews, its conflicts and its redeliveries.
 
 Belongs here: queries that answer `payproc show`. Nothing here writes.
 """
@@ -78,6 +78,18 @@ class Conflict(msgspec.Struct, frozen=True):
     payload: msgspec.Raw
 
 
+class Redelivery(msgspec.Struct, frozen=True):
+    """An event that came again with other content."""
+
+    event_id: str
+    type: EventType
+    recorded_at: datetime
+    run_id: int
+    source: str
+    line: int
+    payload: msgspec.Raw
+
+
 class Payment(msgspec.Struct, frozen=True):
     """Everything on record about a payment.
 
@@ -90,6 +102,7 @@ class Payment(msgspec.Struct, frozen=True):
     history: list[HistoryEntry]
     open_reviews: list[EventEntry]
     conflicts: list[Conflict]
+    redeliveries: list[Redelivery]
 
     @property
     def rejected(self) -> list[EventEntry]:
@@ -159,6 +172,19 @@ _CONFLICTS = """
     ORDER BY recorded_at, event_id
 """
 
+_REDELIVERIES = """
+    WITH redelivery AS MATERIALIZED (
+        SELECT redelivery.*, original.type
+        FROM payproc.redeliveries AS redelivery JOIN payproc.events AS original USING (event_id)
+        WHERE original.payment_id = %s
+    )
+    SELECT event_id, type, recorded_at,
+           run_id, COALESCE(runs.sources[redelivery.source + 1], 'source ' || redelivery.source::text) AS source, line,
+           payload::text
+    FROM redelivery LEFT JOIN payproc.runs USING (run_id)
+    ORDER BY recorded_at, event_id, digest
+"""
+
 
 def load_payment(cursor: psycopg2.extensions.cursor, payment_id: str) -> Payment | None:
     """Return a payment, or None if nothing is on record about it.
@@ -175,6 +201,8 @@ def load_payment(cursor: psycopg2.extensions.cursor, payment_id: str) -> Payment
     corrections = list(read_structs(cursor, CorrectionEntry))
     cursor.execute(_CONFLICTS, {"payment_id": payment_id})
     conflicts = [make_struct(Conflict, {**row, "recorded": _original(row)}) for row in read_rows(cursor)]
+    cursor.execute(_REDELIVERIES, (payment_id,))
+    redeliveries = list(read_structs(cursor, Redelivery))
     if stored is None and not conflicts:
         return None
     state, version = stored or (State.CREATED, 0)
@@ -184,7 +212,7 @@ def load_payment(cursor: psycopg2.extensions.cursor, payment_id: str) -> Payment
     open_reviews = [
         entry for entry in events if entry.outcome is Outcome.MANUAL_REVIEW and entry.event_id not in resolved
     ]
-    return Payment(payment_id, State(state), version, history, open_reviews, conflicts)
+    return Payment(payment_id, State(state), version, history, open_reviews, conflicts, redeliveries)
 
 
 def find_payment_id(cursor: psycopg2.extensions.cursor, event_id: str) -> str | None:

@@ -17,10 +17,25 @@ import json
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
+from payproc.envelopes import find_foreign
+from payproc.explain import (
+    BOM,
+    EXPECTED_LINE,
+    NONE,
+    VALUE,
+    Malformed,
+    explain_encoding,
+    explain_number_id,
+    explain_syntax,
+    explain_value,
+    find_recipe,
+    quote,
+    shorten,
+)
 from payproc.logic import EventType
 
 MAX_LINE_BYTES = 1 << 20
@@ -36,12 +51,8 @@ or in the database, could otherwise run out of stack, at a depth that depends on
 _PARSED_TOGETHER = 50
 """Ordinary lines parsed at once. More would gain little, and one odd line among them costs more."""
 
-_SHOWN_CHARACTERS = 60
-"""Characters of a wrong value that a message quotes."""
-
 _EXPECTED_ID = f"a string of 1 to {MAX_ID_CHARACTERS} characters"
 _EXPECTED_TYPE = "authorize, capture, refund, fail or flag"
-EXPECTED_LINE = "one JSON object a line"
 
 TOO_LONG = f"line too long: over {MAX_LINE_BYTES:,} bytes, expected {EXPECTED_LINE} of at most 1 MiB"
 
@@ -55,12 +66,6 @@ class PaymentEvent(msgspec.Struct, frozen=True, gc=False):
     event_id: str
     payment_id: str
     type: EventType
-
-
-class Malformed(NamedTuple):
-    """The reason why a line is not an event: found and expected, to follow `FILE:LINE: `."""
-
-    error: str
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -131,7 +136,9 @@ def _parse_ordinary(lines: Sequence[bytes]) -> list[Parsed] | None:
 
 
 def parse_line(line: bytes) -> Parsed:
-    """Parse one line without its line end."""
+    """Parse one line without its line end. A byte order mark begins a concatenated file."""
+    while line.startswith(BOM):
+        line = line.removeprefix(BOM)
     if len(line) > MAX_LINE_BYTES:
         return Malformed(TOO_LONG)
     if line.count(b"[") + line.count(b"{") > MAX_DEPTH and (depth := _measure_depth(line)) > MAX_DEPTH:
@@ -140,7 +147,7 @@ def parse_line(line: bytes) -> Parsed:
         text = line.decode()
         event = _decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        return Malformed(_explain(line, error))
+        return _explain(line, error)
     problem = _check_id("event_id", event.event_id) or _check_id("payment_id", event.payment_id)
     if problem is None and _needs_closer_look(line):
         problem = _look_closer(text)
@@ -156,15 +163,6 @@ def _measure_depth(line: bytes) -> int:
     return deepest
 
 
-def _quote(value: str) -> str:
-    """Return a string from an input line as shortened JSON in ASCII, safe for any terminal."""
-    return json.dumps(_shorten(value))
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
-
-
 def _check_id(field: str, value: str) -> str | None:
     """Return the problem of an id, or None.
 
@@ -177,9 +175,9 @@ def _check_id(field: str, value: str) -> str | None:
     if len(value) > MAX_ID_CHARACTERS:
         return f"{field}: {len(value):,} characters, expected {_EXPECTED_ID}"
     if any(unicodedata.category(character) == "Cc" for character in value):
-        return f"{field}: {_quote(value)} holds a control character, expected none"
+        return f"{field}: {quote(value)} holds a control character, expected none"
     if value != value.strip():
-        return f"{field}: {_quote(value)} has white space at an end, expected none"
+        return f"{field}: {quote(value)} has white space at an end, expected none"
     return None
 
 
@@ -214,7 +212,7 @@ def _find_repeated_key(pairs: _Pairs) -> str | None:
 def _find_bad_text(pairs: _Pairs) -> str | None:
     for key, value in pairs:
         if problem := _find_bad_character(key) or _find_bad_character(value):
-            return f"{_quote(key)}: {problem}"
+            return f"{quote(key)}: {problem}"
     return None
 
 
@@ -222,9 +220,9 @@ def _find_bad_character(value: object) -> str | None:
     """Return the problem of a NUL or a lone surrogate at any depth: PostgreSQL takes neither."""
     if isinstance(value, str):
         if "\0" in value:
-            return f"{_quote(value)} holds a NUL character (\\u0000), expected none in any string"
+            return f"{quote(value)} holds a NUL character (\\u0000), expected none in any string"
         if any("\ud800" <= character <= "\udfff" for character in value):
-            return f"{_quote(value)} holds a lone surrogate, expected whole Unicode characters"
+            return f"{quote(value)} holds a lone surrogate, expected whole Unicode characters"
     elif isinstance(value, (list, tuple)):
         for item in value:
             if problem := _find_bad_character(item):
@@ -232,19 +230,28 @@ def _find_bad_character(value: object) -> str | None:
     return None
 
 
-def _explain(line: bytes, error: msgspec.MsgspecError | UnicodeDecodeError) -> str:
-    """Return the reason why a line did not decode, in words for a person."""
+def _explain(line: bytes, error: msgspec.MsgspecError | UnicodeDecodeError) -> Malformed:
+    """Return the reason why a line did not decode."""
     if isinstance(error, UnicodeDecodeError):
-        return f"not UTF-8: byte 0x{line[error.start]:02x} at offset {error.start}, expected UTF-8 text"
+        return explain_encoding(line, error)
     if isinstance(error, msgspec.ValidationError):
         # msgspec stops at the first wrong field; the syntax behind it may be wrong as well.
-        try:
-            _check_syntax(line)
-        except msgspec.MsgspecError as syntax_error:
-            error = syntax_error
-        else:
-            return _explain_field(line.decode())
-    return _find_lone_surrogate(line.decode()) or _explain_syntax(error)
+        if (found := _find_syntax_error(line)) is None:
+            return _explain_field(line)
+    else:
+        found = str(error)
+    if b"\\u" in line and (problem := _find_lone_surrogate(line.decode())):
+        return Malformed(problem)
+    return explain_syntax(line, found)
+
+
+def _find_syntax_error(line: bytes) -> str | None:
+    """Return msgspec's error as text, because an exception in a variable would be a cycle."""
+    try:
+        _check_syntax(line)
+    except msgspec.MsgspecError as error:
+        return str(error)
+    return None
 
 
 def _find_lone_surrogate(text: str) -> str | None:
@@ -259,36 +266,37 @@ def _find_lone_surrogate(text: str) -> str | None:
     return _find_bad_text(content) if isinstance(content, _Pairs) else None
 
 
-def _explain_syntax(error: Exception) -> str:
-    found = str(error).removeprefix("JSON is malformed: ")
-    return f"not JSON: {found[:1].lower()}{found[1:]}, expected {EXPECTED_LINE}"
-
-
-def _explain_field(text: str) -> str:
+def _explain_field(line: bytes) -> Malformed:
     """Return the problem of the first field that is missing, mistyped or of an unknown value."""
-    content = _load(text)
+    if b"event_id" not in line and (recipe := find_recipe(line)):
+        return recipe  # before the slow decoder
+    content = _load(line.decode())
     if not isinstance(content, _Pairs):
-        return f"{_name_type(content)}, expected {EXPECTED_LINE}"
+        return explain_value(line, _name_type(content))
     if problem := _find_repeated_key(content):
-        return problem
+        return Malformed(problem)
     fields = dict(content)
     for field in PaymentEvent.__struct_fields__:
         expected = _EXPECTED_TYPE if field == "type" else _EXPECTED_ID
         if field not in fields:
-            return f"{field}: missing, expected {expected}"
+            if field.encode() in line and (foreign := find_foreign(field, line)):
+                return foreign
+            return Malformed(f"{field}: missing, expected {expected}", "", NONE if fields else VALUE)
         value = fields[field]
+        if isinstance(value, _Number) and field != "type":
+            return explain_number_id(field, _name_type(value), value)
         if not isinstance(value, str) or isinstance(value, _Number):
-            return f"{field}: {_name_type(value)}, expected {expected}"
+            return Malformed(f"{field}: {_name_type(value)}, expected {expected}")
         if field == "type" and value not in _TYPES:
-            return f"{field}: unknown {_quote(value)}, expected {expected}"
-    return f"not an event, expected {EXPECTED_LINE}"
+            return Malformed(f"{field}: unknown {quote(value)}, expected {expected}")
+    return Malformed(f"not an event, expected {EXPECTED_LINE}")
 
 
 def _name_type(value: object) -> str:
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, _Number):
-        return f"the number {_shorten(value)}"
+        return f"the number {shorten(value)}"
     if isinstance(value, str):
-        return f"the string {_quote(value)}"
+        return f"the string {quote(value)}"
     return "an object" if isinstance(value, _Pairs) else "an array"

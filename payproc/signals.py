@@ -1,6 +1,6 @@
 """Signals: the effect of SIGINT, SIGTERM and SIGHUP on a command.
 
-The rules:
+The rules, except while `payproc exec` waits for a program, which gets the signals instead:
 
 1. The first signal interrupts the command. It raises KeyboardInterrupt at once. During an ingest it
    requests a stop after the batches in flight instead. An export completes its block of lines
@@ -25,7 +25,13 @@ import os
 import select
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from subprocess import Popen
 
 # Few imports here, because Ctrl-C ends in a traceback until `let_signals_kill` is called.
 
@@ -174,8 +180,51 @@ class Section:
         self._interrupt.leave(self._before, is_failing=kind is not None)
 
 
+@contextmanager
+def passed_on(process: "Popen[bytes]") -> Iterator[None]:
+    """Pass signals on to a child, and let them end only that.
+
+    A terminal sends Ctrl-C to the child as well, so then it is not passed on.
+    """
+
+    def pass_on(number: int, _: object) -> None:
+        if number == signal.SIGTERM or not _is_in_foreground():
+            process.send_signal(number)
+
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGQUIT)}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, pass_on)
+    try:
+        if (early := interrupt.take()) is not None:
+            pass_on(early, None)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _is_in_foreground() -> bool:
+    """Return whether this process group gets the signals of a terminal."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
+
+
 def let_signals_kill() -> None:
     """Let Ctrl-C end the process without a traceback during imports, as SIGTERM and SIGHUP do."""
+    if os.getpid() == 1:  # in a container: the kernel drops signals to process 1 that have no handler
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda number, _: os._exit(128 + number))
+        return
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 

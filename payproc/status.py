@@ -12,6 +12,7 @@ import psycopg2.extensions
 from payproc.db.connection import Database
 from payproc.db.mark import VERSION
 from payproc.db.rows import read_structs
+from payproc.db.views import PENDING
 from payproc.logic import EventType, Reason, State, is_legal
 from payproc.runs import Run, read_last_run
 
@@ -20,26 +21,23 @@ _SERVER = "SELECT pg_catalog.current_setting('server_version')"
 _STATES = "SELECT state::text, count(*) FROM payproc.payments GROUP BY 1"
 
 # MATERIALIZED makes a step of its own. Citus fetches its rows before they are joined, because
-# events and payments may be on different machines. OPERATOR(pg_catalog.=): a plain = on an ENUM
-# takes an exact match in `public`; with the catalog's own, the index events_for_review serves it.
+# events and payments may be on different machines.
 _PENDING = """
     WITH pending AS MATERIALIZED (
         SELECT events.payment_id, events.type::text AS type, events.reason::text AS reason
-        FROM payproc.events LEFT JOIN payproc.resolutions USING (event_id)
-        WHERE events.outcome OPERATOR(pg_catalog.=) 'MANUAL_REVIEW' AND resolutions.event_id IS NULL
+        FROM {pending}
     )
     SELECT pending.reason, pending.type, payments.state::text, count(*)
     FROM pending JOIN payproc.payments USING (payment_id)
     GROUP BY 1, 2, 3
-"""
+""".replace("{pending}", PENDING)
 
 _OLDEST = """
     SELECT events.event_id, events.payment_id, events.recorded_at
-    FROM payproc.events LEFT JOIN payproc.resolutions USING (event_id)
-    WHERE events.outcome OPERATOR(pg_catalog.=) 'MANUAL_REVIEW' AND resolutions.event_id IS NULL
+    FROM {pending}
     ORDER BY events.recorded_at, events.event_id
     LIMIT 1
-"""
+""".replace("{pending}", PENDING)
 
 # A known conflict is on record under an earlier run, so it is not counted.
 _REJECTED = """

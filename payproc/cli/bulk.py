@@ -17,11 +17,12 @@ from typing import IO, NamedTuple
 import typer
 
 from payproc.bulk import BulkResult, BulkSummary, Order, Resolver, Settled, plan
-from payproc.cli.console import ProblemLog, confirm, open_screen, show_progress
+from payproc.cli.console import confirm, open_screen, show_progress
 from payproc.cli.exits import DONE_WITH_FINDINGS
 from payproc.cli.files import OutputFiles
 from payproc.cli.filters import describe_no_reviews
 from payproc.cli.options import Format, refuse_option
+from payproc.cli.problems import LineProblems
 from payproc.cli.render import MEANING, format_count, to_json, to_json_line
 from payproc.cli.table import Column
 from payproc.db.connection import Database
@@ -29,7 +30,7 @@ from payproc.errors import CannotFinish, PayprocError, WrongUsage
 from payproc.escape import unambiguous
 from payproc.ingest.sources import check_sources, format_name, refuse_unreadable
 from payproc.logic import Reason
-from payproc.orders import Defaults, read_orders
+from payproc.orders import Defaults, MalformedOrder, read_orders
 from payproc.review import ReviewDecision
 from payproc.review_queue import ReviewFilter
 from payproc.signals import interrupt
@@ -54,8 +55,8 @@ class Report(NamedTuple):
 
     def print(self, summary: BulkSummary, *, is_whole: bool) -> None:
         """Print the summary."""
-        if self.output_format is Format.JSON:
-            typer.echo(to_json(summary), err=self.is_stdout_taken)
+        if self.output_format is not Format.TABLE:
+            typer.echo(to_json(summary, self.output_format), err=self.is_stdout_taken)
         elif not self.quiet:
             screen = open_screen(stderr=self.is_stdout_taken)
             counts = (("resolved", summary.resolved), ("already", summary.already), ("refused", summary.refused))
@@ -78,13 +79,24 @@ class _Results:
     def __init__(self, file: IO[bytes] | None, report: Report) -> None:
         self.report = report
         self.summary = BulkSummary(dry_run=report.dry_run)
-        self.problems = ProblemLog()
+        self.problems = LineProblems(FROM_STDIN)
         self._file = file
         self._began = time.monotonic()
 
     def add(self, settled: Settled) -> None:
         """Take a result, which is durable."""
         result, reason = settled
+        self._count(result, reason)
+        if result.error is not None:
+            place = "" if result.source is None else f"{result.source}:{result.line}: "
+            self.problems.add(place + result.error)
+
+    def add_malformed(self, order: MalformedOrder) -> None:
+        """Take a line that is no decision."""
+        self._count(order.result, None)
+        self.problems.add_line(order.source, order.line, order.reason)
+
+    def _count(self, result: BulkResult, reason: Reason | None) -> None:
         self.summary.add(result, reason)
         if self._file is not None:
             try:
@@ -97,9 +109,6 @@ class _Results:
                     f"--decisions: cannot be written: {error.strerror}; recorded decisions stay recorded, and a rerun "
                     "is safe"
                 ) from error
-        if result.error is not None:
-            place = "" if result.source is None else f"{result.source}:{result.line}: "
-            self.problems.add(place + result.error)
 
     def close(self, *, is_whole: bool) -> None:
         """Print all that follows the last result."""
@@ -170,7 +179,9 @@ def resolve_file(database: Database, name: str, defaults: Defaults, report: Repo
         return _take_all(database, chain(first, orders), _Results(outputs.decisions, report), None)
 
 
-def _take_all(database: Database, orders: Iterable[Order | BulkResult], results: _Results, total: int | None) -> int:
+def _take_all(
+    database: Database, orders: Iterable[Order | MalformedOrder], results: _Results, total: int | None
+) -> int:
     """Record decisions one by one, and print the report even after an error or a signal."""
     report = results.report
     is_progress_shown = not report.quiet and sys.stderr.isatty() and not report.is_stdout_taken
@@ -181,7 +192,10 @@ def _take_all(database: Database, orders: Iterable[Order | BulkResult], results:
         ):
             for done, order in enumerate(orders, 1):
                 with interrupt.noted():  # a decision that is recorded is reported too
-                    results.add((order, None) if isinstance(order, BulkResult) else resolver.resolve(order))
+                    if isinstance(order, MalformedOrder):
+                        results.add_malformed(order)
+                    else:
+                        results.add(resolver.resolve(order))
                 interrupt.check()
                 on_progress(done)
     except (PayprocError, KeyboardInterrupt):

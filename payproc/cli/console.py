@@ -134,18 +134,26 @@ class ProblemLog:
 
     def __init__(self) -> None:
         self.count = 0
+        self._messages = 0
+        self._told = 0
 
     def add(self, problem: str) -> None:
         """Count a problem, and print it unless MAX_PROBLEMS_SHOWN are printed."""
         self.count += 1
-        if self.count <= MAX_PROBLEMS_SHOWN:
-            print(printable(problem), file=sys.stderr)  # not typer.echo, which bypasses the progress bar
+        self._tell(problem, 1)
 
     def close(self, kind: str, advice: str = "") -> None:
         """Print the number of problems that were only counted."""
-        more = self.count - MAX_PROBLEMS_SHOWN
+        more = self.count - self._told
         if more > 0:
             typer.echo(f"… and {more:,} more {kind}{'s' if more > 1 else ''}{advice}", err=True)
+
+    def _tell(self, message: str, problems: int) -> None:
+        """Print a message about counted problems, unless MAX_PROBLEMS_SHOWN are printed."""
+        if self._messages < MAX_PROBLEMS_SHOWN:
+            self._messages += 1
+            self._told += problems
+            print(printable(message), file=sys.stderr)  # not typer.echo, which bypasses the progress bar
 
 
 @contextlib.contextmanager

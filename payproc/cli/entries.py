@@ -50,14 +50,16 @@ def make_show_row(entry: "HistoryEntry") -> Row:
 def make_history_row(payment_id: str, entry: "HistoryEntry | ConflictEntry") -> Row:
     """Return the row of an entry beside its payment.
 
-    A conflict has the event on record under its event_id as its transition.
+    A conflict has its difference from the event on record as its transition.
     """
     from payproc.history import ConflictEntry  # which imports psycopg2
 
     if not isinstance(entry, ConflictEntry):
         return [cell_text(payment_id), *_make_cells(entry)]
     recorded: list[Line] = [f"recorded as {entry.recorded.type.value}"]
-    if entry.recorded.payment_id != payment_id:
+    if entry.differs:
+        recorded = ["other content"]
+    elif entry.recorded.payment_id != payment_id:
         recorded.append("of another payment")
     return [
         cell_text(payment_id),

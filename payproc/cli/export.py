@@ -26,9 +26,9 @@ EXAMPLES = format_examples(
 def export(quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
     """Write every recorded event as it was received.
 
-    One event a line, to stdout. An empty database that ingests the lines records the same events
-    and conflicts. Decisions of people are omitted; stderr prints their number and the differences
-    of a copy.
+    One event a line, to stdout. An empty database that ingests the lines records the same events,
+    conflicts and redeliveries. Decisions of people are omitted; stderr prints their number and the
+    differences of a copy.
 
     Exits with 3 if a recorded line no longer describes its event. Such a line is omitted and named.
     """
@@ -87,9 +87,10 @@ def _describe_summary(summary: "ExportSummary", *, quiet: bool) -> list[str]:
     """Return the counts of an export; with `quiet`, only the omissions."""
     lines = []
     if not quiet:
-        lines.append(
-            f"exported {format_count(summary.events, 'event')} and {format_count(summary.conflicts, 'conflict')}"
-        )
+        counts = [format_count(summary.events, "event"), format_count(summary.conflicts, "conflict")]
+        if summary.redeliveries:
+            counts.append(format_count(summary.redeliveries, "redelivery", "redeliveries"))
+        lines.append(f"exported {', '.join(counts[:-1])} and {counts[-1]}")
     if summary.omitted:
         lines.append(
             f"omitted {format_count(summary.omitted, 'record')}: a copy would differ; the tables were edited manually, "

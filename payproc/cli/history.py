@@ -16,8 +16,8 @@ from payproc.cli.files import identify_file
 from payproc.cli.options import (
     MAX_LIMIT,
     DatabaseUrl,
-    Format,
-    FormatOption,
+    ListingFormat,
+    ListingFormatOption,
     Quiet,
     check_text,
     format_examples,
@@ -74,18 +74,20 @@ def history(
         datetime | None, typer.Option(metavar="TIME", parser=parse_time_option, help="Recorded before then.")
     ] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, max=MAX_LIMIT, help="Only the N newest.")] = None,
-    output_format: FormatOption = Format.TABLE,
+    output_format: ListingFormatOption = ListingFormat.TABLE,
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,
 ) -> None:
     """List the entries of all payments, the oldest first.
 
-    Times are of recording, in UTC; an age counts back from now. A conflict has the outcome REJECT.
-    As JSON, one object a line.
+    Times are of recording, in UTC; an age counts back from now. A conflict has the outcome REJECT,
+    and a duplicate with other content the outcome IGNORE. As JSON, one object a
+    line; as CSV, the same fields.
     """
     with exit_on_errors():
-        from payproc.db import location, schema  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
-        from payproc.history import HistoryFilter, count_entries, list_entries
+        from payproc.cli.listings import print_listing  # msgspec takes 6 ms of CPU, which --help need not pay
+        from payproc.db import location, schema  # psycopg2, 20 ms
+        from payproc.history import ENTRY_KINDS, HistoryFilter, count_entries, list_entries
 
         for name, value in (("--by", by), ("--payment", payment)):
             if value is not None:
@@ -95,7 +97,7 @@ def history(
         picked = HistoryFilter(
             run, outcome, reason, event_type, kind.value if kind else None, by, payment, since, until
         )
-        is_table = output_format is Format.TABLE
+        is_table = output_format is ListingFormat.TABLE
         # A table on a terminal, or in a pager, is its own progress.
         is_progress_shown = not quiet and sys.stderr.isatty() and identify_file(sys.stdout.fileno()) is not None
         screen = open_screen()  # before the bar, which takes the place of stdout
@@ -103,17 +105,19 @@ def history(
             schema.require_schema(database)
             total = count_entries(database, picked, limit) if is_progress_shown else None
             with show_progress(total, "entries", is_progress_shown) as on_progress:
-                found = list_entries(database, picked, limit, with_payload=not is_table)
-                _print(screen if is_table else None, report_progress(found, on_progress))
+                found = report_progress(list_entries(database, picked, limit, with_payload=not is_table), on_progress)
+                if is_table:
+                    _print_table(screen, found)
+                else:
+                    print_listing(map(_to_line, found), ENTRY_KINDS, output_format)
 
 
-def _print(screen: Screen | None, found: "Iterator[PaymentEntry]") -> None:
-    """Print the entries as a table on the screen, or as JSON without one."""
-    if screen is None:
-        for payment_id, entry in found:
-            # Beside the fields of `show`, and in front of them.
-            typer.echo(f'{{"payment_id":{to_json_line(payment_id)},{to_json_line(entry)[1:]}')
-        return
+def _to_line(found: "PaymentEntry") -> str:
+    """Return an entry as one JSON object: the payment's id in front of the fields of `show`."""
+    return f'{{"payment_id":{to_json_line(found.payment_id)},{to_json_line(found.entry)[1:]}'
+
+
+def _print_table(screen: Screen, found: "Iterator[PaymentEntry]") -> None:
     if (first := next(found, None)) is None:
         screen.print(["no entries match"])
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from payproc.cli.console import ProblemLog, make_notifier, print_message, show_progress
+from payproc.cli.console import make_notifier, print_message, show_progress
 from payproc.cli.exits import DONE_WITH_FINDINGS, exit_on_errors
 from payproc.cli.files import OutputFiles, open_outputs
 from payproc.cli.options import (
@@ -27,6 +27,7 @@ from payproc.logic import Outcome
 from payproc.signals import interrupt
 
 if TYPE_CHECKING:  # as in `ingest`
+    from payproc.cli.problems import LineProblems
     from payproc.db.connection import Database
     from payproc.ingest.run import Summary
 
@@ -39,11 +40,13 @@ EXAMPLES = format_examples(
 MAX_WORKERS = 64
 """Largest --workers. More connections than the server has cores hurt; far more are a typo."""
 
+FROM_STDIN = "payproc ingest -"
+"""Command that reads the output of a tool."""
+
 NOT_JSON_LINES = (
-    'no line is an object, expected lines such as {"event_id": "evt_1", "payment_id": "pay_1", "type": "capture"}; '
-    "jq -c writes JSON one object a line"
+    'no line is an object, expected lines such as {"event_id": "evt_1", "payment_id": "pay_1", "type": "capture"}'
 )
-"""Printed once if no line is a JSON object: probably CSV, a JSON array, or pretty-printed JSON."""
+"""Printed once if no line is a JSON object, and none has a command that mends it."""
 
 
 _OUTCOME_VERBS = {
@@ -133,11 +136,11 @@ class Report(NamedTuple):
     def print(self, summary: "Summary", problems: "LineProblems", database: "Database", *, is_whole: bool) -> None:
         """Print everything that follows the last line of the input."""
         problems.close("malformed line", "" if self.keeps_malformed else "; --malformed FILE keeps them all")
-        if is_whole and problems.has_only_non_objects and not (summary.events or self.quiet):
+        if is_whole and problems.are_all_unknown and not (summary.events or self.quiet):
             print_message(NOT_JSON_LINES)
         summary.database = database.where
-        if self.output_format is Format.JSON:
-            typer.echo(to_json(summary), err=self.is_stdout_taken)
+        if self.output_format is not Format.TABLE:
+            typer.echo(to_json(summary, self.output_format), err=self.is_stdout_taken)
         elif not self.quiet:
             print_summary(summary, is_whole=is_whole, stderr=self.is_stdout_taken)
         if self.quiet:
@@ -149,33 +152,12 @@ class Report(NamedTuple):
             with contextlib.suppress(CannotFinish):  # best effort: the summary is already printed
                 waiting = self._count_open(database)
             for line in describe_next_steps(summary, waiting):
-                typer.echo(line, err=self.is_stdout_taken or self.output_format is Format.JSON)
+                typer.echo(line, err=self.is_stdout_taken or self.output_format is not Format.TABLE)
 
     def _count_open(self, database: "Database") -> int:
         from payproc.review import count_open  # as in `ingest`
 
         return count_open(database)
-
-
-class LineProblems(ProblemLog):
-    """The malformed lines, and the number of those without a JSON object."""
-
-    def __init__(self) -> None:
-        from payproc.schemas import EXPECTED_LINE  # as in `ingest`
-
-        super().__init__()
-        self._not_objects = 0
-        self._not_an_object = f"expected {EXPECTED_LINE}"
-
-    def add(self, problem: str) -> None:
-        """Count a problem; print it if it is among the first."""
-        self._not_objects += problem.endswith(self._not_an_object)
-        super().add(problem)
-
-    @property
-    def has_only_non_objects(self) -> bool:
-        """Return whether there are problems, and each is a line without a JSON object."""
-        return 0 < self.count == self._not_objects
 
 
 def _run(
@@ -188,20 +170,21 @@ def _run(
     is_progress_shown: bool,
 ) -> "Summary":
     """Ingest the inputs, print the report even after an error or a signal; return the summary."""
-    from payproc.db import schema  # as in `ingest`
+    from payproc.cli.problems import LineProblems  # as in `ingest`
+    from payproc.db import schema
     from payproc.ingest.run import Ingest, Options
 
     if not report.dry_run:
         schema.prepare_schema(database, print_message, create=True)
     # The first connection prints a note, so it comes before the progress bar.
     has_schema = not report.dry_run or schema.has_schema(database)
-    problems = LineProblems()
+    problems = LineProblems(FROM_STDIN)
     with interrupt.noted() as stop, contextlib.ExitStack() as bar:
         ingesting = Ingest(
             database if has_schema else None,
             names,
             Options(workers, report.dry_run, *outputs, label),
-            on_malformed=problems.add,
+            on_malformed=problems.add_line,
             on_progress=bar.enter_context(show_progress(_count_bytes(names), "bytes", is_progress_shown)),
         )
         try:

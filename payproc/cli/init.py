@@ -6,7 +6,8 @@ import typer
 
 from payproc.cli.console import make_notifier
 from payproc.cli.exits import exit_on_errors
-from payproc.cli.options import DatabaseUrl, Quiet, format_examples
+from payproc.cli.options import DatabaseUrl, Quiet, check_text, format_examples
+from payproc.escape import unambiguous
 
 EXAMPLES = format_examples("payproc init --database-url postgresql://alice@db.example/payments")
 
@@ -14,12 +15,16 @@ _UP_TO_DATE = "the schema payproc is up to date"
 
 
 def init(
+    context: typer.Context,
     citus: Annotated[
         bool, typer.Option("--citus", help="Distribute its tables over the machines of a Citus cluster.")
     ] = False,
     show_sql: Annotated[
         bool, typer.Option("--sql", help="Print the statements instead of running them, for psql -f.")
     ] = False,
+    reader: Annotated[
+        str | None, typer.Option(metavar="ROLE", help="Let this role read the views report_…, and nothing else.")
+    ] = None,
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,
 ) -> None:
@@ -30,12 +35,22 @@ def init(
     """
     with exit_on_errors():
         from payproc.db import location, schema  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
+        from payproc.db.views import list_grants
 
+        if reader is not None:
+            check_text(context, "--reader", reader)
         with location.open_database(database_url, make_notifier(quiet)) as database:
+            grants = [] if reader is None else list_grants(database, reader)
             if show_sql:
-                steps = list(schema.list_statements(database, for_citus=citus))
-                typer.echo("\n\n".join(steps or [f"-- {_UP_TO_DATE}"]))
+                steps = list(schema.list_statements(database, for_citus=citus)) or [f"-- {_UP_TO_DATE}"]
+                typer.echo("\n\n".join([*steps, *(f"{grant};" for grant in grants)]))
                 return
-            for summary in schema.bring_up(database, for_citus=citus) or [_UP_TO_DATE]:
+            done = schema.bring_up(database, for_citus=citus) or [_UP_TO_DATE]
+            if reader is not None:
+                with database.transaction() as cursor:
+                    for grant in grants:
+                        cursor.execute(grant)
+                done.append(f"{unambiguous(reader)} may read the views of the schema payproc")
+            for summary in done:
                 if not quiet:
                     typer.echo(summary)

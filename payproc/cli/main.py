@@ -20,6 +20,7 @@ import typer
 
 from payproc.cli import (
     correct,
+    exec,
     export,
     history,
     ingest,
@@ -64,6 +65,7 @@ app.command(epilog=rules.EXAMPLES)(rules.rules)
 app.command(epilog=runs.EXAMPLES)(runs.runs)
 app.command(epilog=export.EXAMPLES)(export.export)
 app.command(epilog=init.EXAMPLES)(init.init)
+app.command("exec", epilog=exec.EXAMPLES, context_settings={"allow_interspersed_args": False})(exec.execute)
 
 
 def main() -> None:

@@ -18,10 +18,20 @@ MAX_LIMIT = 1_000_000_000
 
 
 class Format(str, Enum):
-    """Format of results."""
+    """Format of one result."""
 
     TABLE = "table"
     JSON = "json"
+    JSONL = "jsonl"
+
+
+class ListingFormat(str, Enum):
+    """Format of a listing. JSON has one object a line here, like JSONL."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+    CSV = "csv"
 
 
 DatabaseUrl = Annotated[
@@ -35,6 +45,10 @@ DatabaseUrl = Annotated[
 ]
 FormatOption = Annotated[
     Format, typer.Option("--format", case_sensitive=False, help="Output for a person or for a script.")
+]
+ListingFormatOption = Annotated[
+    ListingFormat,
+    typer.Option("--format", case_sensitive=False, help="Output for a person, a script or a spreadsheet."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors and requested output.")]
 

@@ -14,8 +14,8 @@ from payproc.cli.files import identify_file
 from payproc.cli.options import (
     MAX_LIMIT,
     DatabaseUrl,
-    Format,
-    FormatOption,
+    ListingFormat,
+    ListingFormatOption,
     Quiet,
     format_examples,
     parse_age_option,
@@ -54,16 +54,17 @@ def payments(
     ] = None,
     waiting: Annotated[bool, typer.Option("--waiting", help="Only payments with pending reviews.")] = False,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, max=MAX_LIMIT, help="Only the N oldest.")] = None,
-    output_format: FormatOption = Format.TABLE,
+    output_format: ListingFormatOption = ListingFormat.TABLE,
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,
 ) -> None:
     """List payments, those longest in their state first.
 
-    As JSON, one object a line.
+    As JSON, one object a line; as CSV, the same fields.
     """
     with exit_on_errors():
         from payproc import listing  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
+        from payproc.cli.listings import print_listing
         from payproc.db import location, schema
 
         now = datetime.now(timezone.utc)
@@ -77,9 +78,8 @@ def payments(
             total = listing.count_payments(database, picked, limit) if has_total else None
             with show_progress(total, "payments", is_progress_shown) as on_progress:
                 found = report_progress(listing.list_payments(database, picked, limit), on_progress)
-                if output_format is Format.JSON:
-                    for payment in found:
-                        typer.echo(to_json_line(payment))
+                if output_format is not ListingFormat.TABLE:
+                    print_listing(map(to_json_line, found), [listing.ListedPayment], output_format)
                 else:
                     _print_payments(screen, found, now)
 

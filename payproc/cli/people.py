@@ -63,10 +63,13 @@ def print_recorded(effect: str) -> None:
 
 
 def _login_name() -> str:
-    """Return the name of this process's user, which the environment cannot change."""
+    """Return the name of this process's user, which the environment cannot change.
+
+    Raises WrongUsage if the user has none, as in a container with a uid of its own.
+    """
     import pwd  # a shared library that only this function needs
 
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
-        return f"uid {os.getuid()}"
+        raise WrongUsage(f"--by: the uid {os.getuid()} has no login name; add --by NAME") from None

@@ -7,6 +7,7 @@ from events is data: it passes through escape.py, so it cannot drive a terminal.
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
+from payproc.cli.options import Format
 from payproc.cli.place import Place
 from payproc.cli.table import Styled
 from payproc.escape import printable_json, unambiguous
@@ -14,7 +15,7 @@ from payproc.logic import Outcome, Reason, Resolution
 
 if TYPE_CHECKING:  # these import psycopg2
     from payproc.history import ConflictEntry
-    from payproc.payments import Conflict, EventEntry
+    from payproc.payments import Conflict, EventEntry, Redelivery
     from payproc.review import Review
 
 MIN_WIDE_COLUMNS = 110
@@ -47,10 +48,12 @@ MEANING = {
 """Every reason in words for people. logic.py stays free of prose."""
 
 
-def to_json(value: Any) -> str:
-    """Return one indented JSON document."""
+def to_json(value: Any, output_format: Format) -> str:
+    """Return one JSON document, indented unless the format is JSONL."""
     import msgspec  # 6 ms of CPU, a tenth of --help
 
+    if output_format is Format.JSONL:
+        return to_json_line(value)
     return printable_json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
@@ -71,7 +74,7 @@ def format_time(moment: datetime) -> str:
     return moment.astimezone(timezone.utc).isoformat(" ")[:19]
 
 
-def format_origin(entry: "EventEntry | Conflict | ConflictEntry | Review") -> Place:
+def format_origin(entry: "EventEntry | Conflict | ConflictEntry | Redelivery | Review") -> Place:
     """Return the run, file and line that an event came from."""
     return Place(f"run {entry.run_id}, ", unambiguous(entry.source), f":{entry.line}")
 

@@ -21,7 +21,7 @@ from payproc.cli.filters import (
     describe_no_reviews,
     make_filter,
 )
-from payproc.cli.options import DatabaseUrl, Format, FormatOption, Quiet, format_examples
+from payproc.cli.options import DatabaseUrl, ListingFormat, ListingFormatOption, Quiet, format_examples
 from payproc.cli.render import MEANING, MIN_WIDE_COLUMNS, format_age, format_origin, to_json_line
 from payproc.cli.table import Column, Row, Styled
 from payproc.escape import cell_text
@@ -56,7 +56,7 @@ LEGAL_MARK = "; legal now"
 
 def review(
     context: typer.Context,
-    output_format: FormatOption = Format.TABLE,
+    output_format: ListingFormatOption = ListingFormat.TABLE,
     reason: ReasonFilter = None,
     event_type: TypeFilter = None,
     state: StateFilter = None,
@@ -69,18 +69,20 @@ def review(
 ) -> None:
     """List the events that need review, the oldest first.
 
-    The last line counts all that the filters pick, also beyond --limit. As JSON, one object a line.
+    The last line counts all that the filters pick, also beyond --limit. As JSON, one object a line;
+    as CSV, the same fields.
     """
     with exit_on_errors():
-        from payproc.db import location, schema  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
+        from payproc.cli.listings import print_listing  # msgspec takes 6 ms of CPU, which --help need not pay
+        from payproc.db import location, schema  # psycopg2, 20 ms
+        from payproc.review import Review
         from payproc.review_queue import QueueCounts, open_reviews
 
         filters = make_filter(context, reason, event_type, payment, run, state, legal_now)
         with location.open_database(database_url, make_notifier(quiet)) as database:
             schema.require_schema(database)
-            if output_format is Format.JSON:
-                for each in open_reviews(database, filters, limit):
-                    typer.echo(to_json_line(each))
+            if output_format is not ListingFormat.TABLE:
+                print_listing(map(to_json_line, open_reviews(database, filters, limit)), [Review], output_format)
                 return
             counts = QueueCounts(Counter(), Counter())
             reviews = open_reviews(database, filters, limit, counts)

@@ -7,7 +7,7 @@ import typer
 
 from payproc.cli.console import Screen, open_screen
 from payproc.cli.exits import exit_on_errors
-from payproc.cli.options import format_examples
+from payproc.cli.options import Format, format_examples
 from payproc.cli.render import MEANING, style_outcome, to_json
 from payproc.cli.table import Column, Row
 from payproc.logic import OUTCOME_OF, TABLE, Decision, EventType, Outcome, Reason, State
@@ -23,6 +23,7 @@ class RulesFormat(str, Enum):
 
     TABLE = "table"
     JSON = "json"
+    JSONL = "jsonl"
     MARKDOWN = "markdown"
     MERMAID = "mermaid"
 
@@ -36,8 +37,8 @@ def rules(
     with exit_on_errors():
         if output_format is RulesFormat.TABLE:
             _print_table(open_screen())
-        elif output_format is RulesFormat.JSON:
-            typer.echo(_to_json())
+        elif output_format in (RulesFormat.JSON, RulesFormat.JSONL):
+            typer.echo(_to_json(Format(output_format.value)))
         elif output_format is RulesFormat.MARKDOWN:
             typer.echo(_to_markdown())
         else:
@@ -57,7 +58,7 @@ def _print_table(screen: Screen) -> None:
     screen.print(f"{OUTCOME_OF[reason].value} {reason.value}: {MEANING[reason]}" for reason in _BY_IDENTITY)
 
 
-def _to_json() -> str:
+def _to_json(output_format: Format) -> str:
     table = [
         {
             "state": state,
@@ -74,7 +75,8 @@ def _to_json() -> str:
             "before_the_state": [_describe_reason(reason) for reason in _BY_IDENTITY],
             "table": table,
             "reasons": [_describe_reason(reason) for reason in Reason],
-        }
+        },
+        output_format,
     )
 
 

@@ -6,7 +6,7 @@ import typer
 
 from payproc.cli.console import make_notifier, open_screen
 from payproc.cli.exits import exit_on_errors
-from payproc.cli.options import MAX_LIMIT, DatabaseUrl, Format, FormatOption, Quiet, format_examples
+from payproc.cli.options import MAX_LIMIT, DatabaseUrl, ListingFormat, ListingFormatOption, Quiet, format_examples
 from payproc.cli.place import Place
 from payproc.cli.render import format_time, to_json_line
 from payproc.cli.table import Cell, Column, Line, Row, Styled
@@ -30,7 +30,7 @@ _COLUMNS = (
 
 
 def runs(
-    output_format: FormatOption = Format.TABLE,
+    output_format: ListingFormatOption = ListingFormat.TABLE,
     limit: Annotated[int, typer.Option(metavar="N", min=1, max=MAX_LIMIT, help="Only the N newest.")] = 20,
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,
@@ -38,18 +38,18 @@ def runs(
     """List past ingests, the newest first.
 
     One that is not finished was interrupted, crashed, or is still running. As JSON, one object a
-    line.
+    line; as CSV, the same fields.
     """
     with exit_on_errors():
-        from payproc.db import location, schema  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
-        from payproc.runs import list_runs
+        from payproc.cli.listings import print_listing  # msgspec takes 6 ms of CPU, which --help need not pay
+        from payproc.db import location, schema  # psycopg2, 20 ms
+        from payproc.runs import Run, list_runs
 
         with location.open_database(database_url, make_notifier(quiet)) as database:
             schema.require_schema(database)
             found = list_runs(database, limit)
-            if output_format is Format.JSON:
-                for run in found:
-                    typer.echo(to_json_line(run))
+            if output_format is not ListingFormat.TABLE:
+                print_listing(map(to_json_line, found), [Run], output_format)
             else:
                 open_screen().print_table(_COLUMNS, map(_make_row, found))
 

@@ -1,4 +1,4 @@
-"""`payproc show`: one payment with its state, its history and its conflicts."""
+"""`payproc show`: one payment with its state, its history, its conflicts and its redeliveries."""
 
 import shlex
 from collections.abc import Iterable, Sequence
@@ -16,13 +16,15 @@ from payproc.errors import CannotFinish
 from payproc.escape import cell_text, unambiguous
 
 if TYPE_CHECKING:  # as in `show`
-    from payproc.payments import Conflict, HistoryEntry, Payment
+    from payproc.payments import Conflict, HistoryEntry, Payment, Redelivery
 
 EXAMPLES = format_examples("payproc show pay_coat")
 
 _CONFLICT_HEADERS = ("Event", "Came as", "Recorded as", "Recorded (UTC)", "From")
 
 _CONFLICT_LAYOUTS = ([[0], [1], [2], [3], [4]], [[0], [1], [2], [3, 4]], [[0, 1, 2], [3, 4]])
+
+_REDELIVERY_LAYOUTS = ([[0], [1], [2], [3]], [[0, 1], [2, 3]])
 
 
 def show(
@@ -31,7 +33,7 @@ def show(
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Show one payment: its state, its whole history, and conflicts."""
+    """Show one payment: its state, its whole history, conflicts, and redeliveries."""
     with exit_on_errors():
         from payproc import payments  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
         from payproc.db import location, schema
@@ -47,8 +49,8 @@ def show(
                 raise CannotFinish(
                     f'payment "{unambiguous(payment_id)}": not found in the database {database.where}{hint}'
                 )
-        if output_format is Format.JSON:
-            typer.echo(to_json(payment))
+        if output_format is not Format.TABLE:
+            typer.echo(to_json(payment, output_format))
         else:
             _print_payment(open_screen(), payment)
 
@@ -67,6 +69,9 @@ def _print_payment(screen: Screen, payment: "Payment") -> None:
     if payment.conflicts:
         screen.print(["", "conflicts: other events under an event_id that was already used", ""])
         _print_conflicts(screen, payment.conflicts)
+    if payment.redeliveries:
+        screen.print(["", "redelivered with other content", ""])
+        _print_redeliveries(screen, payment.redeliveries)
 
 
 def _describe_dead_ends(screen: Screen, payment: "Payment") -> list[str]:
@@ -108,3 +113,12 @@ def _print_conflicts(screen: Screen, conflicts: "Iterable[Conflict]") -> None:
     )
     columns = [Column(header, is_id=number < 3) for number, header in enumerate(_CONFLICT_HEADERS)]
     screen.print_table(columns, rows, layouts=_CONFLICT_LAYOUTS)
+
+
+def _print_redeliveries(screen: Screen, redeliveries: "Iterable[Redelivery]") -> None:
+    rows = (
+        (cell_text(each.event_id), each.type.value, format_time(each.recorded_at), format_origin(each))
+        for each in redeliveries
+    )
+    columns = [Column("Event", is_id=True), Column("Type"), Column("Recorded (UTC)"), Column("From")]
+    screen.print_table(columns, rows, layouts=_REDELIVERY_LAYOUTS)

@@ -43,8 +43,8 @@ def status(
             schema.require_schema(database)
             found = read_status(database)
         now = datetime.now(timezone.utc)
-        if output_format is Format.JSON:
-            typer.echo(to_json(found))
+        if output_format is not Format.TABLE:
+            typer.echo(to_json(found, output_format))
         else:
             open_screen().print(_describe(found, now))
         passed = list(_find_passed(found, now, max_waiting, max_age))

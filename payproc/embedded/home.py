@@ -113,17 +113,33 @@ class Home:
             self.path, self.owner = root.claim_home(self._named, self.note)
         else:
             self.path.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._refuse_folder_of_others()
             root.refuse_other_files(self.path, [path.name for path in self.path.iterdir()])
             self.path.chmod(0o700)
         os.close(self.open("start.lock"))
 
     def _refuse_roots_directory(self) -> None:
-        roots_directory = Path(os.path.realpath(root.find_user(0).pw_dir))
+        try:
+            roots_directory = Path(os.path.realpath(pwd.getpwuid(0).pw_dir))
+        except KeyError:  # a container without /etc/passwd
+            return
         if roots_directory != Path("/") and roots_directory in (self.path, *self.path.parents):
             raise CannotFinish(
                 f"as root the embedded database cannot live in root's home, {self.path}: its server runs as the "
                 f"user {root.SYSTEM_USER}, which must not enter there; set {HOME_VARIABLE} to another folder"
             )
+
+    def _refuse_folder_of_others(self) -> None:
+        """Raise CannotFinish if the home belongs to another user, as a container's volume may."""
+        owner, user = self.path.stat().st_uid, os.geteuid()
+        if owner == user:
+            return
+        can_write = os.access(self.path, os.W_OK)
+        remedy = f"such as {self.path}/payproc" if can_write else f"or give this one to the uid {user} (chown)"
+        raise CannotFinish(
+            f"the embedded database cannot use {self.path}: it belongs to the uid {owner}, expected {user}; "
+            f"set {HOME_VARIABLE} to a folder of your own, {remedy}, or name a server with --database-url"
+        )
 
     def act_as_owner(self) -> AbstractContextManager[None]:
         """Act with the rights of the home's owner."""

@@ -42,10 +42,17 @@ def act_as(uid: int, gid: int) -> Iterator[None]:
 
 
 def _become(uid: int, gid: int, groups: Sequence[int]) -> None:
-    os.seteuid(0)  # only root may change the others
-    os.setgroups(groups)
-    os.setegid(gid)
-    os.seteuid(uid)
+    try:
+        os.seteuid(0)  # only root may change the others
+        os.setgroups(groups)
+        os.setegid(gid)
+        os.seteuid(uid)
+    except OSError as error:  # in a container without capabilities, or with few uids
+        raise CannotFinish(
+            f"PostgreSQL refuses to run as root, and root may not run it as another user here: {error.strerror}; "
+            "run payproc as an ordinary user, allow the capabilities SETUID, SETGID and CHOWN, "
+            "or name a server with --database-url"
+        ) from error
 
 
 def claim_home(home: Path, note: Note) -> tuple[Path, pwd.struct_passwd]:
@@ -68,7 +75,7 @@ def claim_home(home: Path, note: Note) -> tuple[Path, pwd.struct_passwd]:
                 f"the embedded database cannot use {folder.path}: it belongs to root, inside a folder or behind a link "
                 "of another user; give it to the user who is to run the server (chown)"
             )
-        owner = find_user(uid) if uid else ensure_system_user()
+        owner = _find_owner(folder.path, uid) if uid else ensure_system_user()
         for parent in above:
             _let_pass(parent, owner, note)
         if uid == 0:
@@ -83,7 +90,7 @@ def refuse_other_files(home: Path, names: Sequence[str]) -> None:
     if names and "start.lock" not in names:
         raise CannotFinish(
             f"the embedded database needs a folder of its own, but {home} holds other files; "
-            "set PAYPROC_HOME to a new or empty folder"
+            f"set PAYPROC_HOME to a new or empty folder, such as {home}/payproc"
         )
 
 
@@ -198,14 +205,14 @@ def _let_pass(folder: _Folder, owner: pwd.struct_passwd, note: Note) -> None:
     note(f"letting the server's user {owner.pw_name} pass through {folder.path} (chmod o+x)")
 
 
-def find_user(uid: int) -> pwd.struct_passwd:
-    """Return the user with this number. Raises CannotFinish if there is none."""
+def _find_owner(home: Path, uid: int) -> pwd.struct_passwd:
+    """Return the user that owns a home. Raises CannotFinish if the number has no name."""
     try:
         return pwd.getpwuid(uid)
     except KeyError as error:
         raise CannotFinish(
-            f"the embedded PostgreSQL would run as the user with the number {uid}, but no user has it; "
-            "add one to /etc/passwd, or name a server with --database-url"
+            f"the embedded database cannot use {home}: it belongs to the uid {uid}, which has no line in /etc/passwd; "
+            f"set PAYPROC_HOME to a new folder, such as {home}/payproc, or run payproc as that uid"
         ) from error
 
 
@@ -220,12 +227,12 @@ def ensure_system_user() -> pwd.struct_passwd:
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        reason = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else error.strerror
+        reason = f"useradd: {error.strerror}" if isinstance(error, OSError) else error.stderr.strip()
         try:
             return pwd.getpwnam(SYSTEM_USER)  # another command created it at the same moment
         except KeyError:
             raise CannotFinish(
                 f"PostgreSQL refuses to run as root, and the system user {SYSTEM_USER} could not be created: {reason}; "
-                "run payproc as an ordinary user, or name a server with --database-url"
+                "add that user, set PAYPROC_HOME to a folder of another user, or run payproc as an ordinary user"
             ) from error
     return pwd.getpwnam(SYSTEM_USER)

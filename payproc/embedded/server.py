@@ -2,6 +2,7 @@
 
 import fcntl
 import math
+import os
 import pwd
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ from payproc.embedded.log import describe_end
 from payproc.embedded.sockets import find_listener
 from payproc.notes import Note, drop_note
 from payproc.signals import interrupt
+
+CONTAINER_SECONDS = 60
+"""Seconds that process 1 of a container waits at its end for other containers' commands."""
 
 _CLIENT_OPTIONS = "-c log_min_messages=fatal -c client_min_messages=notice"
 """Settings of payproc's own connections. The log can do without their errors, because the command
@@ -104,13 +108,25 @@ def _join(cluster: Cluster, users_lock: int) -> EmbeddedServer:
 
 
 def _leave(cluster: Cluster, users_lock: int) -> None:
+    # With process 1 the whole container ends, and the server of other containers' commands with it.
+    seconds = CONTAINER_SECONDS if os.getpid() == 1 and cluster.process is not None else 0
+    note = f"waiting up to {seconds} s for commands in other containers, which use the server of this one"
+    for _ in cluster.home.poll(seconds, lambda: note):
+        if _try_to_stop(cluster, users_lock) or interrupt.signal is not None:
+            return
+    _try_to_stop(cluster, users_lock)
+
+
+def _try_to_stop(cluster: Cluster, users_lock: int) -> bool:
+    """Stop the server if nobody else uses it. Return False if somebody does."""
     with close_at_end(cluster.home.open("start.lock")) as start_lock:
         # A command that holds the lock for long is starting the server, and will stop it.
-        if try_lock_for(start_lock, LEAVE_SECONDS):
-            _stop_if_last(cluster, users_lock)
+        return try_lock_for(start_lock, LEAVE_SECONDS) and _stop_if_last(cluster, users_lock)
 
 
-def _stop_if_last(cluster: Cluster, users_lock: int) -> None:
+def _stop_if_last(cluster: Cluster, users_lock: int) -> bool:
     with interrupt.put_off():
-        if try_lock(users_lock):
+        is_last = try_lock(users_lock)
+        if is_last:
             cluster.stop()
+        return is_last

@@ -8,7 +8,8 @@ import struct
 import sys
 from pathlib import Path
 
-from payproc.embedded.home import Home, close_at_end
+from payproc.embedded.home import HOME_VARIABLE, Home, close_at_end
+from payproc.errors import CannotFinish
 
 _SOCKET = ".s.PGSQL.5432"
 
@@ -32,7 +33,13 @@ def choose_socket_folder(home: Home) -> Path:
     # Record the folder before it exists, so that a crash leaves no stray one.
     with close_at_end(home.open("socket-folder", os.O_TRUNC)) as record:
         os.write(record, os.fsencode(folder))
-    folder.mkdir(mode=0o700)
+    try:
+        folder.mkdir(mode=0o700)
+    except OSError as error:  # such as a read-only root file system
+        raise CannotFinish(
+            f"the embedded database needs a folder for its socket, {folder}: {error.strerror}; set {HOME_VARIABLE} to "
+            f"a path of at most {_MAX_SOCKET_PATH_BYTES - len(_SOCKET) - 1} ASCII characters, then it needs none"
+        ) from error
     return folder
 
 

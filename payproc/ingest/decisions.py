@@ -30,6 +30,7 @@ class DecisionLine(msgspec.Struct, omit_defaults=True):
     original_outcome: str | None = None
     recorded: dict[str, str] | None = None
     known: bool = False
+    differs: bool = False
 
 
 class LineWriter:
@@ -52,7 +53,7 @@ class LineWriter:
     def add_malformed(self, malformed: MalformedLine) -> None:
         """Add a malformed line to the round."""
         if self._decisions is not None:
-            line = {"source": self._sources[malformed.source], "line": malformed.line, "error": malformed.error}
+            line = {"source": self._sources[malformed.source], "line": malformed.line, "error": malformed.reason.error}
             self._decision_lines += _encode(line)
         if self._malformed is not None:
             self._malformed_lines.append(malformed.raw)
@@ -87,6 +88,7 @@ def _make_line(result: EventResult, source: str) -> DecisionLine:
     )
     if recorded is not None and decision.reason is Reason.DUPLICATE_EVENT:
         line.original_outcome = recorded.outcome
+        line.differs = result.differs
     elif recorded is not None:
         line.recorded = {"payment_id": recorded.payment_id, "type": recorded.type}
         line.known = result.is_known

@@ -11,17 +11,17 @@ from typing import Protocol
 import msgspec
 
 from payproc.batch import EventResult, InputEvent, Result
+from payproc.explain import Malformed
 from payproc.ingest.lines import OversizedLine
-from payproc.schemas import Malformed
 
 
 class MalformedLine(msgspec.Struct, frozen=True):
-    """A line that is not an event, its place, and the error in it."""
+    """A line that is not an event, its place, and the reason."""
 
     raw: bytes | OversizedLine
     source: int
     line: int
-    error: str
+    reason: Malformed
 
 
 Entry = MalformedLine | int
@@ -87,4 +87,4 @@ def choose_worker(payment_id: str, workers: int) -> int:
 
 def _make_malformed(input_event: InputEvent, refusal: Malformed) -> MalformedLine:
     """Return the line of an event that the database refused to store."""
-    return MalformedLine(input_event.payload.encode(), input_event.source, input_event.line, refusal.error)
+    return MalformedLine(input_event.payload.encode(), input_event.source, input_event.line, refusal)

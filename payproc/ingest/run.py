@@ -27,6 +27,7 @@ import msgspec
 from payproc.batch import InputEvent
 from payproc.db.connection import Database
 from payproc.errors import CannotFinish
+from payproc.explain import Malformed
 from payproc.handlers import DryRun, Recorder
 from payproc.ingest.decisions import LineWriter
 from payproc.ingest.lines import LineReader, OversizedLine
@@ -34,7 +35,7 @@ from payproc.ingest.rounds import Handler, MalformedLine, Round, choose_worker
 from payproc.ingest.sources import format_name
 from payproc.logic import OUTCOME_OF, Outcome, Reason
 from payproc.runs import open_run, save_counts
-from payproc.schemas import MAX_LINE_BYTES, TOO_LONG, Malformed, parse_lines
+from payproc.schemas import MAX_LINE_BYTES, TOO_LONG, parse_lines
 from payproc.signals import Interrupt, block_signals
 
 ROUND_LINES = 4_000
@@ -65,6 +66,8 @@ class Summary(msgspec.Struct):
     reasons: dict[Reason, int] = msgspec.field(default_factory=dict)
     known_conflicts: int = 0
     """Conflicts that were on record already."""
+    differing_duplicates: int = 0
+    """Duplicates with other content than the event on record."""
     elapsed_seconds: float = 0.0
     dry_run: bool = False
 
@@ -89,13 +92,13 @@ class Ingest:
         names: Sequence[str],
         options: Options,
         *,
-        on_malformed: Callable[[str], None] = lambda _: None,
+        on_malformed: Callable[[str, int, Malformed], None] = lambda *_: None,
         on_progress: Callable[[int], None] = lambda _: None,
     ) -> None:
         """Prepare. `database` is None for a dry run if nothing is recorded yet.
 
-        `on_malformed` gets `FILE:LINE: error` for each malformed line, `on_progress` the bytes read
-        so far.
+        `on_malformed` gets source, line and reason of each malformed line, `on_progress` the bytes
+        read so far.
         """
         self.summary = Summary(None, [format_name(name) for name in names], dry_run=options.dry_run)
         self._database = database
@@ -113,6 +116,7 @@ class Ingest:
         self._worker_of: dict[str, int] = {}
         self._reasons: Counter[Reason] = Counter()
         self._known_conflicts = 0
+        self._differing_duplicates = 0
         self._bytes_read = 0
         self._has_unsaved_counts = False
         self._began = time.monotonic()
@@ -192,7 +196,7 @@ class Ingest:
                 # Its spool takes a file descriptor, so few of them fill a round.
                 result, size = Malformed(TOO_LONG), MAX_LINE_BYTES
             if isinstance(result, Malformed):
-                self._forming.add_malformed(MalformedLine(raw, source, line, result.error))
+                self._forming.add_malformed(MalformedLine(raw, source, line, result))
             else:
                 event, text = result
                 worker = choose_worker(event.payment_id, workers)
@@ -227,12 +231,13 @@ class Ingest:
         for result in finished.results():
             if isinstance(result, MalformedLine):
                 malformed += 1
-                self._on_malformed(f"{self.summary.source[result.source]}:{result.line}: {result.error}")
+                self._on_malformed(self.summary.source[result.source], result.line, result.reason)
                 writer.add_malformed(result)
             else:
                 worker_of_event.pop(result.input_event.event.event_id, None)  # it is on record now
                 reasons[result.decision.reason] += 1
                 self._known_conflicts += result.is_known
+                self._differing_duplicates += result.differs
                 writer.add(result)
         self._count(len(finished.entries), malformed)
         self._has_unsaved_counts = True
@@ -252,6 +257,7 @@ class Ingest:
         for reason, count in summary.reasons.items():
             summary.outcomes[OUTCOME_OF[reason]] += count
         summary.known_conflicts = self._known_conflicts
+        summary.differing_duplicates = self._differing_duplicates
 
     def _save_progress(self) -> None:
         """Save interim counts for `payproc runs`, best effort; only the final save must succeed."""

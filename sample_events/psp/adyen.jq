@@ -35,7 +35,8 @@ def reference: if type == "string" and . != "" then . else null end;
 def value: .amount | if type == "object" and (.value | type) == "number" then .value else null end;
 
 # Each flag has an id of its own, so that a later recipe can still map the event under its own.
-def flag_suffix: (.success | if . == true or . == "true" then "" elif . == false or . == "false" then ":false" else ":unknown" end) + ":flag";
+def flag_suffix: .success
+  | if . == true or . == "true" then "" elif . == false or . == "false" then ":false" else ":unknown" end + ":flag";
 
 # The events that an item becomes, or the kind that is left out. "! " gets it a line of its own.
 def events:
@@ -69,10 +70,10 @@ def events:
 # ---- Parts -----------------------------------------------------------------------------------------
 # Adyen does not say whether a REFUND is all of the payment. It is the refund once the sum of all
 # refunds is the captured amount, or the authorized one if no capture has been seen, and else a flag.
-# Without the AUTHORISATION in sight, other captures may be missing, too.
-
-# jq copies a state that an open alternative still refers to, such as the right side of //, so here
-# is none. The state stays flat for the same reason.
+# Without the AUTHORISATION in sight, captures may be missing, too.
+#
+# jq copies the state for each message if it has more levels, or if an alternative such as the right
+# side of // is still open. So the keys are long, and there is no // below.
 
 def put($key; $value): setpath([$key]; $value);
 def put_once($key; $value): if .[$key] == null then setpath([$key]; $value) else . end;

@@ -31,16 +31,16 @@ class Line(NamedTuple):
     text: str
 
 
-def fresh(count: int, seed: int) -> Iterator[Line]:
+def fresh(count: int, seed: int, line_bytes: int = 0) -> Iterator[Line]:
     """Legal histories with random ids, each in order and one after the other; about 180 bytes a
-    line."""
+    line, or `line_bytes` if that is more."""
     chance = random.Random(f"fresh {seed}")
     made = 0
     while made < count:
         payment_id = _id("pay", chance)
         for event_type in chance.choice(HISTORIES)[: count - made]:
             made += 1
-            yield _line(_id("evt", chance), payment_id, event_type, chance)
+            yield _line(_id("evt", chance), payment_id, event_type, chance, line_bytes=line_bytes)
 
 
 def contested(count: int, seed: int) -> list[Line]:
@@ -85,7 +85,9 @@ def _id(kind: str, chance: random.Random) -> str:
     return f"{kind}_{chance.getrandbits(64):016x}"
 
 
-def _line(event_id: str, payment_id: str, event_type: str, chance: random.Random, attempt: int = 1) -> Line:
+def _line(
+    event_id: str, payment_id: str, event_type: str, chance: random.Random, attempt: int = 1, line_bytes: int = 0
+) -> Line:
     content = {
         "event_id": event_id,
         "payment_id": payment_id,
@@ -95,4 +97,7 @@ def _line(event_id: str, payment_id: str, event_type: str, chance: random.Random
         "created": "2026-11-20T09:00:00Z",
         "attempt": attempt,
     }
+    missing = line_bytes - len(json.dumps(content | {"more": ""}))
+    if missing > 0:
+        content["more"] = f"{chance.getrandbits(4 * missing):0{missing}x}"
     return Line(event_id, payment_id, event_type, json.dumps(content))

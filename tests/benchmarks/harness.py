@@ -74,11 +74,12 @@ class Dataset:
     folder: Path
     size: int
     seed: int
+    line_bytes: int = 0
 
     @cached_property
     def fresh(self) -> list[Line]:
         """All fresh events."""
-        return list(fresh(self.size, self.seed))
+        return list(fresh(self.size, self.seed, self.line_bytes))
 
     def part(self, most: int) -> list[Line]:
         """The first fresh events, for a slow contender; of a short dataset, a tenth."""

@@ -25,9 +25,10 @@ from payproc.db import connection as db
 from payproc.db import schema
 from payproc.embedded.initdb import SUPERUSER
 from payproc.embedded.server import run_server
+from payproc.explain import Malformed
 from payproc.handlers import Recorder
 from payproc.runs import open_run
-from payproc.schemas import Malformed, parse_line
+from payproc.schemas import parse_line
 
 FEW_BATCHES = 2
 MANY_BATCHES = 4

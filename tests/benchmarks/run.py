@@ -2,6 +2,7 @@
 
     python tests/benchmarks/run.py [--events 100000] [--rounds 3] [--only NAME ...] [--svg FILE]
     python tests/benchmarks/run.py --before payproc-0.1.0-py3-none-any.whl [--only payproc]
+    python tests/benchmarks/run.py ... [--line-bytes 2000]
     python tests/benchmarks/run.py --growth 5000000
     python tests/benchmarks/run.py --pipes 30 [--events 100000]
     python tests/benchmarks/run.py --people 1300
@@ -10,6 +11,7 @@
     python tests/benchmarks/run.py --processes 1 2 4 [--events 100000] [--rounds 3]
     python tests/benchmarks/run.py --ceiling [--events 100000] [--rounds 3]
     python tests/benchmarks/run.py --instructions 2000
+    python tests/benchmarks/run.py --recipes 1000000
 
 All contenders use the same embedded PostgreSQL, with payproc's own settings and with fsync and
 synchronous_commit on, each in a database of its own that is new in every round, after a checkpoint.
@@ -48,6 +50,7 @@ from payproc.embedded.server import run_server
 from payproc_process import cpu_seconds
 from people import measure_people
 from processes import measure_processes
+from recipes import measure_recipes
 from reviews import measure_reviews
 
 CONTENDERS = {
@@ -87,7 +90,7 @@ def main() -> None:
             if options.before:
                 payproc_before.install(options.before, folder)
                 contenders[BEFORE] = cast(Contender, payproc_before)
-            runs = _run(bench, contenders, options.events, options.rounds, folder)
+            runs = _run(bench, contenders, options, folder)
             commands = {command: cpu_seconds(bench, *command.split()) for command in ("--help", "show unknown")}
     finally:
         shutil.rmtree(home)
@@ -96,7 +99,8 @@ def main() -> None:
     for row in runs:
         _print_table(row, runs, labels)
     if options.before and "payproc" in contenders:
-        _print_change(runs[Row.FRESH])
+        for row in (Row.FRESH, Row.DUPLICATES):
+            _print_change(row, runs[row])
     print("\nCPU of a command: " + ", ".join(f"payproc {name} {used:.2f} s" for name, used in commands.items()))
     if options.json:
         found = {
@@ -123,6 +127,7 @@ def _choose_measurement(options: argparse.Namespace, bench: BenchServer, folder:
         ),
         (options.ceiling, lambda: measure_ceiling(bench, folder, options.events, options.rounds)),
         (options.instructions, lambda: measure_instructions(options.instructions)),
+        (options.recipes, lambda: measure_recipes(options.recipes)),
         (options.choices, lambda: measure_choices(folder, options.events, options.rounds)),
     ]
     return next((measure for option, measure in measurements if option), None)
@@ -131,6 +136,7 @@ def _choose_measurement(options: argparse.Namespace, bench: BenchServer, folder:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=100_000, help="events of a round (default 100000)")
+    parser.add_argument("--line-bytes", type=int, default=0, metavar="N", help="length of a fresh event (default ~180)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (default 3)")
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, metavar="NAME", help=", ".join(CONTENDERS))
     parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the fresh events as a chart")
@@ -151,6 +157,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, nargs="+", metavar="N", help="only payproc in N processes at once")
     parser.add_argument("--ceiling", action="store_true", help="only payproc's own half, with the server left out")
     parser.add_argument("--instructions", type=int, metavar="N", help="only the server's instructions, in batches of N")
+    parser.add_argument("--recipes", type=int, metavar="N", help="only jq with the recipes for PSPs, over N messages")
     return parser.parse_args()
 
 
@@ -167,10 +174,10 @@ def _load(names: Sequence[str]) -> dict[str, Contender]:
     return contenders
 
 
-def _run(bench: BenchServer, contenders: Mapping[str, Contender], events: int, rounds: int, folder: Path) -> Runs:
+def _run(bench: BenchServer, contenders: Mapping[str, Contender], options: argparse.Namespace, folder: Path) -> Runs:
     runs: dict[Row, dict[str, list[Measured]]] = {row: defaultdict(list) for row in Row}
-    for turn in range(rounds):
-        dataset = Dataset(folder, events, seed=turn)
+    for turn in range(rounds := options.rounds):
+        dataset = Dataset(folder, options.events, turn, options.line_bytes)
         first = turn % len(contenders)
         order = [*contenders][first:] + [*contenders][:first]
         for name in order:
@@ -209,10 +216,10 @@ def _print_table(row: Row, runs: Runs, labels: Mapping[str, str]) -> None:
         )
 
 
-def _print_change(runs: Mapping[str, Sequence[Measured]]) -> None:
+def _print_change(row: Row, runs: Mapping[str, Sequence[Measured]]) -> None:
     """Print the processor time of this version and the other, and the median of their ratios round
     by round."""
-    print(f"\n{'CPU us/event':<12} {'before':>8} {'now':>8} {'now / before':>14}")
+    print(f"\n{row.value}\n\n{'CPU us/event':<12} {'before':>8} {'now':>8} {'now / before':>14}")
     for name, cost in _COSTS.items():
         now, before = ([cost(run) for run in runs[each]] for each in ("payproc", BEFORE))
         ratio = statistics.median(one / other for one, other in zip(now, before, strict=True))

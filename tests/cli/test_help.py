@@ -26,6 +26,7 @@ COMMANDS = (
     "runs",
     "export",
     "init",
+    "exec",
 )
 
 
@@ -67,7 +68,7 @@ def test_help_examples_work(payproc: Payproc) -> None:
                 script += " --yes"
             finished = run_script(script, payproc.folder, environment, "-o", "pipefail")
             assert finished.returncode == 0, (example, finished)
-            assert finished.stdout or " > " in example, example
+            assert finished.stdout or " > " in example or " -f " in example, example
             tried.append(example)
     assert len(tried) > len(COMMANDS)
 

@@ -53,8 +53,10 @@ HISTORY = """
     VALUES ('p4', 3, 'created', 'refunded', 'a note', 'alice');
     INSERT INTO payproc.event_conflicts (event_id, payment_id, type, source, run_id, line, payload)
     VALUES ('e1', 'p2', 'fail', 0, 1, 5, '{"event_id": "e1", "payment_id": "p2", "type": "fail"}');
+    INSERT INTO payproc.redeliveries (event_id, digest, source, run_id, line, payload)
+    VALUES ('e1', 'd', 0, 1, 6, '{"event_id": "e1", "payment_id": "p1", "type": "authorize", "attempt": 2}');
 """
-"""Three events that need review, one of them resolved, a correction, and a conflict."""
+"""Three events that need review, one of them resolved, a correction, a conflict, a redelivery."""
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,7 @@ READS: list[tuple[tuple[str | Path, ...], int]] = [
     (("history",), 0),
     (("history", "--limit", "2", "--kind", "event", "--outcome", "MANUAL_REVIEW", "--type", "capture"), 0),
     (("history", "--run", "1", "--reason", "event_id_conflict", "--payment", "p2", "--since", "7d"), 0),
+    (("history", "--kind", "conflict", "--outcome", "IGNORE", "--type", "authorize", "--payment", "p1"), 0),
     (("history", "--by", "alice", "--until", "2100-01-01", "--format", "json"), 0),
     (("status",), 0),
     (("verify",), 0),
@@ -100,6 +103,8 @@ READS: list[tuple[tuple[str | Path, ...], int]] = [
     (("export",), 0),
     (("init",), 0),
     (("init", "--sql"), 0),
+    (("init", "--reader", "pg_monitor"), 0),
+    (("exec", "true"), 0),
 ]
 """Commands that change nothing here, in each way to other statements, and the exit code."""
 

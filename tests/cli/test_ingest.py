@@ -39,13 +39,13 @@ SUMMARY_OF_FIVE = json.loads("""
     {"run_id": 1, "source": ["five.jsonl"], "lines": 7, "malformed": 2, "events": 5,
      "outcomes": {"APPLY": 2, "IGNORE": 1, "REJECT": 1, "MANUAL_REVIEW": 1},
      "reasons": {"event_id_conflict": 1, "duplicate_event": 1, "transition": 2, "predecessor_missing": 1},
-     "known_conflicts": 0, "dry_run": false}
+     "known_conflicts": 0, "differing_duplicates": 1, "dry_run": false}
 """)
 
 OUTCOMES_OF_FIVE = ["APPLY", "IGNORE", None, "REJECT", "MANUAL_REVIEW", None, "APPLY"]
 
 MALFORMED_OF_FIVE = """\
-five.jsonl:3: not JSON: invalid character (byte 4), expected one JSON object a line
+five.jsonl:3: not JSON: "not json", expected one JSON object a line
 five.jsonl:7: payment_id: missing, expected a string of 1 to 255 characters
 """
 
@@ -69,7 +69,8 @@ def test_summary_table(run_in_process: InProcess, five: Path) -> None:
         ["Outcome", "Events", "Share", "Reasons"],
         [table[1]],
         ["APPLY", "2", "40.0%", "transition", "2"],
-        ["IGNORE", "1", "20.0%", "duplicate_event", "1"],
+        ["IGNORE", "1", "20.0%", "duplicate_event", "1", "(1", "differs)"],
+        ["run", "payproc", "history", "--reason", "duplicate_event"],
         ["REJECT", "1", "20.0%", "event_id_conflict", "1"],
         ["MANUAL_REVIEW", "1", "20.0%", "predecessor_missing", "1"],
     ]
@@ -106,6 +107,36 @@ def test_twenty_malformed_lines_are_listed(run_in_process: InProcess) -> None:
 
 
 REJECTED = "REJECT: 1 event was rejected"
+
+
+def test_pretty_printed_json_gets_one_message(run_in_process: InProcess) -> None:
+    """The counts, --malformed and --decisions have each line, and good lines count."""
+    objects = [json.loads(event_line(f"e{number}", "p1", "capture")) for number in range(9)]
+    pretty = "\n".join(json.dumps(each, indent=2) for each in objects).encode()
+    lines = pretty.count(b"\n") + 1
+    good = event_line("good", "p2", "authorize")
+    outputs = ("--malformed", "bad", "--decisions", "all", "--format", "json")
+    finished = run_in_process("ingest", "-", *outputs, stdin=good + b"\n" + pretty)
+    first, *_ = messages(finished)
+    summary = json.loads(finished.stdout)
+    assert first == (
+        f"<stdin>:2: JSON that goes over several lines ({lines} malformed lines), expected one JSON object a line; "
+        "use: jq -c . FILE | payproc ingest -"
+    )
+    assert (summary["lines"], summary["malformed"], summary["outcomes"]["APPLY"]) == (lines + 1, lines, 1)
+    assert (run_in_process.folder / "bad").read_bytes() == pretty + b"\n"
+    decided = [json.loads(row) for row in (run_in_process.folder / "all").read_text().splitlines()]
+    assert [each["line"] for each in decided if "error" in each] == [*range(2, lines + 2)]
+    assert "no line is an object" not in run_in_process("ingest", "-", stdin=pretty).stderr
+
+
+def test_messages_stop_after_twenty_files(run_in_process: InProcess) -> None:
+    names = [f"{number}.json" for number in range(22)]
+    for name in names:
+        (run_in_process.folder / name).write_text("{\n}")
+    *listed, more = messages(run_in_process("ingest", *names))
+    assert len(listed) == 20
+    assert more == "… and 4 more malformed lines; --malformed FILE keeps them all"
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,7 @@ CALLS = [
     ("payments", "payment_id", "none", "sequential", "off"),
     ("events", "event_id", "none", "sequential", "off"),
     ("event_conflicts", "event_id", "payproc.events", "sequential", "off"),
+    ("redeliveries", "event_id", "payproc.events", "sequential", "off"),
     ("resolutions", "event_id", "payproc.events", "sequential", "off"),
     ("corrections", "payment_id", "payproc.payments", "sequential", "off"),
 ]
@@ -157,7 +158,15 @@ def test_init_distributes_the_tables_once(new_coordinator: NewCoordinator) -> No
     run, sql = new_coordinator("with")
     assert run("init", "--citus")[:2] == (0, "created the schema payproc\n")
     assert calls(sql) == CALLS
-    assert tables(sql) == ["corrections", "event_conflicts", "events", "payments", "resolutions", "runs"]
+    assert tables(sql) == [
+        "corrections",
+        "event_conflicts",
+        "events",
+        "payments",
+        "redeliveries",
+        "resolutions",
+        "runs",
+    ]
     for again in (("init", "--citus"), ("init",)):
         assert run(*again)[:2] == (0, "the schema payproc is up to date\n")
     assert calls(sql) == CALLS

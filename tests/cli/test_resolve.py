@@ -52,6 +52,14 @@ def test_resolve_prints_the_effect(flagged: InProcess, sql: Sql) -> None:
     assert flagged("verify").code == 0
 
 
+def test_resolve_without_login_name_needs_by(flagged: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container may run as a uid without a name."""
+    monkeypatch.setattr("os.getuid", lambda: 2_000_000_000)
+    line = error_line(flagged("resolve", "e1", "--apply", "--note", "paid", "--yes"), 2)
+    assert line == "payproc: --by: the uid 2000000000 has no login name; add --by NAME"
+    assert flagged("resolve", "e1", "--apply", "--note", "paid", "--yes", "--by", "alice").code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -198,10 +198,20 @@ def test_from_lists_refused_lines(flagged: InProcess, sql: Sql) -> None:
         '2: event "nope": not found',
         '3: event "e2": has the outcome APPLY (transition), expected MANUAL_REVIEW; nothing was changed',
         '4: event "e6": is a flag, which names no state to apply, expected --dismiss; nothing was changed',
-        "5: not JSON: invalid character (byte 4), expected one JSON object a line",
+        '5: not JSON: "not json", expected one JSON object a line',
         '6: payment "p2": is authorized at version 3, expected version 1; nothing was changed',
     ]
     assert sql.rows("SELECT event_id FROM payproc.resolutions") == [("e3",)]
+
+
+def test_from_names_the_command_that_mends(flagged: InProcess) -> None:
+    (flagged.folder / "orders.json").write_text(json.dumps([{"event_id": "e1"}, {"event_id": "e3"}], indent=2))
+    done = flagged("resolve", "--from", "orders.json", *APPLY, "--format", "json")
+    assert (done.code, counts(done)) == (3, (0, 0, 0, 8))
+    assert messages(done) == [
+        "orders.json:1: JSON that goes over several lines (8 malformed lines), expected one JSON object a line; "
+        "use: jq -c '.[]' orders.json | payproc resolve --from -"
+    ]
 
 
 def test_from_reads_standard_input(flagged: InProcess) -> None:

@@ -55,7 +55,13 @@ def test_show_json_has_the_whole_record(filled: InProcess) -> None:
     assert payment.pop("history")[2] == json.loads(EVENT)
     assert [review["event_id"] for review in payment.pop("open_reviews")] == ["e3"]
     conflicts = [json.loads(CONFLICT)]
-    assert payment == {"payment_id": "p1", "state": "captured", "version": 3, "conflicts": conflicts}
+    assert payment == {
+        "payment_id": "p1",
+        "state": "captured",
+        "version": 3,
+        "conflicts": conflicts,
+        "redeliveries": [],
+    }
 
 
 def test_show_json_has_the_resolution(filled: InProcess) -> None:

@@ -43,7 +43,7 @@ def test_status_json_counts_the_database(filled: InProcess) -> None:
     (newest,) = (json.loads(row) for row in filled("runs", "--limit", "1", "--format", "json").stdout.splitlines())
     assert status.pop("last_run") == newest
     assert status == {
-        "schema": 2,
+        "schema": 3,
         "payments": {"created": 2, "authorized": 2, "captured": 0, "refunded": 0, "failed": 1},
         "waiting": {"events": 3, "legal_now": 1},
         "waiting_by_reason": {

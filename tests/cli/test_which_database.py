@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,19 +9,13 @@ import pytest
 
 from tests.support.command import COMMAND, Finished, Payproc
 from tests.support.events import event_line
-from tests.support.servers import OwnServer, OwnServers
+from tests.support.servers import OwnServer, OwnServers, find_free_port
 
 DEAD_ADDRESS = "127.0.0.1:1"
 """An address without a listener."""
 
 
 # ---- URLs: the name of the server at the other end -----------------------------------------------
-
-
-def find_free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-    return port
 
 
 @pytest.fixture

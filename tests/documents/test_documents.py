@@ -113,7 +113,8 @@ def test_named_options_exist(document: str) -> None:
     `--arg` is jq's.
     """
     existing = {"--arg"}.union(options(), *(options(command) for command in commands()))
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", read(document))) <= existing
+    text = re.sub(r"^docker .*$", "", read(document), flags=re.MULTILINE)  # it has options of its own
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)) <= existing
 
 
 def test_named_variables_exist() -> None:
@@ -192,7 +193,8 @@ def test_reference_lists_the_fields_of_objects(payproc: Payproc, sql: Sql) -> No
     """In their order."""
     described = {name: re.findall(r"`(\w+)`", cell) for name, cell in tables(read(REFERENCE), "| object | fields |")}
     facts = [("e1", "p1", "capture"), ("e2", "p1", "authorize"), ("e1", "p1", "refund")]
-    lines = b"\n".join([*(event_line(*fact) for fact in facts), b"[]"])
+    differing = event_line(*facts[1], attempt=2)
+    lines = b"\n".join([*(event_line(*fact) for fact in facts), differing, b"[]"])
     objects = {"`ingest`": payproc.summary("-", "--decisions", "first.jsonl", stdin=lines, code=3)}
     payproc.summary("-", "--decisions", "second.jsonl", stdin=lines, code=3)
     objects |= decision_objects(payproc.folder)
@@ -206,6 +208,7 @@ def test_reference_lists_the_fields_of_objects(payproc: Payproc, sql: Sql) -> No
     objects["an event in `history`"], _, decision, correction = shown["history"]
     objects |= {"a person's decision in `history`": decision, "a person's correction in `history`": correction}
     (objects["one of `conflicts`"],) = shown["conflicts"]
+    (objects["one of `redeliveries`"],) = shown["redeliveries"]
     objects |= listed_objects(payproc, shown)
     objects["`runs`"] = json.loads(payproc("runs", "--format", "json", "--limit", "1").stdout)
     sql.rows("UPDATE payproc.payments SET version = 9 RETURNING version")
@@ -231,15 +234,18 @@ def status_objects(payproc: Payproc) -> dict[str, dict[str, Any]]:
 
 def listed_objects(payproc: Payproc, shown: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the fields that entries have in the command history and not in show."""
-    event, conflict = (
-        json.loads(payproc("history", "--format", "json", "--kind", kind, "--limit", "1").stdout)
-        for kind in ("event", "conflict")
+    event, conflict, duplicate = (
+        json.loads(payproc("history", "--format", "json", "--limit", "1", *options).stdout)
+        for options in (("--kind", "event"), ("--reason", "event_id_conflict"), ("--reason", "duplicate_event"))
     )
-    known, known_conflict = shown["history"][0], shown["conflicts"][0]
+    known, known_conflict, redelivery = shown["history"][0], shown["conflicts"][0], shown["redeliveries"][0]
     return {
         "an entry of the command `history`, in addition": {name: 1 for name in event if name not in known},
         "a conflict of the command `history`, in addition": {
             name: 1 for name in conflict if name not in known_conflict
+        },
+        "a duplicate with other content in `history`, in addition": {
+            name: 1 for name in duplicate if name not in redelivery
         },
     }
 
@@ -253,11 +259,14 @@ def decision_objects(folder: Path) -> dict[str, dict[str, Any]]:
         [json.loads(line) for line in (folder / name).read_text().splitlines()]
         for name in ("first.jsonl", "second.jsonl")
     )
-    event, _, conflict, malformed = first
-    duplicate, _, known, _ = second
+    event, _, conflict, differing, malformed = first
+    duplicate, _, known, *_ = second
     return {
         "an event in `--decisions`": event,
         "a duplicate, in addition": {name: each for name, each in duplicate.items() if name not in event},
+        "a duplicate with other content, in addition": {
+            name: each for name, each in differing.items() if name not in event
+        },
         "a conflict, in addition": {name: each for name, each in conflict.items() if name not in event},
         "a known conflict, in addition": {name: each for name, each in known.items() if name not in event},
         "a malformed line in `--decisions`": malformed,

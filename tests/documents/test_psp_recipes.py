@@ -135,7 +135,7 @@ def test_unknown_option_is_an_error(name: str) -> None:
         found = run_recipe(name, [AUTHORIZED, CAPTURED], "--arg", option, value)
         assert (found.code, found.output) == (2, "")
         (line,) = found.report
-        assert line.startswith(f"{name}.jq: unknown --arg {option} {value}, expected --arg mode live|test")
+        assert line.startswith(f"{name}.jq: unknown --arg {option} {value}, expected --arg mode live")
 
 
 @pytest.mark.parametrize("damage", ['{"a":,}', "[1", '"', "}", "foo"])
@@ -148,6 +148,13 @@ def test_damaged_message_ends_the_run(damage: str) -> None:
     (line,) = found.report
     assert line.startswith("stripe.jq: stopped at a message that is not JSON (")
     assert line.endswith("; mend it and run all again. All printed events are right")
+
+
+def test_damaged_first_message_ends_the_run() -> None:
+    """jq itself reports it."""
+    found = run_recipe("stripe", '{"a":,}\n' + json.dumps(AUTHORIZED))
+    assert found.code != 0
+    assert (found.output, len(found.report)) == ("", 1)
 
 
 def test_events_on_record_are_not_printed() -> None:

@@ -89,7 +89,7 @@ def assert_mapped(cases: list[Case], payment_id: str, **fields: Any) -> None:
 def test_sample_is_mapped() -> None:
     found = run_recipe("stripe", sample("stripe"))
     assert found.code == 0
-    assert found.decide().summary == SUMMARY
+    assert found.decide()[0] == SUMMARY
     assert found.report == [
         "stripe.jq: 44 events printed, 11 messages left out: 2 payment_intent.payment_failed, 1 charge.captured,"
         " 1 charge.refunded, 1 charge.succeeded, 1 customer.created, 1 payment_intent.created, 1 payout.paid,"

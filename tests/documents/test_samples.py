@@ -12,7 +12,10 @@ SAMPLES = Path(__file__).parents[2] / "sample_events"
 
 STORIES: dict[str, dict[str, Any]] = {
     "clean_day": {"reasons": {"transition": 11}},
-    "redeliveries": {"reasons": {"duplicate_event": 3, "transition": 2, "already_in_state": 1, "superseded": 1}},
+    "redeliveries": {
+        "reasons": {"duplicate_event": 3, "transition": 2, "already_in_state": 1, "superseded": 1},
+        "differing_duplicates": 3,
+    },
     "capture_before_authorize": {"reasons": {"transition": 2, "predecessor_missing": 2}},
     "refund_race": {"reasons": {"transition": 3, "capture_after_refund": 1, "repeated_refund": 1}},
     "contradictions": {
@@ -25,7 +28,10 @@ STORIES: dict[str, dict[str, Any]] = {
         }
     },
     "outage": {"reasons": {"transition": 4, "predecessor_missing": 4}},
-    "reused_ids": {"reasons": {"event_id_conflict": 2, "duplicate_event": 1, "transition": 2}},
+    "reused_ids": {
+        "reasons": {"event_id_conflict": 2, "duplicate_event": 1, "transition": 2},
+        "differing_duplicates": 1,
+    },
     "malformed_lines": {"reasons": {"transition": 2}, "malformed": 6},
 }
 
@@ -49,7 +55,7 @@ def test_samples_are_all_tested() -> None:
 
 @pytest.mark.parametrize("name", STORIES)
 def test_sample_has_its_outcomes(payproc: Payproc, name: str) -> None:
-    story = {"malformed": 0, **STORIES[name]}
+    story = {"malformed": 0, "differing_duplicates": 0, **STORIES[name]}
     path = str(SAMPLES / f"{name}.jsonl")
     summary = payproc.summary(path, code=3 if story["malformed"] else 0)
     assert summary.pop("elapsed_seconds") >= 0

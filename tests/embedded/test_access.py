@@ -119,6 +119,6 @@ def raise_permission_error(action: Callable[[], None]) -> None:
     try:
         action()
     except (CannotFinish, psycopg2.OperationalError) as error:
-        if re.search("Permission denied|Operation not permitted", str(error)):
+        if re.search("Permission denied|it belongs to the uid", str(error)):
             raise PermissionError from error
         raise OSError from error

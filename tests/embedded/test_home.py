@@ -61,7 +61,7 @@ def test_home_with_other_files_is_refused(home: Path) -> None:
     before = look()
     assert read_refusal(home) == (
         f"the embedded database needs a folder of its own, but {home} holds other files; "
-        "set PAYPROC_HOME to a new or empty folder"
+        f"set PAYPROC_HOME to a new or empty folder, such as {home}/payproc"
     )
     assert look() == before
 

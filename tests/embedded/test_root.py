@@ -10,6 +10,7 @@ import pytest
 
 from payproc.embedded import root
 from payproc.embedded.server import run_server
+from payproc.errors import CannotFinish
 from tests.support.homes import (
     NOBODY,
     connect,
@@ -61,8 +62,20 @@ def test_home_of_unnamed_user_is_refused(home: Path) -> None:
     home.mkdir()
     os.chown(home, UNKNOWN_USER, UNKNOWN_USER)
     assert read_refusal(home) == (
-        f"the embedded PostgreSQL would run as the user with the number {UNKNOWN_USER}, but no user has it; "
-        "add one to /etc/passwd, or name a server with --database-url"
+        f"the embedded database cannot use {home}: it belongs to the uid {UNKNOWN_USER}, which has no line in "
+        f"/etc/passwd; set PAYPROC_HOME to a new folder, such as {home}/payproc, or run payproc as that uid"
+    )
+
+
+def test_missing_useradd_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(root, "SYSTEM_USER", "no-such-user")
+    with pytest.raises(CannotFinish) as caught:
+        root.ensure_system_user()
+    assert str(caught.value) == (
+        "PostgreSQL refuses to run as root, and the system user no-such-user could not be created: useradd: No such "
+        "file or directory; add that user, set PAYPROC_HOME to a folder of another user, or run payproc as an "
+        "ordinary user"
     )
 
 

@@ -1,7 +1,6 @@
 """Sharing: commands use one server, and the last of them stops it."""
 
 import os
-import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -10,8 +9,8 @@ import pytest
 
 from payproc.embedded.server import run_server
 from tests.support.command import COMMAND
+from tests.support.containers import in_namespaces
 from tests.support.homes import (
-    IS_ROOT,
     PATIENCE_SECONDS,
     Holder,
     authorize,
@@ -113,14 +112,6 @@ def test_stop_without_socket_succeeds(made_home: Path) -> None:
 
 
 # ---- Containers ----------------------------------------------------------------------------------
-
-
-def can_make_namespace() -> bool:
-    command = ["unshare", "--pid", "--fork", "--mount-proc", "true"]
-    return IS_ROOT and shutil.which("unshare") is not None and subprocess.run(command, check=False).returncode == 0
-
-
-in_namespaces = pytest.mark.skipif(not can_make_namespace(), reason="it takes root and PID namespaces")
 
 
 @in_namespaces

@@ -47,8 +47,8 @@ def pooled(own_server: OwnServers) -> Iterator[PooledServer]:
 
 
 @contextmanager
-def pool(server: OwnServer, connections: int) -> Iterator[URL]:
-    """Run a PgBouncer in front of a server."""
+def pool(server: OwnServer, connections: int, *more: str) -> Iterator[URL]:
+    """Run a PgBouncer in front of a server, with more settings if given."""
     settings = server.home / "pgbouncer.ini"
     settings.write_text(
         f"""
@@ -62,6 +62,7 @@ def pool(server: OwnServer, connections: int) -> Iterator[URL]:
         listen_port = 6432
         logfile = {server.home}/pgbouncer.log
         """
+        + "\n".join(more)
     )
     process = subprocess.Popen([PGBOUNCER or "", "-q", settings], stderr=subprocess.DEVNULL, **as_owner_of(server.data))
     try:
@@ -155,3 +156,17 @@ def test_processes_share_a_pool_smaller_than_they_are(
         decisions += read_decisions(payproc.folder / f"{number}.decisions")
     assert_each_recorded_once([decision for decision in decisions if "event_id" in decision], sql_on(server.url))
     assert_verified(payproc)
+
+
+@slow
+@pytest.mark.parametrize("setting", ["", "ignore_startup_parameters = options"], ids=["refuses", "ignores"])
+def test_pool_without_options_is_not_read_only(own_server: OwnServers, tmp_path: Path, setting: str) -> None:
+    """So `payproc exec` does not run a program there that believes itself to be harmless."""
+    server = own_server()
+    with pool(server, 2, setting) as url:
+        payproc = Payproc(tmp_path, url)
+        refused = payproc("exec", "-q", "psql", "-c", "SELECT 1")
+        assert (refused.code, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
+        assert refused.stderr.endswith("; connect to the server itself instead of a pool, or add --write\n")
+        written = payproc("exec", "-q", "--write", "psql", "-Atc", "SHOW transaction_read_only")
+        assert written.stdout == "off\n", written

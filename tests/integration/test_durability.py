@@ -18,6 +18,7 @@ from payproc.logic import Resolution, State
 from payproc.review import ReviewDecision, resolve_review
 from payproc.runs import open_run, save_counts
 from tests.support.events import input_events
+from tests.support.old_schemas import REPLACED
 from tests.support.postgres import Sql, SqlOn, as_database, contents, wait_for
 from tests.support.servers import OwnServer, OwnServers
 
@@ -178,7 +179,7 @@ def test_procedure_without_a_body_is_refused(database: Database, sql: Sql) -> No
     recorder = Recorder(database, open_run(database, ["test"]))
     with closing(recorder), pytest.raises(CannotFinish, match="has lost its body; run payproc init"):
         recorder.handle(input_events(("e1", "p1", "authorize")))
-    assert schema.bring_up(database) == ["replaced the procedure of the schema payproc"]
+    assert schema.bring_up(database) == [REPLACED]
     with closing(Recorder(database, open_run(database, ["test"]))) as recorder:
         recorder.handle(input_events(("e1", "p1", "authorize")))
 

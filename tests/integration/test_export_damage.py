@@ -87,6 +87,29 @@ DAMAGE: list[tuple[str, str, list[tuple[str, str, str]]]] = [
         "UPDATE payproc.event_conflicts SET type = 'capture'",
         [("conflict", "a1", "its line has the type refund, the record capture")],
     ),
+    (
+        "a redelivery whose event is gone",
+        "DELETE FROM payproc.events WHERE event_id = 'c1'",
+        [("redelivery", "c1", "no event is recorded under its event_id, so it would become one")],
+    ),
+    (
+        "a redelivery whose event stays behind",
+        "UPDATE payproc.events SET payload = '{}' WHERE event_id = 'c1'",
+        [
+            ("event", "c1", "its line is malformed: event_id: missing, expected a string of 1 to 255 characters"),
+            ("redelivery", "c1", "the event under its event_id is omitted, so it would replace that event"),
+        ],
+    ),
+    (
+        "a redelivery that says something else",
+        """UPDATE payproc.redeliveries SET payload = '{"event_id": "c1", "payment_id": "a", "type": "authorize"}'""",
+        [("redelivery", "c1", 'its line has the payment_id "a"')],
+    ),
+    (
+        "a redelivery that is none",
+        """UPDATE payproc.redeliveries SET payload = '{"payment_id":"c","event_id":"c1","type":"authorize"}'""",
+        [("redelivery", "c1", "it has the content of the event")],
+    ),
 ]
 
 
@@ -96,13 +119,17 @@ def test_line_unlike_its_record_is_omitted_and_named(
 ) -> None:
     """Each damage is done directly in the database."""
     record(("a1", "a", "authorize"), ("b1", "b", "authorize"), ("c1", "c", "authorize"), ("a1", "b", "refund"))
+    sql.rows(
+        """INSERT INTO payproc.redeliveries (event_id, digest, run_id, source, line, payload)
+        VALUES ('c1', 'd', 1, 0, 5, '{"event_id": "c1", "payment_id": "c", "type": "authorize", "attempt": 2}')"""
+    )
     before, _, _ = exported(database)
     sql.rows(damage.replace("%", "%%"))
     lines, totals, omitted = exported(database)
     assert [(each.kind, each.event_id, each.why) for each in omitted] == expected
     assert set(lines) < set(before)
     assert totals.omitted == len(expected)
-    on_record = "SELECT (SELECT count(*) FROM payproc.events) + (SELECT count(*) FROM payproc.event_conflicts)"
+    on_record = "SELECT (SELECT count(*) FROM payproc.events) + (SELECT count(*) FROM payproc.event_conflicts) + 1"
     assert len(lines) == totals.lines == sql.value(on_record) - len(expected)
 
 

@@ -137,7 +137,7 @@ def test_decisions_have_the_documented_form(database: Database, tmp_path: Path) 
     assert decisions == [
         decided(1, "p1", "authorize", "APPLY", "transition", "created to authorized"),
         decided(3, "p1", "authorize", "IGNORE", "duplicate_event", "authorized to authorized")
-        | {"original_outcome": "APPLY"},
+        | {"original_outcome": "APPLY", "differs": True},
         decided(4, "p2", "fail", "REJECT", "event_id_conflict", "created to created")
         | {"recorded": {"payment_id": "p1", "type": "authorize"}},
         {"source": str(file), "line": 5, "error": "event_id: missing, expected a string of 1 to 255 characters"},

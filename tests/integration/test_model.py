@@ -116,12 +116,13 @@ class Comparison:
         )
         assert sql.value("SELECT count(*) FROM payproc.events") == len(model.recorded)
         assert sql.value("SELECT count(*) FROM payproc.event_conflicts") == len(model.conflicts)
+        assert sql.value("SELECT count(*) FROM payproc.redeliveries") == len(model.redeliveries)
         for payment_id in (*model.payment_ids(), "unknown"):
             assert self._shown(payment_id) == model.show(payment_id)
         assert sorted(review.event_id for review in open_reviews(self.database)) == sorted(model.pending())
         runs = [json.loads(to_json_line(run)) for run in list_runs(self.database, None)]
         assert [_only(run, model.runs[0]) for run in reversed(runs)] == [
-            _but(run, "reasons", "known_conflicts") for run in model.runs
+            _but(run, "reasons", "known_conflicts", "differing_duplicates") for run in model.runs
         ]
         totals = VerifySummary()
         assert list(verify_histories(self.database, totals)) == []
@@ -147,6 +148,7 @@ class Comparison:
         assert totals == ExportSummary(
             events=len(copy.recorded),
             conflicts=len(copy.conflicts),
+            redeliveries=len(self.model.redeliveries),
             resolutions={each: people[each.value] for each in Resolution},
             corrections=len(self.model.corrections()),
             waiting=len(copy.pending()),
@@ -170,22 +172,24 @@ class Comparison:
     def _shown(self, payment_id: str) -> Row | None:
         """Return `show --format json` without times.
 
-        Conflicts are sorted because workers race for their times.
+        Conflicts and redeliveries are sorted because workers race for their times.
         """
         with self.database.transaction() as cursor:
             payment = load_payment(cursor, payment_id)
         if payment is None:
             return None
-        payloads = {id(entry): bytes(entry.payload).decode() for entry in payment.conflicts}
         shown: Row = json.loads(to_json_line(payment))
         for entry, conflict in zip(shown["conflicts"], payment.conflicts, strict=True):
-            entry["payload"] = payloads[id(conflict)]
+            entry["payload"] = bytes(conflict.payload).decode()
+        for entry, redelivery in zip(shown["redeliveries"], payment.redeliveries, strict=True):
+            entry["payload"] = bytes(redelivery.payload).decode()
         for listed, entries in ((shown["history"], payment.history), (shown["open_reviews"], payment.open_reviews)):
             for entry, original in zip(listed, entries, strict=True):
                 if entry["kind"] == "event":
                     entry["payload"] = bytes(original.payload).decode()  # type: ignore[union-attr]
-        for entry in (*shown["history"], *shown["open_reviews"], *shown["conflicts"]):
+        for entry in (*shown["history"], *shown["open_reviews"], *shown["conflicts"], *shown["redeliveries"]):
             del entry["recorded_at"]
+        shown["redeliveries"].sort(key=lambda entry: (entry["event_id"], entry["payload"]))
         shown["conflicts"].sort(key=lambda entry: (entry["event_id"], entry["payment_id"], entry["type"]))
         return shown
 
@@ -224,8 +228,8 @@ def tell(
     def tell(story: Story) -> None:
         for each in (sql, sql_on_copy):
             each.rows(
-                "TRUNCATE payproc.payments, payproc.events, payproc.event_conflicts, payproc.resolutions,"
-                " payproc.corrections, payproc.runs RESTART IDENTITY"
+                "TRUNCATE payproc.payments, payproc.events, payproc.event_conflicts, payproc.redeliveries,"
+                " payproc.resolutions, payproc.corrections, payproc.runs RESTART IDENTITY"
             )
         shutil.rmtree(tmp_path)
         tmp_path.mkdir()

@@ -77,6 +77,12 @@ def conflict(event: str, payment: str, event_type: str) -> dict[str, object]:
     return decision(event, payment, 0, event_type, "created", "created") | rejected
 
 
+def redelivery(event: str, payment: str, event_type: str, payload: str) -> dict[str, object]:
+    """Return the decision to ignore a duplicate with other content."""
+    ignored = {"outcome": "IGNORE", "reason": "duplicate_event", "payload": payload}
+    return decision(event, payment, 0, event_type, "created", "created") | ignored
+
+
 def test_payment_and_history_move_together(connection: psycopg2.extensions.connection, run_id: int, sql: Sql) -> None:
     """Versions count the entries."""
     assert record(connection, run_id, authorize("e1", "p1"), authorize("e2", "p2"), capture("e3", "p1")) == ""
@@ -167,6 +173,25 @@ def test_conflict_with_no_record_is_not_kept(connection: psycopg2.extensions.con
     assert sql.rows("SELECT * FROM payproc.event_conflicts") == []
 
 
+def test_redelivery_is_kept_once(connection: psycopg2.extensions.connection, run_id: int, sql: Sql) -> None:
+    """Once for each text, and it touches no payment."""
+    record(connection, run_id, authorize("e1", "p1"))
+    texts = ['{"x":1}', '{"x":2}', '{"x": 1}']
+    for _ in range(2):
+        assert record(connection, run_id, *[redelivery("e1", "p1", "authorize", text) for text in texts]) == ""
+    found = "SELECT event_id, line, payload::text, digest = sha256(payload::text::bytea) FROM payproc.redeliveries"
+    assert sql.rows(f"{found} ORDER BY line") == [("e1", line, text, True) for line, text in enumerate(texts, 1)]
+    assert sql.rows("SELECT payment_id, version FROM payproc.payments") == [("p1", 1)]
+
+
+def test_redelivery_of_no_record_is_not_kept(connection: psycopg2.extensions.connection, run_id: int, sql: Sql) -> None:
+    """The event_id is unknown, or is on record for something else."""
+    record(connection, run_id, authorize("e1", "p1"))
+    facts = [("e2", "p1", "authorize"), ("e1", "p2", "authorize"), ("e1", "p1", "capture")]
+    assert record(connection, run_id, *[redelivery(*fact, '{"x":1}') for fact in facts]) == ""
+    assert sql.rows("SELECT * FROM payproc.redeliveries") == []
+
+
 def test_commits_inside_the_batch_are_asynchronous(
     connection: psycopg2.extensions.connection, run_id: int, sql: Sql
 ) -> None:
@@ -229,13 +254,13 @@ def test_procedure_avoids_what_citus_lacks() -> None:
     header, body = code.split("$procedure$")[0], code.split("$procedure$")[1]
     assert not re.search(r"\bFOUND\b", body), "RETURNING … INTO instead of FOUND"
     writes = re.findall(r"(?:INSERT INTO|UPDATE)[^;]*;", body)
-    assert len(writes) == 4
+    assert len(writes) == 5
     assert not re.search(r"\[[^\]]+\]", "".join(writes)), "no array subscripts in INSERT and UPDATE"
     assert not re.search(r"\w\[[^\]]+\][ \t]*:=", body), "no assignment to array elements"
     assert not re.search(r"INSERT INTO[^;]*\bSELECT\b", body), "VALUES: Citus then knows the machine at once"
     assert "SECURITY DEFINER" not in header, "COMMIT needs SECURITY INVOKER"
     assert not re.search(r"^SET\b", header, re.MULTILINE), "COMMIT needs a procedure without a SET clause"
-    tables = "payments|events|runs|event_conflicts"
+    tables = "payments|events|runs|event_conflicts|redeliveries"
     columns = set(
         re.findall(r"\b(?:event_id|payment_id|state|version|outcome|reason|payload|line|source|type)\b", body)
     )

@@ -7,8 +7,8 @@ import pytest
 from payproc.db import schema
 from payproc.db.connection import Database
 from payproc.errors import CannotFinish
+from payproc.explain import Malformed
 from payproc.handlers import Recorder
-from payproc.schemas import Malformed
 from tests.support.events import input_events, reasons
 from tests.support.postgres import NewDatabase, Sql, as_database, assert_books_right
 

@@ -26,7 +26,8 @@ def shares(lines: list[Line], chance: random.Random, number: int) -> list[list[L
 def assert_each_recorded_once(decisions: list[dict[str, Any]], sql: Sql) -> None:
     """Check that one decision about each event_id reports it as recorded, as the table has it.
 
-    Every other decision about it must be a duplicate of that one, or a conflict with it.
+    Every other decision about it must be a duplicate of that one, or a conflict with it. Duplicates
+    that differ are on record.
     """
     first = {decision["event_id"]: decision for decision in decisions if decision["reason"] not in NOT_RECORDED}
     assert len(first) == sum(decision["reason"] not in NOT_RECORDED for decision in decisions)
@@ -35,6 +36,8 @@ def assert_each_recorded_once(decisions: list[dict[str, Any]], sql: Sql) -> None
         (event_id, decision["payment_id"], decision["type"], decision["outcome"], decision["reason"])
         for event_id, decision in first.items()
     ) == sql.rows("SELECT event_id, payment_id, type::text, outcome::text, reason::text FROM payproc.events ORDER BY 1")
+    differing = {decision["event_id"] for decision in decisions if decision.get("differs")}
+    assert differing == {event_id for (event_id,) in sql.rows("SELECT event_id FROM payproc.redeliveries")}
     for decision in decisions:
         original = first[decision["event_id"]]
         if decision["reason"] == "duplicate_event":

@@ -94,4 +94,7 @@ def rerun(payproc: Payproc, day: Day, sql: Sql) -> None:
 
 def empty_tables(sql: Sql) -> None:
     """Empty the tables."""
-    sql.rows("TRUNCATE payproc.payments, payproc.events, payproc.event_conflicts, payproc.runs, payproc.resolutions")
+    sql.rows(
+        "TRUNCATE payproc.payments, payproc.events, payproc.event_conflicts, payproc.redeliveries, payproc.runs,"
+        " payproc.resolutions"
+    )

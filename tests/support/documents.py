@@ -13,8 +13,10 @@ ROOT = Path(__file__).parents[2]
 FRONT = "README.md"
 INSIDE = "payproc/README.md"
 REFERENCE = "payproc/cli/README.md"
+UNATTENDED = "payproc/cli/unattended.md"
 SAMPLES = "sample_events/README.md"
 FILTERS = "sample_events/psp/README.md"
+OTHER_PSPS = "sample_events/psp/your_own.md"
 BENCHMARKS = "tests/benchmarks/README.md"
 CHANGELOG = ".github/CHANGELOG.md"
 
@@ -22,9 +24,11 @@ DOCUMENTS = (
     FRONT,
     INSIDE,
     REFERENCE,
+    UNATTENDED,
     "payproc/db/README.md",
     SAMPLES,
     FILTERS,
+    OTHER_PSPS,
     "tests/README.md",
     BENCHMARKS,
     ".github/CONTRIBUTING.md",

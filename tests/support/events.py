@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from payproc.batch import EventResult, InputEvent, Result
-from payproc.schemas import Malformed, parse_line
+from payproc.explain import Malformed
+from payproc.schemas import parse_line
 from tests.support.workload import messy_day
 
 

@@ -36,7 +36,7 @@ only_root = pytest.mark.skipif(not IS_ROOT, reason="only root can do this: run i
 
 def build_environment(home: Path | str | None, **more: str) -> dict[str, str]:
     """Return an environment that names no database, and no folder but the home."""
-    hidden = ("DATABASE_URL", "XDG_RUNTIME_DIR", "XDG_DATA_HOME", "PAYPROC_HOME", "PAYPROC_DEBUG")
+    hidden = ("DATABASE_URL", "XDG_RUNTIME_DIR", "XDG_DATA_HOME", "PAYPROC_HOME", "PAYPROC_TEMPLATE", "PAYPROC_DEBUG")
     kept = {name: value for name, value in os.environ.items() if name not in hidden}
     return kept | ({} if home is None else {"PAYPROC_HOME": str(home)}) | more
 

@@ -4,6 +4,8 @@ Nothing here is imported from payproc. A test gives the same lines and decisions
 and compares all results: decision lines, tables, `show`, the review queue and the summary.
 """
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -74,6 +76,15 @@ def outcome_of(reason: str) -> str:
     return "REJECT" if reason in _REJECTED else "MANUAL_REVIEW"
 
 
+def content_of(payload: str) -> Any:
+    """Return the content of a line. Numbers are compared as text."""
+
+    def as_text(number: str) -> dict[None, str]:
+        return {None: number}
+
+    return json.loads(payload, parse_int=as_text, parse_float=as_text)
+
+
 class Model:
     """The records after some runs, resolutions and corrections."""
 
@@ -83,6 +94,8 @@ class Model:
         self.recorded: dict[str, Row] = {}
         """The first entry of an event_id."""
         self.conflicts: dict[Fact, Row] = {}
+        self.redeliveries: dict[tuple[str, str], Row] = {}
+        """Duplicates with other content, by event_id and payload."""
         self.runs: list[Row] = []
 
     def state(self, payment_id: str) -> str:
@@ -106,6 +119,7 @@ class Model:
         run |= {"lines": len(decisions), "malformed": counts.pop("malformed", 0)}
         run |= {"events": run["lines"] - run["malformed"], "outcomes": dict(outcomes), "reasons": dict(counts)}
         run["known_conflicts"] = sum(decision.get("known", False) for decision in decisions)
+        run["differing_duplicates"] = sum(decision.get("differs", False) for decision in decisions)
         self.runs.append(run)
         return decisions
 
@@ -122,7 +136,11 @@ class Model:
             return {**decision, **{name: entry[name] for name in ("outcome", "reason", "state_after")}}
         if (first["payment_id"], first["type"]) == (payment_id, event_type):
             duplicate = {"outcome": "IGNORE", "reason": "duplicate_event", "original_outcome": first["outcome"]}
-            return {**decision, **duplicate}
+            if content_of(line.payload) == content_of(first["payload"]):
+                return {**decision, **duplicate}
+            redelivery = {"event_id": event_id, "type": event_type, **origin, "payload": line.payload}
+            self.redeliveries.setdefault((event_id, line.payload), redelivery)
+            return {**decision, **duplicate, "differs": True}
         recorded = {"payment_id": first["payment_id"], "type": first["type"]}
         evidence = {**line.fact._asdict(), "recorded": recorded, **origin, "payload": line.payload}
         known = {"known": True} if line.fact in self.conflicts else {}
@@ -224,9 +242,9 @@ class Model:
                 return sorted(results)
 
     def show(self, payment_id: str) -> Row | None:
-        """Return the output of `show --format json` without times, conflicts sorted by identity.
+        """Return the output of `show --format json` without times.
 
-        None if unknown.
+        Conflicts and redeliveries are sorted by identity. None if unknown.
         """
         history = self.histories.get(payment_id, [])
         conflicts = [
@@ -245,6 +263,11 @@ class Model:
             "history": entries,
             "open_reviews": [entry for entry in entries if entry["kind"] == "event" and entry["event_id"] in pending],
             "conflicts": conflicts,
+            "redeliveries": [
+                redelivery
+                for (event_id, _), redelivery in sorted(self.redeliveries.items())
+                if self.recorded[event_id]["payment_id"] == payment_id
+            ],
         }
 
     def contents(self) -> dict[str, list[tuple[Any, ...]]]:
@@ -259,6 +282,9 @@ class Model:
             "payments": sorted((each, self.state(each), len(history)) for each, history in self.histories.items()),
             "events": sorted(events),
             "conflicts": [(*fact, 0, row["line"], row["payload"]) for fact, row in self._sorted_conflicts()],
+            "redeliveries": [
+                (event_id, 0, row["line"], payload) for (event_id, payload), row in sorted(self.redeliveries.items())
+            ],
         }
 
     def export(self) -> list[Line]:
@@ -270,8 +296,15 @@ class Model:
             if entry["kind"] == "event"
         ]
         conflicts = [(fact, conflict["payload"]) for fact, conflict in self._sorted_conflicts()]
+        redeliveries = [
+            (Fact(event_id, self.recorded[event_id]["payment_id"], self.recorded[event_id]["type"]), payload)
+            for event_id, payload in sorted(
+                self.redeliveries, key=lambda key: (key[0], hashlib.sha256(key[1].encode()).digest())
+            )
+        ]
         return [
-            Line(payload.encode() + b"\r" * payload.endswith("\r"), fact) for fact, payload in (*events, *conflicts)
+            Line(payload.encode() + b"\r" * payload.endswith("\r"), fact)
+            for fact, payload in (*events, *conflicts, *redeliveries)
         ]
 
     def _sorted_conflicts(self) -> list[tuple[Fact, Row]]:

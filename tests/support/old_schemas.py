@@ -11,6 +11,7 @@ from sqlalchemy import URL
 
 from payproc.db import schema
 from payproc.db.connection import Database
+from payproc.db.mark import VERSION
 from tests.support.command import Payproc
 from tests.support.postgres import Sql, as_database
 
@@ -76,6 +77,7 @@ _CATALOG = {
         " prosecdef, proconfig, (SELECT lanname FROM pg_language WHERE pg_language.oid = prolang)"
         " FROM pg_proc WHERE pronamespace = 'payproc'::regnamespace"
     ),
+    "views": "SELECT viewname, viewowner, definition FROM pg_views WHERE schemaname = 'payproc'",
     "comments": (
         "SELECT identity, objsubid, description FROM pg_description, pg_identify_object(classoid, objoid, objsubid)"
         " WHERE schema = 'payproc' OR identity = 'payproc'"
@@ -105,13 +107,15 @@ def records(sql: Sql) -> Catalog:
     }
 
 
-BROUGHT_UP = "brought the schema payproc from version 1 to 2"
-REPLACED = "replaced the procedure of the schema payproc"
+BROUGHT_UP = [f"brought the schema payproc from version {version} to {version + 1}" for version in range(1, VERSION)]
+"""The lines of the steps from version 1."""
+
+REPLACED = "replaced the procedure and the views of the schema payproc"
 UP_TO_DATE = "the schema payproc is up to date"
 
 
 class OldDatabase:
-    """A database of version 1, and the command on it."""
+    """A database of an earlier version, and the command on it."""
 
     def __init__(self, url: URL, sql: Sql, payproc: Payproc) -> None:
         self.url = url
@@ -140,9 +144,9 @@ class OldDatabase:
 
 
 class NewOldDatabase(Protocol):
-    """Makes a database of version 1, for as long as the test runs."""
+    """Makes a database of an earlier version, for as long as the test runs."""
 
-    def __call__(self, *, for_citus: bool = False) -> OldDatabase: ...
+    def __call__(self, *, for_citus: bool = False, version: int = 1) -> OldDatabase: ...
 
 
 class NewCatalog(Protocol):

@@ -148,6 +148,9 @@ def contents(sql: Sql) -> Contents:
             "SELECT event_id, payment_id, type, source, line, payload::text"
             " FROM payproc.event_conflicts ORDER BY 1, 2, 3"
         ),
+        "redeliveries": sql.rows(
+            'SELECT event_id, source, line, payload::text COLLATE "C" FROM payproc.redeliveries ORDER BY 1, 4'
+        ),
     }
 
 

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from payproc.explain import Malformed
 from payproc.logic import Decision, State, classify
-from payproc.schemas import Malformed, PaymentEvent, parse_line
+from payproc.schemas import PaymentEvent, parse_line
 from tests.support.documents import ROOT
 
 RECIPES = ROOT / "sample_events" / "psp"
@@ -36,39 +37,35 @@ class RecipeResult(NamedTuple):
         """The events as objects."""
         return [json.loads(line) for line in self.output.splitlines()]
 
-    def decide(self) -> "Decided":
-        """Decide the events as payproc does."""
-        decided = Decided([], [], {})
+    def decisions(self) -> list[tuple[PaymentEvent, Decision] | Malformed]:
+        """Decide each event as payproc does, on empty books."""
+        states: dict[str, State] = {}
         recorded: dict[str, PaymentEvent] = {}
+        result: list[tuple[PaymentEvent, Decision] | Malformed] = []
         for line in self.output.splitlines():
             parsed = parse_line(line.encode())
             if isinstance(parsed, Malformed):
-                decided.malformed.append(parsed.error)
+                result.append(parsed)
                 continue
             event, _ = parsed
-            before = State(decided.states.get(event.payment_id, State.CREATED))
-            decision = classify(event, recorded.get(event.event_id), before)
+            state = states.get(event.payment_id, State.CREATED)
+            decision = classify(event, recorded.get(event.event_id), state)
             recorded.setdefault(event.event_id, event)
-            decided.events.append((event, decision))
-            decided.states[event.payment_id] = decision.state_after.value
-        return decided
+            result.append((event, decision))
+            states[event.payment_id] = decision.state_after
+        return result
 
-
-class Decided(NamedTuple):
-    """The decisions about a recipe's events, on empty books."""
-
-    events: list[tuple[PaymentEvent, Decision]]
-    malformed: list[str]
-    states: dict[str, str]
-    """The state of each payment."""
-
-    @property
-    def summary(self) -> list[str]:
-        """The decisions as short lines, to compare with expected ones."""
-        return [
-            f"{event.event_id} {event.payment_id} {event.type.value} {decision.reason.value}"
-            for event, decision in self.events
-        ]
+    def decide(self) -> tuple[list[str], dict[str, str]]:
+        """Return a short line for each decision, to compare, and the state of each payment."""
+        lines, states = [], {}
+        for each in self.decisions():
+            if isinstance(each, Malformed):
+                lines.append(each.error)
+                continue
+            event, decision = each
+            lines.append(f"{event.event_id} {event.payment_id} {event.type.value} {decision.reason.value}")
+            states[event.payment_id] = decision.state_after.value
+        return lines, states
 
 
 def sample(name: str) -> str:

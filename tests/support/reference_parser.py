@@ -27,6 +27,8 @@ class _Object(list[tuple[str, object]]):
 
 def read_event(line: bytes) -> Event | None:
     """Return the event in a line, or None if the line is malformed."""
+    while line.startswith(b"\xef\xbb\xbf"):
+        line = line[3:]
     if len(line) > MAX_LINE_BYTES:
         return None
     try:

@@ -30,7 +30,9 @@ def assert_decisions_recorded(decisions: list[dict[str, Any]], sql: Sql) -> int:
     query = "SELECT event_id, payment_id, type::text, outcome::text, reason::text FROM payproc.events"
     recorded = {event_id: row for event_id, *row in sql.rows(query)}
     conflicts = set(sql.rows("SELECT event_id, payment_id, type::text FROM payproc.event_conflicts"))
+    redelivered = {event_id for (event_id,) in sql.rows("SELECT event_id FROM payproc.redeliveries")}
     for decision in reported:
+        assert not decision.get("differs") or decision["event_id"] in redelivered
         fact = [decision["payment_id"], decision["type"]]
         if decision["reason"] == "event_id_conflict":
             assert (decision["event_id"], *fact) in conflicts

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,16 @@ from tests.support.homes import find_fast_folder
 
 IS_ROOT = os.geteuid() == 0
 POSTGRES_VERSION = int(os.environ.get("PAYPROC_TEST_POSTGRES", binaries.POSTGRES_VERSION))
+
+DEBIAN_POSTGRES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
+"""The programs of Debian's newest PostgreSQL, None without one."""
+
+
+def find_free_port() -> int:
+    """Return a TCP port that nobody uses at the moment."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port: int = listening.getsockname()[1]
+    return port
 
 
 class Pristine(NamedTuple):

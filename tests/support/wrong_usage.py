@@ -19,6 +19,10 @@ TIMES = "expected a date such as 2026-11-18, a time such as 2026-11-18T04:47:54Z
 EXPECTED_URL = "--database-url: expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 ESCAPES = "; in a user or password write @ : / ? # as %40 %3A %2F %3F %23"
 HIDDEN = "an argument that may hold a password is in the wrong place; a database is named with --database-url"
+NO_DATABASE = (
+    "no database is named, and PAYPROC_EMBEDDED=never forbids the embedded one; name one with --database-url, "
+    "DATABASE_URL, or DATABASE_URL in .env"
+)
 
 REFUSED_BY_WRITERS = {
     "": [
@@ -76,13 +80,13 @@ REFUSED_BY_WRITERS = {
         ),
         ("- -", "-: given twice, but standard input can be read only once"),
         ("-- --dry-run", "--dry-run: cannot be read: No such file or directory"),
-        ("day.jsonl --format csv", "invalid value for '--format': 'csv' is not one of 'table', 'json' …"),
+        ("day.jsonl --format csv", "--format: unknown 'csv', expected one of 'table', 'json', 'jsonl' …"),
         ("day.jsonl --format", "option '--format' requires an argument …"),
         ("day.jsonl --json", "--json: no such option (did you mean --format json?) …"),
         ("day.jsonl --dry_run", "--dry_run: no such option (did you mean --dry-run?) …"),
         ("day.jsonl --dry-run=true", "option '--dry-run' does not take a value …"),
-        ("day.jsonl --fail-on review", f"invalid value for '--fail-on': 'review' is not one of {OUTCOMES} …"),
-        ("day.jsonl --fail-on=", f"invalid value for '--fail-on': '' is not one of {OUTCOMES} …"),
+        ("day.jsonl --fail-on review", f"--fail-on: unknown 'review', expected one of {OUTCOMES} …"),
+        ("day.jsonl --fail-on=", f"--fail-on: unknown '', expected one of {OUTCOMES} …"),
         ("day.jsonl --workers 0", "--workers: expected a whole number from 1 to 64 …"),
         ("day.jsonl --workers two", "--workers: expected a whole number from 1 to 64 …"),
         ("day.jsonl --decisions --quiet", "--decisions: needs a value, but the option --quiet follows it"),
@@ -130,7 +134,7 @@ REFUSED_BY_WRITERS = {
         ("evt_4004 --dismiss --note x --yes --by", "option '--by' requires an argument …"),
         (
             "evt_4004 --dismiss --note x --yes --expect paid",
-            f"invalid value for '--expect': 'paid' is not one of {STATES} …",
+            f"--expect: unknown 'paid', expected one of {STATES} …",
         ),
         ("evt_4004 --dismissed --note x --yes", "--dismissed: no such option (did you mean --dismiss?) …"),
         ("evt_4004 --dismiss --notes x --yes", "--notes: no such option (did you mean --note?) …"),
@@ -163,13 +167,13 @@ REFUSED_BY_WRITERS = {
         ("--all --apply --note x --yes --expect captured", "--expect: does not go with --all; use --state"),
         (
             "--all --apply --note x --yes --state paid",
-            f"invalid value for '--state': 'paid' is not one of {STATES} …",
+            f"--state: unknown 'paid', expected one of {STATES} …",
         ),
         ("--all --apply --note x --yes --payment ''", "--payment: empty, expected some text"),
         ("--all --apply --note x --yes --run first", f"--run: expected {LIMIT} …"),
         (
             "--all --apply --note x --yes --reason duplicate_event",
-            f"invalid value for '--reason': 'duplicate_event' is not one of {REASONS} …",
+            f"--reason: unknown 'duplicate_event', expected one of {REASONS} …",
         ),
         ("--from day.jsonl --reason flagged", "--reason: does not go with --from, expected --all"),
         ("--from day.jsonl --dry-run", "--dry-run: does not go with --from, expected --all"),
@@ -195,11 +199,11 @@ REFUSED_BY_WRITERS = {
         ("pay_coat --note x --yes", f"missing option '--to'. Choose from: {PLAIN_STATES} …"),
         ("pay_coat --to captured --yes", "missing option '--note' …"),
         ("pay_coat --to captured --note x", "no terminal to ask on; add --yes, and --expect STATE to be safe"),
-        ("pay_coat --to paid --note x --yes", f"invalid value for '--to': 'paid' is not one of {STATES} …"),
-        ("pay_coat --to '' --note x --yes", f"invalid value for '--to': '' is not one of {STATES} …"),
+        ("pay_coat --to paid --note x --yes", f"--to: unknown 'paid', expected one of {STATES} …"),
+        ("pay_coat --to '' --note x --yes", f"--to: unknown '', expected one of {STATES} …"),
         (
             "pay_coat --to captured --expect paid --note x",
-            f"invalid value for '--expect': 'paid' is not one of {STATES} …",
+            f"--expect: unknown 'paid', expected one of {STATES} …",
         ),
         ("pay_coat --to captured --note --yes", "--note: needs a value, but the option --yes follows it"),
         ("pay_coat --note --to=captured --to failed", "--note: needs a value, but the option --to follows it"),
@@ -232,5 +236,24 @@ REFUSED_BY_WRITERS = {
         ("--citus yes", "got unexpected extra argument(s) (yes) …"),
         ("--citus=on", "option '--citus' does not take a value …"),
         ("--cytus", "--cytus: no such option (did you mean --citus?) …"),
+    ],
+    "exec": [
+        ("-c 'SELECT 1'", "-c: no such option …"),
+        ("--writ psql", "--writ: no such option (did you mean --write?) …"),
+        ("--write=yes psql", "option '--write' does not take a value …"),
+        ("--read-only psql", "--read-only: no such option …"),
+        ("--format json psql", "--format: no such option …"),
+        ("--quite psql", "--quite: no such option (did you mean --quiet?) …"),
+        (
+            "--database postgresql://localhost/payments psql",
+            "--database: no such option (did you mean --database-url?) …",
+        ),
+        ("--database-url", "option '--database-url' requires an argument …"),
+        ("--database-url --write psql", f"{EXPECTED_URL}, found no postgresql:// at its start"),
+        ("--database-url mysql://localhost/payments psql", f"{EXPECTED_URL}, found a URL of mysql"),
+        ("''", "COMMAND: empty name, expected a program and its arguments"),
+        ("-- '' psql", "COMMAND: empty name, expected a program and its arguments"),
+        ("psql --write", NO_DATABASE),
+        ("-- psql -c 'SELECT 1'", NO_DATABASE),
     ],
 }

@@ -26,9 +26,13 @@ Fact = tuple[str, str, EventType]
 """event_id, payment_id and type."""
 
 
-def make_batch(*facts: Fact, source: int = 0) -> list[InputEvent]:
+def make_batch(*facts: Fact, source: int = 0, payloads: Sequence[str] = ()) -> list[InputEvent]:
     """Return events on lines 1, 2, … of a source."""
-    return [InputEvent(PaymentEvent(*fact), "{}", source, line) for line, fact in enumerate(facts, 1)]
+    lines = payloads or ["{}"] * len(facts)
+    return [
+        InputEvent(PaymentEvent(*fact), payload, source, line)
+        for line, (fact, payload) in enumerate(zip(facts, lines, strict=True), 1)
+    ]
 
 
 def known(
@@ -42,7 +46,7 @@ def recorded_by_this_run(fact: Fact, line: int, state: State) -> RecordedEvent:
     """Return an event that this run recorded, for a payment in this state."""
     _, payment_id, event_type = fact
     decision = TABLE[state][event_type]
-    return RecordedEvent(payment_id, event_type, decision.outcome, RecordedByThisRun(0, line, decision))
+    return RecordedEvent(payment_id, event_type, decision.outcome, "{}", RecordedByThisRun(0, line, decision))
 
 
 def reasons(results: Sequence[EventResult]) -> list[str]:
@@ -104,7 +108,7 @@ def test_duplicate_in_batch_is_not_new() -> None:
 
 
 def test_duplicate_of_another_run_is_not_new() -> None:
-    original = RecordedEvent("p1", CAPTURE, Outcome.APPLY)
+    original = RecordedEvent("p1", CAPTURE, Outcome.APPLY, "{}")
     facts = known({"e1": original}, {"p1": (State.CAPTURED, 2)})
     (result,) = decide(make_batch(("e1", "p1", CAPTURE)), facts)
     assert (result.decision.reason, result.is_new, result.recorded) == (Reason.DUPLICATE_EVENT, False, original)
@@ -112,9 +116,30 @@ def test_duplicate_of_another_run_is_not_new() -> None:
     assert facts.payments["p1"] == (State.CAPTURED, 2)
 
 
+def test_duplicate_with_other_content_differs() -> None:
+    """It is compared with the first delivery, not with the one before it."""
+    fact = ("e1", "p1", CAPTURE)
+    batch = make_batch(*[fact] * 4, payloads=['{"x":1}', '{"x":2}', '{"x": 1}', '{"x":2}'])
+    results = decide(batch, known())
+    assert reasons(results[1:]) == ["duplicate_event"] * 3
+    assert [(result.differs, result.is_new) for result in results] == [
+        (False, True),
+        (True, True),  # its content has to be kept
+        (False, False),
+        (True, True),
+    ]
+    assert select_retries(results, [results[0], results[1], results[3]], [1]) == batch
+
+
+def test_conflict_does_not_differ() -> None:
+    """It is kept as a conflict."""
+    batch = make_batch(("e1", "p1", CAPTURE), ("e1", "p2", CAPTURE), payloads=['{"x":1}', '{"x":2}'])
+    assert [result.differs for result in decide(batch, known())] == [False, False]
+
+
 @pytest.mark.parametrize("fact", [("e1", "p2", CAPTURE), ("e1", "p1", REFUND)], ids=["payment", "type"])
 def test_conflict_names_the_recorded_event(fact: Fact) -> None:
-    original = RecordedEvent("p1", CAPTURE, Outcome.APPLY)
+    original = RecordedEvent("p1", CAPTURE, Outcome.APPLY, "{}")
     facts = known({"e1": original}, {"p1": (State.CAPTURED, 2)})
     (result,) = decide(make_batch(fact), facts)
     assert (result.decision.reason, result.recorded) == (Reason.EVENT_ID_CONFLICT, original)
@@ -132,7 +157,7 @@ def test_conflict_repeated_in_batch_is_known() -> None:
 
 
 def test_conflict_of_another_run_is_known() -> None:
-    facts = Known({"e1": RecordedEvent("p1", CAPTURE, Outcome.APPLY)}, {}, {("e1", "p2", CAPTURE): None})
+    facts = Known({"e1": RecordedEvent("p1", CAPTURE, Outcome.APPLY, "{}")}, {}, {("e1", "p2", CAPTURE): None})
     (result,) = decide(make_batch(("e1", "p2", CAPTURE)), facts)
     assert (result.is_known, result.is_new) == (True, True)
 
@@ -142,7 +167,7 @@ def test_conflict_of_an_earlier_attempt_is_not_known(place: tuple[int, int], is_
     """An attempt that was cut off has recorded this very line's conflict; another line's is
     known.
     """
-    facts = Known({"e1": RecordedEvent("p1", CAPTURE, Outcome.APPLY)}, {}, {("e1", "p2", CAPTURE): place})
+    facts = Known({"e1": RecordedEvent("p1", CAPTURE, Outcome.APPLY, "{}")}, {}, {("e1", "p2", CAPTURE): place})
     (result,) = decide(make_batch(("e1", "p2", CAPTURE)), facts)
     assert result.is_known is is_known
 
@@ -167,6 +192,14 @@ def test_own_event_keeps_its_decision() -> None:
     assert versions(results)[2] == 2
 
 
+def test_own_event_never_differs() -> None:
+    """The database may return a line in another form."""
+    fact = ("e1", "p1", AUTHORIZE)
+    facts = known({"e1": recorded_by_this_run(fact, 1, State.CREATED)}, {"p1": (State.AUTHORIZED, 1)})
+    (result,) = decide(make_batch(fact, payloads=['{"x":1}']), facts)
+    assert (result.decision.reason, result.differs, result.is_new) == (Reason.TRANSITION, False, False)
+
+
 def test_own_event_on_another_line_is_a_duplicate() -> None:
     fact = ("e1", "p1", AUTHORIZE)
     facts = known({"e1": recorded_by_this_run(fact, 1, State.CREATED)}, {"p1": (State.AUTHORIZED, 1)})
@@ -181,7 +214,7 @@ def test_lines_between_own_events_see_their_state() -> None:
     authorize, capture = ("e1", "p1", AUTHORIZE), ("e2", "p1", CAPTURE)
     facts = known(
         {
-            "e0": RecordedEvent("p0", FAIL, Outcome.APPLY),
+            "e0": RecordedEvent("p0", FAIL, Outcome.APPLY, "{}"),
             "e1": recorded_by_this_run(authorize, 2, State.CREATED),
             "e2": recorded_by_this_run(capture, 4, State.AUTHORIZED),
         },
@@ -236,7 +269,7 @@ def test_retries_hold_later_events_of_the_event_id() -> None:
 
 
 def test_retries_count_new_events_only() -> None:
-    facts = known({"e0": RecordedEvent("p0", CAPTURE, Outcome.APPLY)})
+    facts = known({"e0": RecordedEvent("p0", CAPTURE, Outcome.APPLY, "{}")})
     batch = make_batch(("e0", "p0", CAPTURE), ("e1", "p1", AUTHORIZE), ("e2", "p2", AUTHORIZE))
     assert retried(batch, 2, facts=facts) == [3]
 

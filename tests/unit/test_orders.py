@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from payproc.bulk import BulkResult, Fate, Order
+from payproc.bulk import Fate, Order
 from payproc.logic import Resolution, State
-from payproc.orders import MAX_ORDER_BYTES, Defaults, parse_order, read_orders
+from payproc.orders import MAX_ORDER_BYTES, Defaults, MalformedOrder, parse_order, read_orders
 from payproc.review import ReviewDecision
 
 NOTHING = Defaults(None, None, "alice", None)
@@ -54,12 +54,12 @@ def test_parse_order_ignores_huge_numbers(payload: str, number: str) -> None:
 @pytest.mark.parametrize(
     ("line", "error"),
     [
-        (b"{", "not JSON: input data was truncated, expected one JSON object a line"),
+        (b"{", "the line ends before its JSON does, expected one JSON object a line"),
         (b"[1]", "not an object, expected one JSON object a line"),
-        (b'{"event_id": "\xff"}', "not JSON: "),
-        (b'{"event_id": "e", "x": "\xff"}', "not JSON: "),
+        (b'{"event_id": "\xff"}', "not UTF-8: byte 0xff at offset 14, expected UTF-8 text"),
+        (b'{"event_id": "e", "x": "\xff"}', "not UTF-8: "),
         (b'{"event_id": "e", "version": 1e400}', "not JSON: number out of range, "),
-        (b'{"event_id": "e", "x": ' + b"[" * 100_000 + b"}", "not JSON: "),
+        (b'{"event_id": "e", "x": ' + b"[" * 100_000 + b"}", "nested too deeply, "),
         (b"{}", "event_id: missing, expected a string"),
         (b'{"event_id": 7}', "event_id: 7, expected a string"),
         (b'{"event_id": ""}', "event_id: empty, expected some text"),
@@ -96,8 +96,9 @@ def test_parse_order_ignores_huge_numbers(payload: str, number: str) -> None:
     ],
 )
 def test_parse_order_malformed_line(line: bytes, error: str) -> None:
-    result = parse_order(line, "f", 3, NOTHING)
-    assert isinstance(result, BulkResult)
+    order = parse_order(line, "f", 3, NOTHING)
+    assert isinstance(order, MalformedOrder)
+    result = order.result
     assert (result.source, result.line, result.result) == ("f", 3, Fate.MALFORMED)
     assert str(result.error).startswith(error)
 
@@ -107,24 +108,22 @@ def test_parse_order_deep_nesting_is_no_crash(start: str) -> None:
     """Each parser and writer of JSON has its own limit, which the depth of the stack moves."""
     for depth in (*range(900, 1000), 10_000):
         line = f"{start}{'[' * depth}{']' * depth}}}".encode()
-        result = parse_order(line, "f", 3, NOTHING)
-        assert isinstance(result, BulkResult)
-        assert result.result is Fate.MALFORMED
+        assert isinstance(parse_order(line, "f", 3, NOTHING), MalformedOrder)
 
 
 def test_read_orders_numbers_lines() -> None:
     """A byte order mark, CRLF, blank lines and a missing last newline are fine."""
     file = io.BytesIO(b"\xef\xbb\xbf" + WHOLE + b"\r\n\n  \n{\n" + WHOLE)
     read = list(read_orders(file, "f", NOTHING, lambda _: None))
-    assert [(type(each), each.line) for each in read] == [(Order, 1), (BulkResult, 4), (Order, 5)]
+    assert [(type(each), each.line) for each in read] == [(Order, 1), (MalformedOrder, 4), (Order, 5)]
 
 
 def test_read_orders_oversized_line() -> None:
     file = io.BytesIO(WHOLE + b"\n" + b"x" * (3 * MAX_ORDER_BYTES) + b"\n" + WHOLE)
     first, oversized, last = read_orders(file, "f", NOTHING, lambda _: None)
     assert (first.line, oversized.line, last.line) == (1, 2, 3)
-    assert isinstance(oversized, BulkResult)
-    assert oversized.error == "line too long: over 8,388,608 bytes"
+    assert isinstance(oversized, MalformedOrder)
+    assert oversized.reason.error == "line too long: over 8,388,608 bytes"
 
 
 def test_read_orders_refuses_by_the_start() -> None:

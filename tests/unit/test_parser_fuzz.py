@@ -8,7 +8,8 @@ from random import Random
 
 import pytest
 
-from payproc.schemas import Malformed, parse_line, parse_lines
+from payproc.explain import Malformed
+from payproc.schemas import parse_line, parse_lines
 from tests.support.mutate import good_neighbour, mutated
 from tests.support.reference_parser import read_event
 from tests.support.tally import count

@@ -32,7 +32,7 @@ def correct(position: int, at: datetime) -> CorrectionEntry:
 
 def make_payment(*history: HistoryEntry, conflicts: tuple[Conflict, ...] = ()) -> Payment:
     """Return a payment with this history."""
-    return Payment("p", State.CAPTURED, len(history), list(history), [], list(conflicts))
+    return Payment("p", State.CAPTURED, len(history), list(history), [], list(conflicts), [])
 
 
 @pytest.mark.parametrize("shift", [-HOUR, 0 * HOUR, HOUR])

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from payproc.explain import Malformed
 from payproc.logic import EventType
-from payproc.schemas import MAX_LINE_BYTES, Malformed, PaymentEvent, parse_line, parse_lines
+from payproc.schemas import MAX_LINE_BYTES, PaymentEvent, parse_line, parse_lines
 from tests.support.event_lines import EVENT, GOOD, with_field, with_value
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from payproc.cli.summary import describe_next_steps, is_probably_newest_first
+from payproc.cli.summary import describe_next_steps, is_probably_newest_first, print_summary
 from payproc.ingest.run import Summary
 from payproc.logic import OUTCOME_OF, Outcome, Reason
 
@@ -60,3 +60,24 @@ def test_next_steps_are_those_of_this_run(
     """A known conflict is on record under the run that came first."""
     reasons = {Reason.EVENT_ID_CONFLICT: conflicts, Reason.PAYMENT_FAILED: failed}
     assert list(describe_next_steps(make_summary(reasons, known), waiting)) == lines
+
+
+@pytest.mark.parametrize(
+    ("differing", "dry_run", "lines"),
+    [
+        (0, False, ["duplicate_event 5"]),
+        (1, False, ["duplicate_event 5 (1 differs)", "run payproc history --reason duplicate_event"]),
+        (3, False, ["duplicate_event 5 (3 differ)", "run payproc history --reason duplicate_event"]),
+        (3, True, ["duplicate_event 5 (3 differ)"]),
+    ],
+)
+def test_differing_duplicates_are_counted(
+    capsys: pytest.CaptureFixture[str], differing: int, dry_run: bool, lines: list[str]
+) -> None:
+    """The count says how to look, and is no warning."""
+    summary = make_summary({Reason.DUPLICATE_EVENT: 5})
+    summary.differing_duplicates, summary.dry_run = differing, dry_run
+    print_summary(summary, is_whole=True, stderr=False)
+    table = capsys.readouterr().out.partition("IGNORE")[2].partition("REJECT")[0]
+    assert [row.removeprefix("5  100.0%").strip() for row in map(str.strip, table.splitlines()) if row] == lines
+    assert list(describe_next_steps(summary, 0)) == []

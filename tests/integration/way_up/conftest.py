@@ -1,4 +1,4 @@
-"""Databases of version 1 and catalogs of a new schema, shared by the tests of the way up."""
+"""Databases of earlier versions and catalogs of a new schema, shared by the tests of the way up."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ from tests.support.postgres import NewDatabase, SqlOn, as_database
 
 @pytest.fixture
 def old(new_database: NewDatabase, sql_on: SqlOn, tmp_path: Path) -> NewOldDatabase:
-    """Databases of version 1, in either variant."""
+    """Databases of an earlier version, in either variant."""
 
-    def make(*, for_citus: bool = False) -> OldDatabase:
+    def make(*, for_citus: bool = False, version: int = 1) -> OldDatabase:
         url = new_database("template0", "UTF8")
         sql = sql_on(url)
-        load_version(sql, 1, for_citus=for_citus)
+        load_version(sql, version, for_citus=for_citus)
         return OldDatabase(url, sql, Payproc(tmp_path, url))
 
     return make

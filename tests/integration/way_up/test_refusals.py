@@ -12,6 +12,7 @@ from sqlalchemy import URL
 
 from payproc.db import schema
 from payproc.db.connection import Database
+from payproc.db.mark import VERSION
 from payproc.embedded.initdb import SUPERUSER
 from payproc.embedded.server import run_server
 from payproc.errors import CannotFinish
@@ -34,14 +35,14 @@ def test_server_is_brought_up_by_init_alone(old: NewOldDatabase) -> None:
     for command in (*READING, *WRITING):
         error = one_error(database.payproc, *command, stdin=NEW_EVENT)
         assert error.startswith("the schema payproc of the database "), command
-        assert error.endswith(" has version 1, this payproc needs 2; run payproc init"), command
+        assert error.endswith(f" has version 1, this payproc needs {VERSION}; run payproc init"), command
     assert database.state() == before
 
 
 def test_newer_schema_is_refused(old: NewOldDatabase) -> None:
     """An older payproc never touches the schema of a newer one."""
     database = old()
-    database.sql.rows("COMMENT ON TABLE payproc.runs IS 'payproc schema version 3, procedure 00000000'")
+    database.sql.rows(f"COMMENT ON TABLE payproc.runs IS 'payproc schema version {VERSION + 1}, procedure 00000000'")
     before = database.state()
     for command in (["verify"], *WRITING, ["init"], ["init", "--sql"]):
         error = one_error(database.payproc, *command, stdin=NEW_EVENT)
@@ -51,14 +52,14 @@ def test_newer_schema_is_refused(old: NewOldDatabase) -> None:
 
 
 @pytest.mark.parametrize("for_citus", [False, True], ids=["one server", "Citus"])
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_lost_mark_is_restored_by_the_message(old: NewOldDatabase, for_citus: bool, version: int) -> None:
     """`pg_restore --no-comments` loses the mark.
 
     The error holds the statement that sets it again.
     """
-    database = old(for_citus=for_citus)
-    if version == 2:
+    database = old(for_citus=for_citus, version=min(version, VERSION - 1))
+    if version == VERSION:
         database.bring_up()
     mark = database.mark().partition(",")[0]
     database.sql.rows("COMMENT ON TABLE payproc.runs IS NULL")
@@ -83,11 +84,12 @@ def test_foreign_schema_is_left_alone(bare_url: URL, sql_on: SqlOn) -> None:
     assert catalog(sql) == before
 
 
-def test_lost_table_is_named(database: Database, sql: Sql) -> None:
+@pytest.mark.parametrize("table", ["corrections", "redeliveries"])
+def test_lost_table_is_named(database: Database, sql: Sql, table: str) -> None:
     """Only a backup has its rows."""
-    sql.rows("DROP TABLE payproc.corrections")
+    sql.rows(f"DROP TABLE payproc.{table} CASCADE")
     for use in (schema.bring_up, schema.require_schema):
-        with pytest.raises(CannotFinish, match=r"lacks its table corrections; restore it from a backup$"):
+        with pytest.raises(CannotFinish, match=rf"lacks its table {table}; restore it from a backup$"):
             use(database)
 
 
@@ -120,10 +122,12 @@ def test_embedded_is_brought_up_by_the_first_write(embedded_old: tuple[Sql, Path
     payproc.environment["PAYPROC_HOME"] = str(home)
     for command in READING:
         error = one_error(payproc, *command, stdin=NEW_EVENT)
-        assert error.endswith(" has version 1, this payproc needs 2; run payproc init"), command
+        assert error.endswith(f" has version 1, this payproc needs {VERSION}; run payproc init"), command
     for command in WRITING:
         finished = payproc(*command, "--quiet", stdin=NEW_EVENT)
-        assert (finished.code, finished.stderr) == (0, f"payproc: {BROUGHT_UP}\n"), command
+        assert (finished.code, finished.stderr.splitlines()) == (0, [f"payproc: {each}" for each in BROUGHT_UP]), (
+            command
+        )
         assert payproc("verify").code == 0
         sql.rows("DROP SCHEMA payproc CASCADE")
         load_version(sql, 1)

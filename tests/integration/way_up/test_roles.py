@@ -69,7 +69,7 @@ def owned(bare_url: URL, sql_on: SqlOn, tmp_path: Path, roles: Callable[[str], s
 
 def test_privileges_are_kept(owned: Owned) -> None:
     """A role with rights on the old tables has them on the new ones, and can use every command."""
-    assert owned.old.payproc("init")[:2] == (0, f"{BROUGHT_UP}\n")
+    assert owned.old.payproc("init")[:2] == (0, "\n".join([*BROUGHT_UP, ""]))
     payproc = owned.as_user
     assert payproc.summary("-", stdin=event_line("new_1", "pay_sold", "refund"))["reasons"] == {"transition": 1}
     resolve = ["resolve", "evt_10", "--dismiss", "--note", "n", "--yes"]
@@ -83,13 +83,13 @@ def test_privileges_are_kept(owned: Owned) -> None:
         quoted(owned.user),
     ) == [
         (table, ["INSERT", "SELECT", "UPDATE"])
-        for table in ("corrections", "event_conflicts", "events", "payments", "resolutions", "runs")
+        for table in ("corrections", "event_conflicts", "events", "payments", "redeliveries", "resolutions", "runs")
     ]
 
 
 def test_superuser_keeps_the_owner(owned: Owned) -> None:
     """Tables that a superuser adds belong to the owner of the schema."""
-    assert owned.old.bring_up() == [BROUGHT_UP]
+    assert owned.old.bring_up() == BROUGHT_UP
     relation_owners = "SELECT relowner::regrole::text FROM pg_class WHERE relnamespace = 'payproc'::regnamespace"
     assert set(owned.old.sql.rows(relation_owners)) == {(quoted(owned.owner),)}
     assert owned.old.payproc("init")[:2] == (0, f"{UP_TO_DATE}\n")

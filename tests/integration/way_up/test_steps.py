@@ -44,10 +44,11 @@ def since(before: Catalog) -> dict[str, str]:
 
 
 @variants
-def test_catalog_equals_a_new_one(old: NewOldDatabase, new_catalog: NewCatalog, for_citus: bool) -> None:
+@pytest.mark.parametrize("version", range(1, VERSION))
+def test_catalog_equals_a_new_one(old: NewOldDatabase, new_catalog: NewCatalog, for_citus: bool, version: int) -> None:
     """Nothing in the catalog shows which way led to the schema."""
-    database = old(for_citus=for_citus)
-    assert database.bring_up() == [BROUGHT_UP]
+    database = old(for_citus=for_citus, version=version)
+    assert database.bring_up() == BROUGHT_UP[version - 1 :]
     expected = new_catalog(for_citus=for_citus)
     found = catalog(database.sql)
     for kind, facts in expected.items():
@@ -63,7 +64,7 @@ def test_records_stay_and_state_since_is_computed(old: NewOldDatabase, for_citus
     before = records(database.sql)
     database.bring_up()
     after = records(database.sql)
-    assert after.pop("corrections") == []
+    assert after.pop("corrections") == after.pop("redeliveries") == []
     times = {row[0]: row[4] for row in after["payments"]}
     assert [row[:4] for row in after.pop("payments")] == [row[:4] for row in before["payments"]]
     assert [row[-1] for row in after["runs"]] == [None] * len(before["runs"])
@@ -75,13 +76,24 @@ def test_records_stay_and_state_since_is_computed(old: NewOldDatabase, for_citus
 
 
 @variants
-def test_corrections_are_distributed_with_payments(old: NewOldDatabase, for_citus: bool) -> None:
-    """The new table is distributed as its payments are; on one server nothing is."""
+def test_records_of_version_2_stay(old: NewOldDatabase, for_citus: bool) -> None:
+    database = old(for_citus=for_citus, version=2)
+    before = records(database.sql)
+    database.bring_up()
+    assert records(database.sql) == {**before, "redeliveries": []}
+
+
+@variants
+def test_new_tables_are_distributed_with_others(old: NewOldDatabase, for_citus: bool) -> None:
+    """Corrections are distributed as their payments are, redeliveries as their events."""
     database = old(for_citus=for_citus)
     database.bring_up()
     if for_citus:
         query = "SELECT relname, distribution_column, colocate_with FROM distributed, pg_class WHERE oid = relation"
-        assert database.sql.rows(query) == [("corrections", "payment_id", "payproc.payments")]
+        assert database.sql.rows(query) == [
+            ("corrections", "payment_id", "payproc.payments"),
+            ("redeliveries", "event_id", "payproc.events"),
+        ]
     else:
         assert database.sql.value("SELECT to_regclass('public.distributed')") is None
 
@@ -91,15 +103,18 @@ def test_commands_work_afterwards(old: NewOldDatabase, for_citus: bool) -> None:
     """Events, resolutions and questions go on where version 1 left them."""
     database = old(for_citus=for_citus)
     payproc = database.payproc
-    assert payproc("init")[:2] == (0, f"{BROUGHT_UP}\n")
+    assert payproc("init")[:2] == (0, "\n".join([*BROUGHT_UP, ""]))
     assert payproc("verify").code == 0
     fresh = [
         event_line("new_1", "pay_sold", "refund"),
         event_line("new_2", "pay_created", "flag"),
         event_line("evt_1", "x", "fail"),
+        event_line("evt_41", "pay_sold", "authorize"),
+        event_line("evt_41", "pay_sold", "authorize", attempt=2),
     ]
     summary = payproc.summary("-", stdin=b"\n".join(fresh))
-    assert summary["reasons"] == {"transition": 1, "flagged": 1, "event_id_conflict": 1}
+    assert summary["reasons"] == {"transition": 1, "flagged": 1, "event_id_conflict": 1, "duplicate_event": 2}
+    assert summary["differing_duplicates"] == 1
     shown = json.loads(payproc("show", "pay_sold", "--format", "json").stdout)
     assert (shown["state"], [entry["event_id"] for entry in shown["history"]]) == (
         "refunded",
@@ -112,7 +127,7 @@ def test_commands_work_afterwards(old: NewOldDatabase, for_citus: bool) -> None:
     for event_id, decision in (("evt_10", "--apply"), ("new_2", "--dismiss")):
         assert payproc("resolve", event_id, decision, "--note", "n", "--yes").code == 0
     assert payproc("export").stdout.count("\n") == database.sql.value(
-        "SELECT (SELECT count(*) FROM payproc.events) + (SELECT count(*) FROM payproc.event_conflicts)"
+        "SELECT (SELECT count(*) FROM payproc.events) + (SELECT count(*) FROM payproc.event_conflicts) + 1"
     )
     assert payproc("verify").code == 0
 
@@ -133,7 +148,7 @@ def test_comment_above_the_procedure_is_no_change(database: Database, monkeypatc
 
 # ---- A version for every change ------------------------------------------------------------------
 
-TABLES = {2: "ac14875303afa25b"}
+TABLES = {2: "ac14875303afa25b", 3: "35d0108900f30976"}
 """Digest by version of the statements that create the tables, in both variants."""
 
 

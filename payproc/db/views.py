@@ -1,0 +1,56 @@
+"""The views for psql, dashboards and other programs that only read.
+
+Belongs here: the statements of report_views.sql, the privileges of a role that reads nothing else,
+and the definition of a pending review, which the commands share with the views.
+"""
+
+from pathlib import Path
+
+from psycopg2.extensions import quote_ident
+
+from payproc.db.connection import Database
+from payproc.errors import WrongUsage
+from payproc.escape import unambiguous
+from payproc.logic import TABLE, is_legal
+
+PENDING = """payproc.events LEFT JOIN payproc.resolutions USING (event_id)
+    WHERE events.outcome OPERATOR(pg_catalog.=) 'MANUAL_REVIEW' AND resolutions.event_id IS NULL"""
+"""The events that wait for a person, as the FROM and WHERE of a query.
+
+OPERATOR(pg_catalog.=): a plain = on an ENUM takes an exact match in `public`. With the catalog's
+own, the index events_for_review serves it.
+"""
+
+VIEWS = ("report_payments", "report_history", "report_queue", "report_runs")
+
+_FILE = Path(__file__).with_name("report_views.sql")
+
+
+def read_views() -> str:
+    """Return the statements that create the views, or replace them."""
+    pairs = [
+        (state.value, event_type.value)
+        for state, decisions in TABLE.items()
+        for event_type in decisions
+        if is_legal(state, event_type)
+    ]
+    _, create, statements = _FILE.read_text("utf-8").partition("\nCREATE")  # without the comment above
+    legal = ", ".join(f"('{state}', '{kind}')" for state, kind in pairs)
+    return f"{create}{statements}".strip().replace("{legal}", legal).replace("{pending}", PENDING)
+
+
+def list_grants(database: Database, role: str) -> list[str]:
+    """Return the statements that let a role read the views, and nothing else.
+
+    Raises WrongUsage if the role is missing.
+    """
+    with database.transaction() as cursor:
+        cursor.execute("SELECT FROM pg_catalog.pg_roles WHERE rolname = %s", (role,))
+        if not cursor.rowcount:
+            raise WrongUsage(
+                f"--reader: the server of {database.where} has no role {unambiguous(role)}, expected one that exists; "
+                "create it with CREATE ROLE"
+            )
+        name = quote_ident(role, cursor)
+    views = ", ".join(f"payproc.{view}" for view in VIEWS)
+    return [f"GRANT USAGE ON SCHEMA payproc TO {name}", f"GRANT SELECT ON {views} TO {name}"]
