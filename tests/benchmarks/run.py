@@ -6,6 +6,7 @@
     python tests/benchmarks/run.py --growth 5000000
     python tests/benchmarks/run.py --pipes 30 [--events 100000]
     python tests/benchmarks/run.py --people 1300
+    python tests/benchmarks/run.py --reviews [10000]
     python tests/benchmarks/run.py --choices [--events 100000] [--rounds 3]
     python tests/benchmarks/run.py --processes 1 2 4 [--events 100000] [--rounds 3]
     python tests/benchmarks/run.py --ceiling [--events 100000] [--rounds 3]
@@ -50,6 +51,7 @@ from payproc_process import cpu_seconds
 from people import measure_people
 from processes import measure_processes
 from recipes import measure_recipes
+from reviews import measure_reviews
 
 CONTENDERS = {
     "payproc": "payproc_process",
@@ -118,6 +120,7 @@ def _choose_measurement(options: argparse.Namespace, bench: BenchServer, folder:
         (options.growth, lambda: measure_growth(bench, folder, options.growth)),
         (options.pipes, lambda: measure_pipes(bench, folder, options.pipes, options.events)),
         (options.people, lambda: measure_people(bench, folder, options.people)),
+        (options.reviews, lambda: measure_reviews(bench, folder, options.reviews)),
         (
             options.processes,
             lambda: measure_processes(bench, folder, options.processes, options.events, options.rounds),
@@ -141,6 +144,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--growth", type=int, metavar="N", help="only one payproc run over N events, slice by slice")
     parser.add_argument("--pipes", type=int, metavar="N", help="only payproc on a pipe: N single lines, and a flood")
     parser.add_argument("--people", type=int, metavar="N", help="only the commands of people, on N pending reviews")
+    parser.add_argument(
+        "--reviews",
+        type=int,
+        nargs="?",
+        const=10_000,
+        metavar="N",
+        help="only the reviews of N payments (default 10000)",
+    )
     parser.add_argument("--choices", action="store_true", help="only payproc under other schemas and settings")
     parser.add_argument("--before", type=Path, metavar="WHEEL", help="also measure another version of payproc")
     parser.add_argument("--processes", type=int, nargs="+", metavar="N", help="only payproc in N processes at once")
