@@ -54,6 +54,7 @@ def build_examples(folder: Path, port: int) -> list[Example]:
     ]
 
 
+@pytest.mark.slow
 def test_url_gets_the_name_of_its_server(tcp_server: tuple[OwnServer, int], tmp_path: Path) -> None:
     """The summary, the note and a message about a missing payment use the same name."""
     server, port = tcp_server

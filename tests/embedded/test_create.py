@@ -24,6 +24,7 @@ from tests.support.homes import (
 from tests.support.postgres import wait_for
 
 
+@pytest.mark.slow
 def test_create_happens_once(home: Path) -> None:
     """The next command finds the payments of the first."""
     first = succeed(home, "ingest", "--format", "json", "-", events=authorize("p1"))

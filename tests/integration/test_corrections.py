@@ -279,6 +279,7 @@ def test_ingest_decides_again_after_a_correction(
     verified()
 
 
+@pytest.mark.slow
 def test_payment_that_keeps_moving_is_refused(database: Database, recorder: Recorder, sql: Sql) -> None:
     """Each look finds another version."""
     recorder.handle(input_events(("e1", "p1", "authorize")))

@@ -112,6 +112,7 @@ def embedded_old(pristine: Pristine) -> Iterator[tuple[Sql, Path]]:
         shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_embedded_is_brought_up_by_the_first_write(embedded_old: tuple[Sql, Path], tmp_path: Path) -> None:
     """Nobody else uses the embedded database, so writing commands bring it up.
 
