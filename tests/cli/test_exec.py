@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+from contextlib import closing
 
 import pytest
 from sqlalchemy import URL, make_url
@@ -76,6 +77,18 @@ def test_program_reads_and_does_not_write(run_in_process: InProcess, url: URL, s
     assert run("exec", "-q", "--write", "psql", "-Atc", NAMES).stdout == f"{url.database}|off\n"
     assert run("exec", "--write", "psql", "-c", INSERT).code == 0
     assert sql.value(COUNT) == 1
+
+
+def test_check_of_the_guard_may_time_out(shared: InProcess) -> None:
+    """A deferrable transaction waits for every serializable one."""
+    options = "-c default_transaction_isolation=serializable -c default_transaction_deferrable=on"
+    environment = {"PGOPTIONS": f"{options} -c statement_timeout=100"}
+    with closing(Sql(find_url(shared))) as sql:
+        sql.rows("SET default_transaction_isolation = serializable")
+        sql.rows("BEGIN")
+        sql.rows("UPDATE payproc.payments SET version = version WHERE false")
+        refused = shared("exec", "-q", "true", env=environment)
+    assert (refused.code, "refused: canceling statement due to" in refused.stderr) == (1, True), refused
 
 
 def test_psql_is_the_default(shared: InProcess) -> None:

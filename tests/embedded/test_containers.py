@@ -97,7 +97,7 @@ def test_volume_of_root_is_no_home_of_a_user(folder: Path, volume: Path, mode: i
 
 
 def test_subfolder_of_a_volume_works(folder: Path, volume: Path) -> None:
-    """Of root's volume. With fsGroup, Kubernetes gives a group rights to all of it at each mount."""
+    """Of root's volume. With fsGroup, Kubernetes gives a group rights to it at each mount."""
     (volume / "lost+found").mkdir()
     home = volume / "payproc"
     for _ in range(2):
