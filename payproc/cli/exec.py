@@ -7,6 +7,7 @@ root too. payproc waits for its end, because a command that leaves may stop the 
 """
 
 import os
+import shutil
 import subprocess
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,10 +35,16 @@ NOT_FOUND = 127
 class CannotStart(PayprocError):
     """The user's program could not be started."""
 
-    def __init__(self, program: str, error: OSError) -> None:
-        is_missing = isinstance(error, FileNotFoundError)
-        self.exit_code = NOT_FOUND if is_missing else CANNOT_RUN
-        problem = "not found, expected a program in PATH" if is_missing else f"cannot be run: {error.strerror}"
+    exit_code = CANNOT_RUN
+
+    def __init__(self, program: str, path: str, error: OSError) -> None:
+        problem = f"cannot be run: {error.strerror}"
+        if isinstance(error, FileNotFoundError):
+            problem = "not found, expected a program in PATH"
+            if shutil.which(program, path=path):  # the file is there, so it is a script
+                problem = "cannot be run: the interpreter in its first line was not found"
+            else:
+                self.exit_code = NOT_FOUND
         super().__init__(f"{program}: {problem}")
 
 
@@ -65,6 +72,8 @@ def execute(
             if not may_write:
                 target = variables.make_read_only(target, database)
             environment = variables.build_environment(before, target)
+            if not database.is_embedded:  # payproc itself prefers it to PGHOST
+                environment[location.URL_VARIABLE] = "postgresql://"
             environment["PATH"] = _build_path(environment.get("PATH", os.defpath), target)
             code = _run(command or ["psql"], environment)
         raise typer.Exit(code)
@@ -88,7 +97,7 @@ def _run(command: list[str], environment: dict[str, str]) -> int:
             # close_fds would break a shell's <(...). payproc's own descriptors close themselves.
             process = subprocess.Popen(command, env=environment, close_fds=False)
         except OSError as error:
-            raise CannotStart(command[0], error) from error
+            raise CannotStart(command[0], environment["PATH"], error) from error
         with passed_on(process):
             code = process.wait()
     return code if code >= 0 else 128 - code

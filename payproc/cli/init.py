@@ -35,7 +35,7 @@ def init(
     """
     with exit_on_errors():
         from payproc.db import location, schema  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
-        from payproc.db.views import list_grants
+        from payproc.db.views import grant_views, list_grants
 
         if reader is not None:
             check_text(context, "--reader", reader)
@@ -47,9 +47,7 @@ def init(
                 return
             done = schema.bring_up(database, for_citus=citus) or [_UP_TO_DATE]
             if reader is not None:
-                with database.transaction() as cursor:
-                    for grant in grants:
-                        cursor.execute(grant)
+                grant_views(database, reader, grants)
                 done.append(f"{unambiguous(reader)} may read the views of the schema payproc")
             for summary in done:
                 if not quiet:

@@ -7,7 +7,8 @@ CSV has the fields of JSON under the same names. A field with fields of its own 
 for each, as in `recorded.type`; a list, and the payload, stay JSON. A row is always one line,
 because text is escaped as on a terminal. A spreadsheet takes a cell that begins with =, +, - or @
 for a formula, so such a text gets an apostrophe in front
-(https://owasp.org/www-community/attacks/CSV_Injection).
+(https://owasp.org/www-community/attacks/CSV_Injection). So does a text that begins with one, and a
+backslash is doubled, so two different texts never look the same.
 """
 
 import csv
@@ -19,10 +20,11 @@ import msgspec
 import typer
 
 from payproc.cli.options import ListingFormat
-from payproc.escape import printable
+from payproc.escape import unambiguous
 from payproc.logic import Outcome
 
-_FORMULA = ("=", "+", "-", "@")
+_MARKED = ("=", "+", "-", "@", "'")
+"""Beginnings of a text that gets an apostrophe in front."""
 
 _INNER: dict[str, Sequence[str]] = {
     "outcomes": [outcome.value for outcome in Outcome],
@@ -74,5 +76,5 @@ def _split(line: str, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _quote(text: str) -> str:
-    shown = printable(text)
-    return f"'{shown}" if shown.startswith(_FORMULA) else shown
+    shown = unambiguous(text)
+    return f"'{shown}" if shown.startswith(_MARKED) else shown

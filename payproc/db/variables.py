@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from contextlib import closing
 from typing import NamedTuple
 
+import psycopg2
+
 from payproc.db.connection import Database
 from payproc.errors import CannotFinish, WrongUsage
 
@@ -76,6 +78,8 @@ def _check_read_only(database: Database) -> None:
                 return
     except CannotFinish as error:  # the same connection without the option works
         problem = str(error)
+    except psycopg2.Error as error:  # such as a timeout, which is no pool's
+        raise database.translate(error) from error
     raise CannotFinish(f"{problem}; connect to the server itself instead of a pool, or add --write")
 
 

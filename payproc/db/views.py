@@ -4,12 +4,13 @@ Belongs here: the statements of report_views.sql, the privileges of a role that 
 and the definition of a pending review, which the commands share with the views.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from psycopg2.extensions import quote_ident
 
 from payproc.db.connection import Database
-from payproc.errors import WrongUsage
+from payproc.errors import CannotFinish, WrongUsage
 from payproc.escape import unambiguous
 from payproc.logic import TABLE, is_legal
 
@@ -37,6 +38,30 @@ def read_views() -> str:
     _, create, statements = _FILE.read_text("utf-8").partition("\nCREATE")  # without the comment above
     legal = ", ".join(f"('{state}', '{kind}')" for state, kind in pairs)
     return f"{create}{statements}".strip().replace("{legal}", legal).replace("{pending}", PENDING)
+
+
+_CAN_READ = """
+    SELECT pg_catalog.has_schema_privilege(%(role)s, 'payproc', 'USAGE') AND pg_catalog.bool_and(
+        pg_catalog.has_table_privilege(%(role)s, oid, 'SELECT'))
+    FROM pg_catalog.pg_class WHERE relnamespace = 'payproc'::regnamespace::oid AND relname = ANY (%(views)s)
+"""
+
+
+def grant_views(database: Database, role: str, grants: Sequence[str]) -> None:
+    """Run the statements of `list_grants`.
+
+    Raises CannotFinish if the role cannot read the views after them. For a caller who may not
+    grant, PostgreSQL's answer is an error or only a warning.
+    """
+    with database.transaction() as cursor:
+        for grant in grants:
+            cursor.execute(grant)
+        cursor.execute(_CAN_READ, {"role": role, "views": [*VIEWS]})
+        if cursor.fetchone() != (True,):
+            raise CannotFinish(
+                f"--reader: the role of the database {database.where} may not grant the views; run "
+                "payproc init --reader as the owner of the schema payproc"
+            )
 
 
 def list_grants(database: Database, role: str) -> list[str]:

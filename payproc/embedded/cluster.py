@@ -102,6 +102,8 @@ class Cluster:
                 binaries = find_binaries(self.home, self.version)
                 if self._find_version() is None:
                     create_data(self.home, binaries, self.version, lock)
+                # PostgreSQL refuses a folder that others may enter, as after fsGroup of Kubernetes.
+                self.home.data.chmod(0o700)
                 self._disown_pid_files()
                 command = self._build_command(binaries)
                 with close_at_end(self.home.open("log", os.O_APPEND)) as log:

@@ -125,6 +125,8 @@ def _copy_template(template: Path, target: Path) -> None:
         if isinstance(error, PermissionError):
             message = f"{TEMPLATE_VARIABLE}: {error.filename}: {error.strerror}, {_TEMPLATE_ADVICE}"
             raise CannotFinish(message) from error
+        if isinstance(error, OSError) and error.filename2:
+            error.filename = error.filename2  # the copy, because the full disk is its own
         raise
 
 

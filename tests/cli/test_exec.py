@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+from contextlib import closing
 
 import pytest
 from sqlalchemy import URL, make_url
@@ -58,6 +59,11 @@ def test_program_that_cannot_start_is_named(shared: InProcess) -> None:
     missing, closed = shared("exec", "-q", "pg_dmup"), shared("exec", "-q", "./text")
     assert missing == (127, "", "payproc: pg_dmup: not found, expected a program in PATH\n")
     assert closed == (126, "", "payproc: ./text: cannot be run: Permission denied\n")
+    script = shared.folder / "script"
+    script.write_text("#!/nowhere/sh\n")
+    script.chmod(0o700)
+    problem = "cannot be run: the interpreter in its first line was not found"
+    assert shared("exec", "-q", "./script") == (126, "", f"payproc: ./script: {problem}\n")
 
 
 # ---- The database --------------------------------------------------------------------------------
@@ -71,6 +77,18 @@ def test_program_reads_and_does_not_write(run_in_process: InProcess, url: URL, s
     assert run("exec", "-q", "--write", "psql", "-Atc", NAMES).stdout == f"{url.database}|off\n"
     assert run("exec", "--write", "psql", "-c", INSERT).code == 0
     assert sql.value(COUNT) == 1
+
+
+def test_check_of_the_guard_may_time_out(shared: InProcess) -> None:
+    """A deferrable transaction waits for every serializable one."""
+    options = "-c default_transaction_isolation=serializable -c default_transaction_deferrable=on"
+    environment = {"PGOPTIONS": f"{options} -c statement_timeout=100"}
+    with closing(Sql(find_url(shared))) as sql:
+        sql.rows("SET default_transaction_isolation = serializable")
+        sql.rows("BEGIN")
+        sql.rows("UPDATE payproc.payments SET version = version WHERE false")
+        refused = shared("exec", "-q", "true", env=environment)
+    assert (refused.code, "refused: canceling statement due to" in refused.stderr) == (1, True), refused
 
 
 def test_psql_is_the_default(shared: InProcess) -> None:
@@ -89,6 +107,16 @@ def test_callers_variables_fill_gaps_of_the_url(shared: InProcess) -> None:
             "exec", "-q", "--database-url", named, "psql", "-Atc", query, env={**environment, "PGDATESTYLE": "German"}
         )
         assert finished.stdout == f"{url.database}|on|German, DMY\n", finished
+
+
+def test_payproc_inside_takes_the_same_database(shared: InProcess) -> None:
+    """A URL in the environment, or in .env, may name another one."""
+    url = find_url(shared)
+    script = 'psql "$DATABASE_URL" -Atc "SELECT current_database()"'
+    named = url.render_as_string(hide_password=False)
+    elsewhere = {"DATABASE_URL": "postgresql://nowhere.invalid/"}
+    finished = shared("exec", "-q", "--database-url", named, "sh", "-c", script, env=elsewhere)
+    assert finished == (0, f"{url.database}\n", "")
 
 
 def test_url_of_several_hosts_reaches_the_same(shared: InProcess) -> None:

@@ -43,6 +43,8 @@ class Books:
         decide = ("--note", "it's é", "--by", "alice", "--yes")
         succeed(self.home, "resolve", "evt_4004", "--dismiss", *decide)
         succeed(self.home, "correct", "pay_desk", "--to", "captured", *decide)
+        succeed(self.home, "exec", "--write", "psql", "-c", "CREATE ROLE dashboard")  # unknown elsewhere
+        succeed(self.home, "init", "--reader", "dashboard")
 
     def run(self, *titles: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run recipes one after another, as printed."""
@@ -156,8 +158,7 @@ def test_database_moves_to_a_server(books: Books, company: NewServer, version: i
     assert run_command(books.home, "init", *named).stdout == "the schema payproc is up to date\n"
 
     back = books.folder / "back"
-    dump = f'payproc exec --database-url "{url}" pg_dump -Fc -n payproc -f books.dump; {RECIPES["Restore"]}'
-    script = dump.replace("pg_restore", "pg_restore -O")
+    script = f'payproc exec --database-url "{url}" pg_dump -Fc -n payproc -f books.dump; {RECIPES["Restore"]}'
     done = run_script(script, books.folder, build_environment(books.home, NEW_HOME=str(back)), "-e")
     assert done.returncode == 0, done
     assert books.read(home=back) == books.read(*named)

@@ -13,10 +13,10 @@ import pytest
 
 from payproc.cli.listings import list_columns
 from payproc.corrections import Correction, correct
-from payproc.db import schema
+from payproc.db import location, schema
 from payproc.db.connection import Database
-from payproc.db.views import VIEWS, list_grants
-from payproc.errors import WrongUsage
+from payproc.db.views import VIEWS, grant_views, list_grants
+from payproc.errors import CannotFinish, WrongUsage
 from payproc.history import ENTRY_KINDS, HistoryFilter, list_entries
 from payproc.listing import ListedPayment, PaymentFilter, list_payments
 from payproc.logic import Resolution, State
@@ -156,6 +156,17 @@ def test_queries_of_the_guide_answer_the_reader(filled: Database, sql: Sql, read
     assert [row[:3] for row in waiting] == [("predecessor_missing", 2, 1)]
     assert [row[1:4] for row in rejected] == [("p9", "e1", "event_id_conflict")]
     assert people == [("alice", "resolution", 1), ("bob", "correction", 1)]
+
+
+def test_grant_by_another_reader_is_refused(filled: Database, sql: Sql, reader: Sql) -> None:
+    """PostgreSQL only warns a role with privileges that it may not pass on."""
+    name = str(reader.url.username)
+    grant_views(filled, name, list_grants(filled, name))
+    for_other = list_grants(filled, "pg_signal_backend")
+    as_reader = location.parse_url(reader.url.render_as_string(hide_password=False), "the test")
+    with pytest.raises(CannotFinish, match="as the owner of the schema payproc"):
+        grant_views(Database(as_reader), "pg_signal_backend", for_other)
+    assert sql.value("SELECT has_table_privilege('pg_signal_backend', 'payproc.report_runs', 'SELECT')") is False
 
 
 def test_missing_reader_is_refused(database: Database) -> None:

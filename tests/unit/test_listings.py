@@ -53,6 +53,11 @@ def test_line_feed_stays_on_the_line(capsys: pytest.CaptureFixture[str]) -> None
     assert print_csv(capsys, payment_id="a\nb\u202e")["payment_id"] == r"a\nb\u202e"
 
 
+def test_different_texts_have_different_cells(capsys: pytest.CaptureFixture[str]) -> None:
+    for one, other in (("\u202e", r"\u202e"), ("=1", "'=1")):
+        assert print_csv(capsys, payment_id=one) != print_csv(capsys, payment_id=other)
+
+
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@A1"])
 def test_formula_gets_an_apostrophe(capsys: pytest.CaptureFixture[str], text: str) -> None:
     assert print_csv(capsys, payment_id=text)["payment_id"] == f"'{text}"
