@@ -4,6 +4,7 @@ This file holds random lines only. Lines chosen for a reason are in test_schemas
 the test's name.
 """
 
+import re
 from random import Random
 
 import pytest
@@ -28,7 +29,7 @@ KINDS_OF_ERROR = (
 def test_damaged_line_parses_as_the_reference_does(seed: int) -> None:
     """A malformed line gets a message in printable ASCII.
 
-    An event keeps its line as its payload.
+    An event keeps its line as its payload, without a byte order mark.
     """
     lines = 20_000 if seed == 0 else 150_000
     accepted = 0
@@ -45,7 +46,7 @@ def test_damaged_line_parses_as_the_reference_does(seed: int) -> None:
         else:
             found, text = parsed
             assert (found.event_id, found.payment_id, found.type.value) == event, f"read differently: {line!r}"
-            assert text.encode() == line
+            assert text.encode() == re.sub(rb"^(?:\xef\xbb\xbf)+", b"", line)
             accepted += 1
     assert accepted > lines // 10, "the damages are too many"
     unseen = [kind for kind in KINDS_OF_ERROR if not any(error.startswith(kind) for error in errors)]
