@@ -70,7 +70,9 @@ ENVELOPES: dict[str, Callable[[dict[str, Any], dict[str, Any]], list[Any]]] = {
     "log of requests": lambda first, second: [{"headers": {}, "body": each} for each in (first, second)],
     "pages of a list": lambda first, second: [[{"object": "list", "data": [each]} for each in (second, first)]],
     "EventBridge, newest first": lambda first, second: [[eventbridge(second), eventbridge(first)]],
-    "SNS to Lambda": lambda first, second: [{"Records": [{"Sns": {"Message": json.dumps(each)}}]} for each in (first, second)],
+    "SNS to Lambda": lambda first, second: [
+        {"Records": [{"Sns": {"Message": json.dumps(each)}}]} for each in (first, second)
+    ],
     "API Gateway": lambda first, second: [{"body": base64(each), "isBase64Encoded": True} for each in (first, second)],
     "Kafka": lambda first, second: [{"topic": "t", "value": json.dumps(first)}, {"topic": "t", "payload": second}],
     "Kafka Connect": lambda first, second: [{"schema": None, "payload": each} for each in (first, json.dumps(second))],
