@@ -18,7 +18,7 @@ def is_test: [.livemode, (object | .livemode)] | any(. == false or . == "false")
 # Kinds that report no step, by their name or by the word before the first dot.
 def no_step: {
   "payment_intent.created": 1, "payment_intent.processing": 1, "payment_intent.requires_action": 1,
-  "payment_intent.payment_failed": 1, "charge.pending": 1, "charge.updated": 1, "review.closed": 1,
+  "charge.pending": 1, "review.closed": 1,
   account: 1, application_fee: 1, balance: 1, billing: 1, billing_portal: 1, capability: 1, cash_balance: 1,
   checkout: 1, coupon: 1, credit_note: 1, customer: 1, customer_cash_balance_transaction: 1, entitlements: 1,
   file: 1, financial_connections: 1, identity: 1, invoice: 1, invoice_payment: 1, invoiceitem: 1, mandate: 1,
@@ -40,23 +40,33 @@ def payment:
 
 def intent_steps($kind):
   .capture_method as $method
-  | if $kind == "payment_intent.amount_capturable_updated" then "authorize"
+  | (.amount_received // 0) as $received
+  | if $kind == "payment_intent.amount_capturable_updated" then
+      if $received > 0 then "authorize", "capture" elif .amount_capturable == 0 then "flag" else "authorize" end
     elif $kind == "payment_intent.succeeded" then
       if $method == "manual" then "capture"
       elif $method == "automatic" or $method == "automatic_async" then "authorize", "capture"
       else "flag" end
-    elif $kind == "payment_intent.canceled" and (.amount_received // 0) == 0 then "fail"
+    elif $received > 0 then "flag"
+    elif $kind == "payment_intent.canceled" then "fail"
+    elif $kind == "payment_intent.payment_failed" then "failed attempt"
     else "flag" end;
 
-# The charge of a PaymentIntent repeats what that reports, except for refunds.
+# A payment that failed when its money was on the account already, such as a bank debit.
+def is_reversed: .failure_balance_transaction != null;
+
+# The charge of a PaymentIntent repeats what that reports, except for refunds and late failures.
 def charge_steps($kind):
   intent as $intent
   | if $kind == "charge.refunded" then
       if .captured == false then if $intent == null then "fail" else empty end
       elif .captured == true and .refunded == true then "refund"
       else "flag" end
+    elif $kind == "charge.updated" then if is_reversed or .status == "failed" then "flag" else empty end
     elif $intent != null then
-      if $kind == "charge.succeeded" or $kind == "charge.captured" or $kind == "charge.failed" then empty
+      if is_reversed then "flag"
+      elif $kind == "charge.failed" then "failed attempt"
+      elif $kind == "charge.succeeded" or $kind == "charge.captured" then empty
       else "flag" end
     elif $kind == "charge.succeeded" then
       if .captured == true then "authorize", "capture" elif .captured == false then "authorize" else "flag" end
@@ -88,18 +98,28 @@ def events:
       | if $payment == null and ($object.object | . != "payment_intent" and . != "charge") then
           "! \($kind), which names no payment"
         elif $steps == [] then $kind
-        else $steps[] as $step | {
+        else ($steps[] | if . == "failed attempt" then "flag" else . end) as $step | {
           event_id: (.id | if type == "string" and . != "" and ($step == "flag" or $steps[1])
             then . + ":" + $step else . end),
           payment_id: $payment, type: $step, psp: $kind, created, livemode, account
-        } + ($object | {
+        } + if $steps == ["failed attempt"] then {is_attempt: true} else {} end + ($object | {
           object: .id, amount, amount_received, amount_captured, amount_refunded, currency, status, reason
         }) end
     end;
 
-# What later events need to know of this one, and the event in the light of it: nothing here.
-def remember($event): .;
-def judge($event): $event;
+# A failed attempt is left out, unless the payment had succeeded before. The common part has yet to
+# count it as printed.
+def remember($event):
+  "succeeded \($event.payment_id)" as $succeeded
+  | .[$succeeded] as $before
+  | if $event.psp == "payment_intent.succeeded" then setpath([$succeeded]; $event.created)
+    elif $event.is_attempt != true then .
+    elif $before != null and $before < $event.created then setpath(["is_late"]; true)
+    else
+      setpath(["is_late"]; false) | setpath(["printed"]; .printed + -1)
+      | setpath(["left_out", $event.psp]; getpath(["left_out", $event.psp]) + 1)
+    end;
+def judge($event): if $event.is_attempt then if .is_late then $event | del(.is_attempt) else empty end else $event end;
 
 # ---- The same in every recipe: options, messages, envelopes, counts and the report -----------------
 

@@ -126,6 +126,9 @@ def test_charge_of_a_payment_intent_repeats_it() -> None:
         ("charge.refunded", {"captured": True, "refunded": False}, ["flag"]),
         ("charge.refunded", {"captured": True}, ["flag"]),
         ("charge.refunded", {"captured": False, "refunded": True}, []),
+        ("charge.updated", {"status": "succeeded"}, []),
+        ("charge.updated", {"status": "failed"}, ["flag"]),
+        ("charge.failed", {"failure_balance_transaction": "txn_1"}, ["flag"]),
         ("charge.expired", {"captured": False}, ["flag"]),
         ("charge.unheard_of", {"captured": True}, ["flag"]),
     ]
@@ -159,10 +162,26 @@ def test_odd_payment_intents_are_flagged() -> None:
         ("payment_intent.succeeded", {"capture_method": "unheard of"}, ["flag"]),
         ("payment_intent.succeeded", {}, ["flag"]),
         ("payment_intent.canceled", {"amount_received": 5}, ["flag"]),
+        ("payment_intent.payment_failed", {"amount_received": 5}, ["flag"]),
+        ("payment_intent.amount_capturable_updated", {"amount_capturable": 0}, ["flag"]),
+        ("payment_intent.amount_capturable_updated", {"amount_received": 5}, ["authorize", "capture"]),
         ("payment_intent.canceled", {"amount_received": 0}, ["fail"]),
         ("payment_intent.canceled", {}, ["fail"]),
     ]
     assert_mapped(cases, "obj_1")
+
+
+def test_failure_after_success_is_flagged() -> None:
+    """A bank debit can fail later. An earlier attempt that failed says nothing, even if it is late."""
+    success = event("payment_intent.succeeded", capture_method="automatic") | {"created": 2}
+    failures = [
+        event("payment_intent.payment_failed") | {"id": "evt_2", "created": 1},
+        event("payment_intent.payment_failed") | {"id": "evt_3", "created": 3},
+        event("charge.failed", object="charge", payment_intent="obj_1") | {"id": "evt_4", "created": 4},
+    ]
+    found = run_recipe("stripe", [failures[0], success, *failures])
+    assert [each["event_id"] for each in found.events[2:]] == ["evt_3:flag", "evt_4:flag"]
+    assert found.report == ["stripe.jq: 4 events printed, 2 messages left out: 2 payment_intent.payment_failed"]
 
 
 def test_kinds_without_a_step_are_counted() -> None:
