@@ -99,13 +99,14 @@ def remember($event):
     elif $value == null then .
     elif $psp == "AUTHORISATION_ADJUSTMENT true" then put("authorized " + $sum; $value)
     elif $psp == "CAPTURE true" or $psp == "REFUND true"
-      or $psp == "REFUND_FAILED true" or $psp == "REFUNDED_REVERSED true" then
+      or $psp == "CAPTURE_FAILED true" or $psp == "REFUND_FAILED true" or $psp == "REFUNDED_REVERSED true" then
       seen($event) as $seen
       | if .[$seen] then .
         elif $psp == "CAPTURE true" then put($seen; true) | add_to("captured " + $sum; $value)
         elif $psp == "REFUND true" then
           add_to("refunded " + $sum; $value)
           | put($seen; if $event.type == "refund" and is_whole($sum) then "refund" else "flag" end)
+        elif $psp == "CAPTURE_FAILED true" then put($seen; true) | add_to("captured " + $sum; -$value)
         else put($seen; true) | add_to("refunded " + $sum; -$value) end
     else . end;
 

@@ -34,7 +34,7 @@ def step:
     elif .type == "payment_refunded" then
       if $balances | .total_captured > 0 and .total_refunded == .total_captured then "refund" else "flag" end
     elif no_step[.type] then null
-    elif (.type | startswith("payment_")) or .data.payment_id? then "flag"
+    elif (.type | startswith("payment_") or startswith("dispute_")) or .data.payment_id? then "flag"
     else null end;
 
 # Ids with a missing part are null, so payproc reports the line.
@@ -46,6 +46,8 @@ def events:
   else
     step as $step
     | if $step == null then .type
+      elif payment == null or ((.type | startswith("dispute_")) and .data.payment_id? == null) then
+        "! \(.type), which names no payment"
       else
         ($step | if . == "capture" then "authorize", . else . end) as $type
         | { event_id: ([if $type == "authorize" then payment else .id end, $type] | joined), payment_id: payment,

@@ -59,12 +59,19 @@ def refund_event:
       payment_id: (.links.payment // .links.refund), type: "flag", psp: "refunds \(.action)", created: .created_at,
       organisation: .links.organisation, refund_id: .links.refund, implied: $is_step };
 
+# Types that name the payment which they led to.
+def repeats_payments: .resource_type | . == "subscriptions" or . == "instalment_schedules" or . == "mandates"
+  or . == "billing_requests" or . == "payouts" or . == "scheme_identifiers";
+
 def events:
   if .resource == "refunds" then object_event(.links.payment; [.id, "flag"]) + {refund_id: .id}
   elif .resource == "payments" then payment_object
   elif (.resource_type | type) != "string" or (.links | type) != "object" then foreign
   elif .resource_type == "payments" then payment_event
   elif .resource_type == "refunds" then refund_event
+  elif .links.payment and (repeats_payments | not) then
+    { event_id: ([.id, "flag"] | joined), payment_id: .links.payment, type: "flag",
+      psp: "\(.resource_type) \(.action)", created: .created_at, organisation: .links.organisation }
   else "\(.resource_type) \(.action)" end;
 
 # A sum with an unknown amount fits no total.

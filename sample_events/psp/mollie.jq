@@ -61,6 +61,7 @@ def events:
   elif is_no_step then "\(.resource) \(.status)"
   elif .resource | . == "refund" or . == "chargeback" or . == "capture" then
     event(.paymentId; [.id, .status // (if .reversedAt then "reversed" else "charged_back" end), "flag"])
+  elif .paymentId then event(.paymentId; [.id, .resource, .status // "unknown", "flag"])
   else "\(.resource) \(.type // .status // "" | tostring)" end;
 
 def put($key; $value): setpath([$key]; $value);

@@ -54,6 +54,13 @@ def resource_steps($payment):
     elif ($what == "DENIED" or $what == "DECLINED") and $payment == $id then event($payment; $id; "fail")
     else event($payment; .id; "flag") end;
 
+# Kinds about no payment, or that repeat what one reports.
+def no_payment: {
+  BILLING: 1, "BILLING_AGREEMENTS": 1, CATALOG: 1, CHECKOUT: 1, CUSTOMER: 1, IDENTITY: 1, INVOICING: 1, MERCHANT: 1,
+  "PAYMENT-NETWORKS": 1, "PAYMENT.ORDER": 1, "PAYMENT.PAYOUTS-ITEM": 1, "PAYMENT.PAYOUTSBATCH": 1, VAULT: 1,
+  "PAYMENT.REFERENCED-PAYOUT-ITEM": 1, PAYMENTS: 1
+};
+
 def events:
   if (.event_type | type) != "string" or (.resource | type) != "object" then foreign
   elif {"PAYMENT.AUTHORIZATION": 1, "PAYMENT.CAPTURE": 1, "PAYMENT.SALE": 1, "PAYMENT.REFUND": 1}[
@@ -65,7 +72,9 @@ def events:
         $payments[] as $payment
         | event($payment; [.id, $payment] | joined; "flag")
       end
-  else .event_type end;
+  elif no_payment[.event_type | split(".")[0]] or no_payment[.event_type | split(".")[:2] | join(".")] then .event_type
+  elif parent then event(parent; .id; "flag")
+  else "! \(.event_type), which names no payment" end;
 
 def put($key; $value): setpath([$key]; $value);
 def number_at($key): if .[$key] == null then 0 else .[$key] end;

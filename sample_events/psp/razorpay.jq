@@ -20,6 +20,10 @@ def repeats_capture: . == "order.paid" or . == "invoice.paid" or . == "payment_l
   or . == "payment_link.partially_paid" or . == "subscription.charged" or . == "qr_code.credited"
   or . == "virtual_account.credited";
 
+# Kinds about something that holds its last payment, whatever became of it.
+def repeats_payment: split(".")[0] | . == "order" or . == "invoice" or . == "payment_link" or . == "subscription"
+  or . == "qr_code" or . == "virtual_account" or . == "transfer" or . == "settlement";
+
 # Ids with a missing part are null, so payproc reports the line.
 def joined: if all(. != null and . != "") then map(tostring) | join(":") else null end;
 
@@ -40,7 +44,7 @@ def facts:
     elif no_step[.event] then null
     elif .payload.dispute then [.event, .payload.dispute.entity.id, "flag"]
     elif .payload.refund then [.event, $refund.id, "flag"]
-    elif (.event | startswith("payment.")) and .payload.payment then [.event, $payment.id, "flag"]
+    elif .payload.payment and (.event | repeats_payment | not) then [.event, $payment.id, "flag"]
     else null end;
 
 def events:

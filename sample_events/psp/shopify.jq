@@ -32,14 +32,14 @@ def event($type):
 
 def transaction:
   (.kind == "authorization" or .kind == "emv_authorization" or .kind == "sale") as $is_first
-  | if .status == "pending" or .kind == "change" or .kind == "suggested_refund" then "\(.kind) \(.status)"
+  | if .status == "pending" or .status == "awaiting_response" or .kind == "change" or .kind == "suggested_refund" then "\(.kind) \(.status)"
     elif .parent_id == null and ($is_first | not) then event("flag")
     elif .status == "success" then
       if .kind == "sale" or .kind == "capture" then event("authorize"), event("capture")
       elif $is_first then event("authorize")
       elif .kind == "void" then event("fail")
       else event("flag") end
-    elif .parent_id == null then event("fail")
+    elif .parent_id == null and (.status == "failure" or .status == "error") then event("fail")
     else event("flag") end;
 
 def dispute:
@@ -50,7 +50,8 @@ def dispute:
 def events:
   if .id == null then foreign
   elif (.kind | type) == "string" and (.status | type) == "string" then transaction
-  elif .type == "chargeback" or .type == "inquiry" then dispute
+  elif .type == "chargeback" or .type == "inquiry" then
+    if .order_id == null then "! \(.type), which names no order" else dispute end
   else foreign end;
 
 # A sum with an unknown amount fits no other.

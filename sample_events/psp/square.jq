@@ -58,7 +58,8 @@ def events:
     | if ($object.payment // $object.refund).status == "PENDING" then "\(.type) PENDING"
       elif $object.payment then payment_steps
       elif $object.refund then refund_step
-      elif $object.dispute and (.type | contains("evidence") | not) then dispute_step
+      elif $object.dispute and (.type | contains("evidence") | not) then
+        if $object.dispute.disputed_payment.payment_id then dispute_step else "! \(.type), which names no payment" end
       else .type end
   end;
 

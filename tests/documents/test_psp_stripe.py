@@ -172,7 +172,7 @@ def test_odd_payment_intents_are_flagged() -> None:
 
 
 def test_failure_after_success_is_flagged() -> None:
-    """A bank debit can fail later. An earlier attempt that failed says nothing, even if it is late."""
+    """A bank debit can fail later. An attempt that failed before it says nothing, even if late."""
     success = event("payment_intent.succeeded", capture_method="automatic") | {"created": 2}
     failures = [
         event("payment_intent.payment_failed") | {"id": "evt_2", "created": 1},
