@@ -97,6 +97,8 @@ def events:
       | [$object | steps($kind)] as $steps
       | if $payment == null and ($object.object | . != "payment_intent" and . != "charge") then
           "! \($kind), which names no payment"
+        elif $kind == "refund.created" and $steps == [] then [{payment_id: $payment, psp: $kind}, null]
+        elif $kind == "charge.refunded" and $steps == [] then [{payment_id: $payment, psp: $kind}, $kind]
         elif $steps == [] then $kind
         else ($steps[] | if . == "failed attempt" then "flag" else . end) as $step | {
           event_id: (.id | if type == "string" and . != "" and ($step == "flag" or $steps[1])
@@ -107,17 +109,35 @@ def events:
         }) end
     end;
 
+def unreported: "! refund.created without charge.refunded, which tells whole refunds from parts; subscribe to it";
+
+def leave_out($kind; $times):
+  ["left_out", $kind] as $path
+  | setpath($path; getpath($path) + $times)
+  | if getpath($path) == 0 then delpaths([$path]) else . end;
+
+# refund.created is left out, because charge.refunded reports the refund, before or after it.
+def remember_refund($event):
+  "refund of \($event.payment_id)" as $refund
+  | .[$refund] as $state
+  | if $event.psp == "charge.refunded" then
+      setpath([$refund]; "reported")
+      | if $state == "unreported" then leave_out(unreported; -1) | leave_out("refund.created"; 1) else . end
+    elif $state == null then setpath([$refund]; "unreported") | leave_out(unreported; 1)
+    else leave_out($event.psp; 1) end;
+
 # A failed attempt is left out, unless the payment had succeeded before. The common part has yet to
 # count it as printed.
 def remember($event):
   "succeeded \($event.payment_id)" as $succeeded
   | .[$succeeded] as $before
   | if $event.psp == "payment_intent.succeeded" then setpath([$succeeded]; $event.created)
+    elif $event.psp == "charge.refunded" or ($event.psp == "refund.created" and $event.type != "flag") then
+      remember_refund($event)
     elif $event.is_attempt != true then .
     elif $before != null and $before < $event.created then setpath(["is_late"]; true)
     else
-      setpath(["is_late"]; false) | setpath(["printed"]; .printed + -1)
-      | setpath(["left_out", $event.psp]; getpath(["left_out", $event.psp]) + 1)
+      setpath(["is_late"]; false) | setpath(["printed"]; .printed + -1) | leave_out($event.psp; 1)
     end;
 def judge($event): if $event.is_attempt then if .is_late then $event | del(.is_attempt) else empty end else $event end;
 

@@ -194,9 +194,22 @@ def test_kinds_without_a_step_are_counted() -> None:
         ("refund.updated", {"status": "pending"}, []),
     ]
     assert_mapped(cases, "pi_1", payment_intent="pi_1")
-    found = run_recipe("stripe", [event(kind, **content, payment_intent="pi_1") for kind, content, _ in cases])
+    reported = event("charge.refunded", object="charge", payment_intent="pi_1", captured=False)
+    dump = [event(kind, **content, payment_intent="pi_1") for kind, content, _ in cases]
+    found = run_recipe("stripe", [*dump, reported])
+    cases.insert(0, ("charge.refunded", {}, []))
     counted = ", ".join(f"1 {kind}" for kind, _, _ in cases)
-    assert found.report == [f"stripe.jq: 0 events printed, 6 messages left out: {counted}"]
+    assert found.report == [f"stripe.jq: 0 events printed, 7 messages left out: {counted}"]
+
+
+def test_refund_that_no_charge_reports_is_named() -> None:
+    """Without charge.refunded, the payment would look captured."""
+    refunds = [event("refund.created", status="succeeded", payment_intent=f"pi_{number}") for number in (1, 2, 1)]
+    charge = event("charge.refunded", object="charge", payment_intent="pi_1", captured=True, refunded=True)
+    for dump in ([charge, *refunds], [*refunds, charge]):
+        first, second = run_recipe("stripe", dump).report
+        assert first == "stripe.jq: 1 events printed, 3 messages left out: 2 refund.created"
+        assert second.startswith("stripe.jq: LEFT OUT 1: refund.created without charge.refunded, ")
 
 
 def test_unknown_kind_without_payment_is_named() -> None:
