@@ -58,6 +58,7 @@ def events:
   elif .resource == "payment" then
     [payment_facts] as $facts
     | if $facts == [] then "payment \(.status)" else event(.id; [.id] + $facts[]) end
+  elif .resource == "refund" and .status == "refunded" then [{payment_id: .paymentId, psp: "refund refunded"}, null]
   elif is_no_step then "\(.resource) \(.status)"
   elif .resource | . == "refund" or . == "chargeback" or . == "capture" then
     event(.paymentId; [.id, .status // (if .reversedAt then "reversed" else "charged_back" end), "flag"])
@@ -74,7 +75,27 @@ def tell($event):
   | put($told; $event.event_id != null)
   | if $known then put("printed"; number_at("printed") - 1) | put("out"; null) else put("out"; $event) end;
 
-def remember($event): tell($event);
+def unreported: "! refund refunded, of a payment that shows no refund; fetch the payment again";
+
+def leave_out($kind; $times):
+  ["left_out", $kind] as $path
+  | setpath($path; getpath($path) + $times)
+  | if getpath($path) == 0 then delpaths([$path]) else . end;
+
+# A refund is left out, because its payment shows it, before or after it.
+def remember($event):
+  "refund of \($event.payment_id)" as $refund
+  | .[$refund] as $state
+  | if $event.psp == "refund refunded" then
+      if $state == null then put($refund; "unreported") | leave_out(unreported; 1) else leave_out($event.psp; 1) end
+    else
+      ($event.type == "refund" or ("\($event.event_id)" | contains(":refunded:"))) as $is_report
+      | if $event.psp != "payment" or ($is_report | not) then .
+      elif $state == "unreported" then
+        put($refund; "reported") | leave_out(unreported; -1) | leave_out("refund refunded"; 1)
+      else put($refund; "reported") end
+      | tell($event)
+    end;
 def judge($event): .out | if . == null then empty else del(.implied) end;
 
 # ---- The same in every recipe: options, messages, envelopes, counts and the report -----------------

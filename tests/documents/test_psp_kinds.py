@@ -164,6 +164,18 @@ def test_kinds_are_mapped(name: str) -> None:
     )
 
 
+def test_refund_that_no_payment_shows_is_named() -> None:
+    """Mollie's payment has to be fetched again, or it would look captured."""
+    refunds = [{"resource": "refund", "id": f"re_{each}", "status": "refunded", "paymentId": each} for each in "12"]
+    payment = mollie("1", "paid", amountRefunded="1.00")
+    charged_back = mollie("2", "paid", amountRefunded="0.00", amountChargedBack="1.00")
+    for dump in ([payment, charged_back, *refunds], [*refunds, payment, charged_back]):
+        assert run_recipe("mollie", dump).report == [
+            "mollie.jq: 6 events printed, 2 messages left out: 1 refund refunded",
+            "mollie.jq: LEFT OUT 1: refund refunded, of a payment that shows no refund; fetch the payment again",
+        ]
+
+
 def test_rounded_ids_are_left_out() -> None:
     """jq 1.6 makes one payment of two. Later ones keep long numbers as they are."""
     found = run_recipe("shopify", [shopify(2**53 + number, "sale") for number in (1, 2)])
