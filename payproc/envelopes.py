@@ -25,17 +25,25 @@ def _find_envelope(line: bytes) -> Malformed | None:
     if b"payment_id" not in line or b"event_id" not in line:
         return None
     try:
-        path, is_text = _find_event(json.loads(line, parse_int=str), "") or ("", False)
+        found = _find_event(json.loads(line, parse_int=str), "")
     except (ValueError, RecursionError):
         return None
-    if not path or (" | " in path and has_number_id(line.replace(b"\\", b""))):
+    if found is None:
+        return None
+    path, is_text = found
+    if not path:
+        return Malformed(f"events in several places, expected {EXPECTED_LINE}")
+    if " | " in path and has_number_id(line.replace(b"\\", b"")):
         return None  # the command that quotes ids misses those in a string
     mend = f"jq -r '{path}' FILE" if is_text else keep_ids(f"jq -c '{path}' FILE", line)
     return Malformed(f"an event inside {path.split(' ')[0]}, expected {EXPECTED_LINE}", mend)
 
 
 def _find_event(value: Any, path: str) -> tuple[str, bool] | None:
-    """Return jq's path to the first event inside of a value, and whether it is in a string."""
+    """Return jq's path to the events inside of a value, and whether they are in a string.
+
+    The path is empty if no single path leads to all of them.
+    """
     if isinstance(value, str):
         if not value.lstrip().startswith("{") or "payment_id" not in value:
             return None
@@ -46,8 +54,14 @@ def _find_event(value: Any, path: str) -> tuple[str, bool] | None:
     if isinstance(value, dict):
         if path and "event_id" in value and "payment_id" in value:
             return path, False
-        for key, child in value.items():
-            name = f".{key}" if key.isidentifier() and key.isascii() else f'."{key}"'
-            if _SAFE_KEY.fullmatch(key) and (found := _find_event(child, path + name)):
-                return found
+        places = {key: each for key, child in value.items() if (each := _find_event(child, path + _step(key)))}
+        if len(places) > 1:
+            is_map = all(isinstance(child, dict) and "event_id" in child for child in value.values())
+            return (f"{path or '.'}[]" if is_map else "", False)
+        return next((each for key, each in places.items() if _SAFE_KEY.fullmatch(key)), None)
     return None
+
+
+def _step(key: str) -> str:
+    """Return jq's step to the value of a key."""
+    return f".{key}" if key.isidentifier() and key.isascii() else f'."{key}"'

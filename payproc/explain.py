@@ -276,8 +276,10 @@ def _explain_start(text: bytes) -> Malformed | None:
         return Malformed(f"HTML or XML, {_EXPECTED}")
     if _SQL.match(text):
         return Malformed(f"SQL, expected {EXPECTED_LINE}; select the rows with row_to_json")
+    if re.fullmatch(rb"sep=.", text):
+        return Malformed(f"Excel's first line of CSV, {_EXPECTED}")
     if b"{" not in text and b"event_id" in text and b"payment_id" in text:
-        for delimiter in (",", ";", r"\t"):
+        for delimiter in (",", ";", r"\t", "|"):
             if delimiter.encode().replace(b"\\t", b"\t") in text:
                 return Malformed(f"the header of CSV, {_EXPECTED}", mends.CSV.replace("{}", delimiter))
     if text and not text.startswith((b"{", b"[", b'"')):

@@ -34,7 +34,8 @@ PYTHON = (
 CSV_CELLS = f"python3 -c 'import csv, sys; {_READ}; [print(row[0]) for row in csv.reader(sys.stdin) if row]' < FILE"
 CSV = (
     f"python3 -c 'import csv, json, sys; {_READ}; "
-    '[print(json.dumps(row)) for row in csv.DictReader(sys.stdin, delimiter="{}")]\' < FILE'
+    'lines = (line for line in sys.stdin if line[:4] != "sep="); '
+    '[print(json.dumps(row)) for row in csv.DictReader(lines, delimiter="{}", skipinitialspace=True)]\' < FILE'
 )
 STRIPE = "jq -cf sample_events/psp/stripe.jq FILE"
 ADYEN = "jq -cf sample_events/psp/adyen.jq FILE"

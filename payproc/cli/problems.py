@@ -5,11 +5,9 @@ each of its lines malformed. Their message comes at the end of the file, with th
 is flat, because only the first such line is kept.
 """
 
-import shlex
-
 from payproc.cli.console import MAX_PROBLEMS_SHOWN, ProblemLog
 from payproc.explain import ELEMENT, EXPECTED_LINE, NONE, PIECE, VALUE, Malformed
-from payproc.ingest.sources import STDIN
+from payproc.ingest.sources import as_argument
 from payproc.mends import choose_mend, is_array
 
 
@@ -110,6 +108,5 @@ class LineProblems(ProblemLog):
         fix = ""
         if mend and (source, mend) not in self._mends_told:
             self._mends_told.add((source, mend))
-            file = "FILE" if source == STDIN else shlex.quote(source)
-            fix = f"; use: {mend.replace('FILE', file)} | {self._command}"
+            fix = f"; use: {mend.replace('FILE', as_argument(source))} | {self._command}"
         self._tell(f"{source}:{line}: {error}{fix}", problems)

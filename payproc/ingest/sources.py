@@ -5,6 +5,7 @@ Belongs here: everything about an input but its lines.
 
 import os
 import re
+import shlex
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,8 +53,15 @@ def refuse_unreadable(name: str, start: bytes, command: str = "payproc ingest -"
     """Raise WrongUsage if these are the first bytes of a file that has to be converted first."""
     for magic, (kind, tool) in _UNREADABLE.items():
         if start.startswith(magic):
-            file = "FILE" if name == STDIN else name
-            raise WrongUsage(f"{name}: is {kind}, expected JSON Lines in UTF-8; use: {tool} {file} | {command}")
+            use = f"{tool} {as_argument(name)} | {command}"
+            raise WrongUsage(f"{name}: is {kind}, expected JSON Lines in UTF-8; use: {use}")
+
+
+def as_argument(name: str) -> str:
+    """Return a source as an argument for the shell, or FILE for a pipe, which is empty by now."""
+    if name == STDIN or name.startswith(("/dev/fd/", "/proc/")):
+        return "FILE"
+    return shlex.quote(f"./{name}" if name.startswith("-") else name)
 
 
 def format_name(name: str) -> str:

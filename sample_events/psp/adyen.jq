@@ -99,13 +99,14 @@ def remember($event):
     elif $value == null then .
     elif $psp == "AUTHORISATION_ADJUSTMENT true" then put("authorized " + $sum; $value)
     elif $psp == "CAPTURE true" or $psp == "REFUND true"
-      or $psp == "REFUND_FAILED true" or $psp == "REFUNDED_REVERSED true" then
+      or $psp == "CAPTURE_FAILED true" or $psp == "REFUND_FAILED true" or $psp == "REFUNDED_REVERSED true" then
       seen($event) as $seen
       | if .[$seen] then .
         elif $psp == "CAPTURE true" then put($seen; true) | add_to("captured " + $sum; $value)
         elif $psp == "REFUND true" then
           add_to("refunded " + $sum; $value)
           | put($seen; if $event.type == "refund" and is_whole($sum) then "refund" else "flag" end)
+        elif $psp == "CAPTURE_FAILED true" then put($seen; true) | add_to("captured " + $sum; -$value)
         else put($seen; true) | add_to("refunded " + $sum; -$value) end
     else . end;
 
@@ -139,18 +140,27 @@ def messages:
   ., (try inputs catch (
     "stopped at a message that is not JSON (\(.)); mend it and run all again. All printed events are right" | stop(5)));
 
-# EventBridge; SQS; SNS; a log of requests. A body may be JSON in a string.
+# EventBridge; CloudEvents; Kafka, with or without Connect; SQS; SNS; a log of requests.
 def envelope:
   if (.["detail-type"] | type) == "string" then .detail
-  else .Records // .Messages // .Message // .Body // .body
-    | if type == "string" then (try fromjson catch "") else . end end;
+  elif has("specversion") then .data
+  elif has("topic") or has("schema") then .payload // .value
+  else
+    (.isBase64Encoded == true) as $encoded
+    | .Records // .Messages // .Message // .Sns // .Body // .body
+    | if $encoded and type == "string" then (try @base64d catch "") else . end
+  end;
 
-def oldest_first:
-  [.[0], .[-1] | objects | time | values] as [$first, $last]
-  | if $last != null and $first > $last then reverse else . end;
-
+# A message may be JSON in a string.
 def items:
+  def oldest_first:
+    if length < 2 then .
+    else
+      [.[0], .[-1] | objects | [items][0] | objects | time | values] as [$first, $last]
+      | if $last != null and $first > $last then reverse else . end
+    end;
   if type == "array" then oldest_first[] | items
+  elif type == "string" then (try [fromjson] catch [""])[0] | if type == "array" or type == "object" then items else . end
   elif type != "object" then .
   else [page, envelope][0] as $inner | if $inner == null then . else $inner | items end end;
 

@@ -34,7 +34,7 @@ def step:
     elif .type == "payment_refunded" then
       if $balances | .total_captured > 0 and .total_refunded == .total_captured then "refund" else "flag" end
     elif no_step[.type] then null
-    elif (.type | startswith("payment_")) or .data.payment_id? then "flag"
+    elif (.type | startswith("payment_") or startswith("dispute_")) or .data.payment_id? then "flag"
     else null end;
 
 # Ids with a missing part are null, so payproc reports the line.
@@ -46,6 +46,8 @@ def events:
   else
     step as $step
     | if $step == null then .type
+      elif payment == null or ((.type | startswith("dispute_")) and .data.payment_id? == null) then
+        "! \(.type), which names no payment"
       else
         ($step | if . == "capture" then "authorize", . else . end) as $type
         | { event_id: ([if $type == "authorize" then payment else .id end, $type] | joined), payment_id: payment,
@@ -86,18 +88,27 @@ def messages:
   ., (try inputs catch (
     "stopped at a message that is not JSON (\(.)); mend it and run all again. All printed events are right" | stop(5)));
 
-# EventBridge; SQS; SNS; a log of requests. A body may be JSON in a string.
+# EventBridge; CloudEvents; Kafka, with or without Connect; SQS; SNS; a log of requests.
 def envelope:
   if (.["detail-type"] | type) == "string" then .detail
-  else .Records // .Messages // .Message // .Body // .body
-    | if type == "string" then (try fromjson catch "") else . end end;
+  elif has("specversion") then .data
+  elif has("topic") or has("schema") then .payload // .value
+  else
+    (.isBase64Encoded == true) as $encoded
+    | .Records // .Messages // .Message // .Sns // .Body // .body
+    | if $encoded and type == "string" then (try @base64d catch "") else . end
+  end;
 
-def oldest_first:
-  [.[0], .[-1] | objects | time | values] as [$first, $last]
-  | if $last != null and $first > $last then reverse else . end;
-
+# A message may be JSON in a string.
 def items:
+  def oldest_first:
+    if length < 2 then .
+    else
+      [.[0], .[-1] | objects | [items][0] | objects | time | values] as [$first, $last]
+      | if $last != null and $first > $last then reverse else . end
+    end;
   if type == "array" then oldest_first[] | items
+  elif type == "string" then (try [fromjson] catch [""])[0] | if type == "array" or type == "object" then items else . end
   elif type != "object" then .
   else [page, envelope][0] as $inner | if $inner == null then . else $inner | items end end;
 

@@ -59,12 +59,19 @@ def refund_event:
       payment_id: (.links.payment // .links.refund), type: "flag", psp: "refunds \(.action)", created: .created_at,
       organisation: .links.organisation, refund_id: .links.refund, implied: $is_step };
 
+# Types that name the payment which they led to.
+def repeats_payments: .resource_type | . == "subscriptions" or . == "instalment_schedules" or . == "mandates"
+  or . == "billing_requests" or . == "payouts" or . == "scheme_identifiers";
+
 def events:
   if .resource == "refunds" then object_event(.links.payment; [.id, "flag"]) + {refund_id: .id}
   elif .resource == "payments" then payment_object
   elif (.resource_type | type) != "string" or (.links | type) != "object" then foreign
   elif .resource_type == "payments" then payment_event
   elif .resource_type == "refunds" then refund_event
+  elif .links.payment and (repeats_payments | not) then
+    { event_id: ([.id, "flag"] | joined), payment_id: .links.payment, type: "flag",
+      psp: "\(.resource_type) \(.action)", created: .created_at, organisation: .links.organisation }
   else "\(.resource_type) \(.action)" end;
 
 # A sum with an unknown amount fits no total.
@@ -119,18 +126,27 @@ def messages:
   ., (try inputs catch (
     "stopped at a message that is not JSON (\(.)); mend it and run all again. All printed events are right" | stop(5)));
 
-# EventBridge; SQS; SNS; a log of requests. A body may be JSON in a string.
+# EventBridge; CloudEvents; Kafka, with or without Connect; SQS; SNS; a log of requests.
 def envelope:
   if (.["detail-type"] | type) == "string" then .detail
-  else .Records // .Messages // .Message // .Body // .body
-    | if type == "string" then (try fromjson catch "") else . end end;
+  elif has("specversion") then .data
+  elif has("topic") or has("schema") then .payload // .value
+  else
+    (.isBase64Encoded == true) as $encoded
+    | .Records // .Messages // .Message // .Sns // .Body // .body
+    | if $encoded and type == "string" then (try @base64d catch "") else . end
+  end;
 
-def oldest_first:
-  [.[0], .[-1] | objects | time | values] as [$first, $last]
-  | if $last != null and $first > $last then reverse else . end;
-
+# A message may be JSON in a string.
 def items:
+  def oldest_first:
+    if length < 2 then .
+    else
+      [.[0], .[-1] | objects | [items][0] | objects | time | values] as [$first, $last]
+      | if $last != null and $first > $last then reverse else . end
+    end;
   if type == "array" then oldest_first[] | items
+  elif type == "string" then (try [fromjson] catch [""])[0] | if type == "array" or type == "object" then items else . end
   elif type != "object" then .
   else [page, envelope][0] as $inner | if $inner == null then . else $inner | items end end;
 

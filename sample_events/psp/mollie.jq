@@ -58,9 +58,11 @@ def events:
   elif .resource == "payment" then
     [payment_facts] as $facts
     | if $facts == [] then "payment \(.status)" else event(.id; [.id] + $facts[]) end
+  elif .resource == "refund" and .status == "refunded" then [{payment_id: .paymentId, psp: "refund refunded"}, null]
   elif is_no_step then "\(.resource) \(.status)"
   elif .resource | . == "refund" or . == "chargeback" or . == "capture" then
     event(.paymentId; [.id, .status // (if .reversedAt then "reversed" else "charged_back" end), "flag"])
+  elif .paymentId then event(.paymentId; [.id, .resource, .status // "unknown", "flag"])
   else "\(.resource) \(.type // .status // "" | tostring)" end;
 
 def put($key; $value): setpath([$key]; $value);
@@ -73,7 +75,27 @@ def tell($event):
   | put($told; $event.event_id != null)
   | if $known then put("printed"; number_at("printed") - 1) | put("out"; null) else put("out"; $event) end;
 
-def remember($event): tell($event);
+def unreported: "! refund refunded, of a payment that shows no refund; fetch the payment again";
+
+def leave_out($kind; $times):
+  ["left_out", $kind] as $path
+  | setpath($path; getpath($path) + $times)
+  | if getpath($path) == 0 then delpaths([$path]) else . end;
+
+# A refund is left out, because its payment shows it, before or after it.
+def remember($event):
+  "refund of \($event.payment_id)" as $refund
+  | .[$refund] as $state
+  | if $event.psp == "refund refunded" then
+      if $state == null then put($refund; "unreported") | leave_out(unreported; 1) else leave_out($event.psp; 1) end
+    else
+      ($event.type == "refund" or ("\($event.event_id)" | contains(":refunded:"))) as $is_report
+      | if $event.psp != "payment" or ($is_report | not) then .
+      elif $state == "unreported" then
+        put($refund; "reported") | leave_out(unreported; -1) | leave_out("refund refunded"; 1)
+      else put($refund; "reported") end
+      | tell($event)
+    end;
 def judge($event): .out | if . == null then empty else del(.implied) end;
 
 # ---- The same in every recipe: options, messages, envelopes, counts and the report -----------------
@@ -94,18 +116,27 @@ def messages:
   ., (try inputs catch (
     "stopped at a message that is not JSON (\(.)); mend it and run all again. All printed events are right" | stop(5)));
 
-# EventBridge; SQS; SNS; a log of requests. A body may be JSON in a string.
+# EventBridge; CloudEvents; Kafka, with or without Connect; SQS; SNS; a log of requests.
 def envelope:
   if (.["detail-type"] | type) == "string" then .detail
-  else .Records // .Messages // .Message // .Body // .body
-    | if type == "string" then (try fromjson catch "") else . end end;
+  elif has("specversion") then .data
+  elif has("topic") or has("schema") then .payload // .value
+  else
+    (.isBase64Encoded == true) as $encoded
+    | .Records // .Messages // .Message // .Sns // .Body // .body
+    | if $encoded and type == "string" then (try @base64d catch "") else . end
+  end;
 
-def oldest_first:
-  [.[0], .[-1] | objects | time | values] as [$first, $last]
-  | if $last != null and $first > $last then reverse else . end;
-
+# A message may be JSON in a string.
 def items:
+  def oldest_first:
+    if length < 2 then .
+    else
+      [.[0], .[-1] | objects | [items][0] | objects | time | values] as [$first, $last]
+      | if $last != null and $first > $last then reverse else . end
+    end;
   if type == "array" then oldest_first[] | items
+  elif type == "string" then (try [fromjson] catch [""])[0] | if type == "array" or type == "object" then items else . end
   elif type != "object" then .
   else [page, envelope][0] as $inner | if $inner == null then . else $inner | items end end;
 

@@ -54,6 +54,13 @@ def resource_steps($payment):
     elif ($what == "DENIED" or $what == "DECLINED") and $payment == $id then event($payment; $id; "fail")
     else event($payment; .id; "flag") end;
 
+# Kinds about no payment, or that repeat what one reports.
+def no_payment: {
+  BILLING: 1, "BILLING_AGREEMENTS": 1, CATALOG: 1, CHECKOUT: 1, CUSTOMER: 1, IDENTITY: 1, INVOICING: 1, MERCHANT: 1,
+  "PAYMENT-NETWORKS": 1, "PAYMENT.ORDER": 1, "PAYMENT.PAYOUTS-ITEM": 1, "PAYMENT.PAYOUTSBATCH": 1, VAULT: 1,
+  "PAYMENT.REFERENCED-PAYOUT-ITEM": 1, PAYMENTS: 1
+};
+
 def events:
   if (.event_type | type) != "string" or (.resource | type) != "object" then foreign
   elif {"PAYMENT.AUTHORIZATION": 1, "PAYMENT.CAPTURE": 1, "PAYMENT.SALE": 1, "PAYMENT.REFUND": 1}[
@@ -65,7 +72,9 @@ def events:
         $payments[] as $payment
         | event($payment; [.id, $payment] | joined; "flag")
       end
-  else .event_type end;
+  elif no_payment[.event_type | split(".")[0]] or no_payment[.event_type | split(".")[:2] | join(".")] then .event_type
+  elif parent then event(parent; .id; "flag")
+  else "! \(.event_type), which names no payment" end;
 
 def put($key; $value): setpath([$key]; $value);
 def number_at($key): if .[$key] == null then 0 else .[$key] end;
@@ -122,18 +131,27 @@ def messages:
   ., (try inputs catch (
     "stopped at a message that is not JSON (\(.)); mend it and run all again. All printed events are right" | stop(5)));
 
-# EventBridge; SQS; SNS; a log of requests. A body may be JSON in a string.
+# EventBridge; CloudEvents; Kafka, with or without Connect; SQS; SNS; a log of requests.
 def envelope:
   if (.["detail-type"] | type) == "string" then .detail
-  else .Records // .Messages // .Message // .Body // .body
-    | if type == "string" then (try fromjson catch "") else . end end;
+  elif has("specversion") then .data
+  elif has("topic") or has("schema") then .payload // .value
+  else
+    (.isBase64Encoded == true) as $encoded
+    | .Records // .Messages // .Message // .Sns // .Body // .body
+    | if $encoded and type == "string" then (try @base64d catch "") else . end
+  end;
 
-def oldest_first:
-  [.[0], .[-1] | objects | time | values] as [$first, $last]
-  | if $last != null and $first > $last then reverse else . end;
-
+# A message may be JSON in a string.
 def items:
+  def oldest_first:
+    if length < 2 then .
+    else
+      [.[0], .[-1] | objects | [items][0] | objects | time | values] as [$first, $last]
+      | if $last != null and $first > $last then reverse else . end
+    end;
   if type == "array" then oldest_first[] | items
+  elif type == "string" then (try [fromjson] catch [""])[0] | if type == "array" or type == "object" then items else . end
   elif type != "object" then .
   else [page, envelope][0] as $inner | if $inner == null then . else $inner | items end end;
 

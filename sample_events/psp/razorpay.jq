@@ -20,6 +20,10 @@ def repeats_capture: . == "order.paid" or . == "invoice.paid" or . == "payment_l
   or . == "payment_link.partially_paid" or . == "subscription.charged" or . == "qr_code.credited"
   or . == "virtual_account.credited";
 
+# Kinds about something that holds its last payment, whatever became of it.
+def repeats_payment: split(".")[0] | . == "order" or . == "invoice" or . == "payment_link" or . == "subscription"
+  or . == "qr_code" or . == "virtual_account" or . == "transfer" or . == "settlement";
+
 # Ids with a missing part are null, so payproc reports the line.
 def joined: if all(. != null and . != "") then map(tostring) | join(":") else null end;
 
@@ -40,7 +44,7 @@ def facts:
     elif no_step[.event] then null
     elif .payload.dispute then [.event, .payload.dispute.entity.id, "flag"]
     elif .payload.refund then [.event, $refund.id, "flag"]
-    elif (.event | startswith("payment.")) and .payload.payment then [.event, $payment.id, "flag"]
+    elif .payload.payment and (.event | repeats_payment | not) then [.event, $payment.id, "flag"]
     else null end;
 
 def events:
@@ -88,18 +92,27 @@ def messages:
   ., (try inputs catch (
     "stopped at a message that is not JSON (\(.)); mend it and run all again. All printed events are right" | stop(5)));
 
-# EventBridge; SQS; SNS; a log of requests. A body may be JSON in a string.
+# EventBridge; CloudEvents; Kafka, with or without Connect; SQS; SNS; a log of requests.
 def envelope:
   if (.["detail-type"] | type) == "string" then .detail
-  else .Records // .Messages // .Message // .Body // .body
-    | if type == "string" then (try fromjson catch "") else . end end;
+  elif has("specversion") then .data
+  elif has("topic") or has("schema") then .payload // .value
+  else
+    (.isBase64Encoded == true) as $encoded
+    | .Records // .Messages // .Message // .Sns // .Body // .body
+    | if $encoded and type == "string" then (try @base64d catch "") else . end
+  end;
 
-def oldest_first:
-  [.[0], .[-1] | objects | time | values] as [$first, $last]
-  | if $last != null and $first > $last then reverse else . end;
-
+# A message may be JSON in a string.
 def items:
+  def oldest_first:
+    if length < 2 then .
+    else
+      [.[0], .[-1] | objects | [items][0] | objects | time | values] as [$first, $last]
+      | if $last != null and $first > $last then reverse else . end
+    end;
   if type == "array" then oldest_first[] | items
+  elif type == "string" then (try [fromjson] catch [""])[0] | if type == "array" or type == "object" then items else . end
   elif type != "object" then .
   else [page, envelope][0] as $inner | if $inner == null then . else $inner | items end end;
 

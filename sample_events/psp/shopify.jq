@@ -32,14 +32,14 @@ def event($type):
 
 def transaction:
   (.kind == "authorization" or .kind == "emv_authorization" or .kind == "sale") as $is_first
-  | if .status == "pending" or .kind == "change" or .kind == "suggested_refund" then "\(.kind) \(.status)"
+  | if .status == "pending" or .status == "awaiting_response" or .kind == "change" or .kind == "suggested_refund" then "\(.kind) \(.status)"
     elif .parent_id == null and ($is_first | not) then event("flag")
     elif .status == "success" then
       if .kind == "sale" or .kind == "capture" then event("authorize"), event("capture")
       elif $is_first then event("authorize")
       elif .kind == "void" then event("fail")
       else event("flag") end
-    elif .parent_id == null then event("fail")
+    elif .parent_id == null and (.status == "failure" or .status == "error") then event("fail")
     else event("flag") end;
 
 def dispute:
@@ -50,7 +50,8 @@ def dispute:
 def events:
   if .id == null then foreign
   elif (.kind | type) == "string" and (.status | type) == "string" then transaction
-  elif .type == "chargeback" or .type == "inquiry" then dispute
+  elif .type == "chargeback" or .type == "inquiry" then
+    if .order_id == null then "! \(.type), which names no order" else dispute end
   else foreign end;
 
 # A sum with an unknown amount fits no other.
@@ -106,18 +107,27 @@ def messages:
   ., (try inputs catch (
     "stopped at a message that is not JSON (\(.)); mend it and run all again. All printed events are right" | stop(5)));
 
-# EventBridge; SQS; SNS; a log of requests. A body may be JSON in a string.
+# EventBridge; CloudEvents; Kafka, with or without Connect; SQS; SNS; a log of requests.
 def envelope:
   if (.["detail-type"] | type) == "string" then .detail
-  else .Records // .Messages // .Message // .Body // .body
-    | if type == "string" then (try fromjson catch "") else . end end;
+  elif has("specversion") then .data
+  elif has("topic") or has("schema") then .payload // .value
+  else
+    (.isBase64Encoded == true) as $encoded
+    | .Records // .Messages // .Message // .Sns // .Body // .body
+    | if $encoded and type == "string" then (try @base64d catch "") else . end
+  end;
 
-def oldest_first:
-  [.[0], .[-1] | objects | time | values] as [$first, $last]
-  | if $last != null and $first > $last then reverse else . end;
-
+# A message may be JSON in a string.
 def items:
+  def oldest_first:
+    if length < 2 then .
+    else
+      [.[0], .[-1] | objects | [items][0] | objects | time | values] as [$first, $last]
+      | if $last != null and $first > $last then reverse else . end
+    end;
   if type == "array" then oldest_first[] | items
+  elif type == "string" then (try [fromjson] catch [""])[0] | if type == "array" or type == "object" then items else . end
   elif type != "object" then .
   else [page, envelope][0] as $inner | if $inner == null then . else $inner | items end end;
 

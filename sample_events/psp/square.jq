@@ -58,7 +58,8 @@ def events:
     | if ($object.payment // $object.refund).status == "PENDING" then "\(.type) PENDING"
       elif $object.payment then payment_steps
       elif $object.refund then refund_step
-      elif $object.dispute and (.type | contains("evidence") | not) then dispute_step
+      elif $object.dispute and (.type | contains("evidence") | not) then
+        if $object.dispute.disputed_payment.payment_id then dispute_step else "! \(.type), which names no payment" end
       else .type end
   end;
 
@@ -108,18 +109,27 @@ def messages:
   ., (try inputs catch (
     "stopped at a message that is not JSON (\(.)); mend it and run all again. All printed events are right" | stop(5)));
 
-# EventBridge; SQS; SNS; a log of requests. A body may be JSON in a string.
+# EventBridge; CloudEvents; Kafka, with or without Connect; SQS; SNS; a log of requests.
 def envelope:
   if (.["detail-type"] | type) == "string" then .detail
-  else .Records // .Messages // .Message // .Body // .body
-    | if type == "string" then (try fromjson catch "") else . end end;
+  elif has("specversion") then .data
+  elif has("topic") or has("schema") then .payload // .value
+  else
+    (.isBase64Encoded == true) as $encoded
+    | .Records // .Messages // .Message // .Sns // .Body // .body
+    | if $encoded and type == "string" then (try @base64d catch "") else . end
+  end;
 
-def oldest_first:
-  [.[0], .[-1] | objects | time | values] as [$first, $last]
-  | if $last != null and $first > $last then reverse else . end;
-
+# A message may be JSON in a string.
 def items:
+  def oldest_first:
+    if length < 2 then .
+    else
+      [.[0], .[-1] | objects | [items][0] | objects | time | values] as [$first, $last]
+      | if $last != null and $first > $last then reverse else . end
+    end;
   if type == "array" then oldest_first[] | items
+  elif type == "string" then (try [fromjson] catch [""])[0] | if type == "array" or type == "object" then items else . end
   elif type != "object" then .
   else [page, envelope][0] as $inner | if $inner == null then . else $inner | items end end;
 

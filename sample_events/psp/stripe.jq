@@ -18,7 +18,7 @@ def is_test: [.livemode, (object | .livemode)] | any(. == false or . == "false")
 # Kinds that report no step, by their name or by the word before the first dot.
 def no_step: {
   "payment_intent.created": 1, "payment_intent.processing": 1, "payment_intent.requires_action": 1,
-  "payment_intent.payment_failed": 1, "charge.pending": 1, "charge.updated": 1, "review.closed": 1,
+  "charge.pending": 1, "review.closed": 1,
   account: 1, application_fee: 1, balance: 1, billing: 1, billing_portal: 1, capability: 1, cash_balance: 1,
   checkout: 1, coupon: 1, credit_note: 1, customer: 1, customer_cash_balance_transaction: 1, entitlements: 1,
   file: 1, financial_connections: 1, identity: 1, invoice: 1, invoice_payment: 1, invoiceitem: 1, mandate: 1,
@@ -40,23 +40,33 @@ def payment:
 
 def intent_steps($kind):
   .capture_method as $method
-  | if $kind == "payment_intent.amount_capturable_updated" then "authorize"
+  | (.amount_received // 0) as $received
+  | if $kind == "payment_intent.amount_capturable_updated" then
+      if $received > 0 then "authorize", "capture" elif .amount_capturable == 0 then "flag" else "authorize" end
     elif $kind == "payment_intent.succeeded" then
       if $method == "manual" then "capture"
       elif $method == "automatic" or $method == "automatic_async" then "authorize", "capture"
       else "flag" end
-    elif $kind == "payment_intent.canceled" and (.amount_received // 0) == 0 then "fail"
+    elif $received > 0 then "flag"
+    elif $kind == "payment_intent.canceled" then "fail"
+    elif $kind == "payment_intent.payment_failed" then "failed attempt"
     else "flag" end;
 
-# The charge of a PaymentIntent repeats what that reports, except for refunds.
+# A payment that failed when its money was on the account already, such as a bank debit.
+def is_reversed: .failure_balance_transaction != null;
+
+# The charge of a PaymentIntent repeats what that reports, except for refunds and late failures.
 def charge_steps($kind):
   intent as $intent
   | if $kind == "charge.refunded" then
       if .captured == false then if $intent == null then "fail" else empty end
       elif .captured == true and .refunded == true then "refund"
       else "flag" end
+    elif $kind == "charge.updated" then if is_reversed or .status == "failed" then "flag" else empty end
     elif $intent != null then
-      if $kind == "charge.succeeded" or $kind == "charge.captured" or $kind == "charge.failed" then empty
+      if is_reversed then "flag"
+      elif $kind == "charge.failed" then "failed attempt"
+      elif $kind == "charge.succeeded" or $kind == "charge.captured" then empty
       else "flag" end
     elif $kind == "charge.succeeded" then
       if .captured == true then "authorize", "capture" elif .captured == false then "authorize" else "flag" end
@@ -87,19 +97,49 @@ def events:
       | [$object | steps($kind)] as $steps
       | if $payment == null and ($object.object | . != "payment_intent" and . != "charge") then
           "! \($kind), which names no payment"
+        elif $kind == "refund.created" and $steps == [] then [{payment_id: $payment, psp: $kind}, null]
+        elif $kind == "charge.refunded" and $steps == [] then [{payment_id: $payment, psp: $kind}, $kind]
         elif $steps == [] then $kind
-        else $steps[] as $step | {
+        else ($steps[] | if . == "failed attempt" then "flag" else . end) as $step | {
           event_id: (.id | if type == "string" and . != "" and ($step == "flag" or $steps[1])
             then . + ":" + $step else . end),
           payment_id: $payment, type: $step, psp: $kind, created, livemode, account
-        } + ($object | {
+        } + if $steps == ["failed attempt"] then {is_attempt: true} else {} end + ($object | {
           object: .id, amount, amount_received, amount_captured, amount_refunded, currency, status, reason
         }) end
     end;
 
-# What later events need to know of this one, and the event in the light of it: nothing here.
-def remember($event): .;
-def judge($event): $event;
+def unreported: "! refund.created without charge.refunded, which tells whole refunds from parts; subscribe to it";
+
+def leave_out($kind; $times):
+  ["left_out", $kind] as $path
+  | setpath($path; getpath($path) + $times)
+  | if getpath($path) == 0 then delpaths([$path]) else . end;
+
+# refund.created is left out, because charge.refunded reports the refund, before or after it.
+def remember_refund($event):
+  "refund of \($event.payment_id)" as $refund
+  | .[$refund] as $state
+  | if $event.psp == "charge.refunded" then
+      setpath([$refund]; "reported")
+      | if $state == "unreported" then leave_out(unreported; -1) | leave_out("refund.created"; 1) else . end
+    elif $state == null then setpath([$refund]; "unreported") | leave_out(unreported; 1)
+    else leave_out($event.psp; 1) end;
+
+# A failed attempt is left out, unless the payment had succeeded before. The common part has yet to
+# count it as printed.
+def remember($event):
+  "succeeded \($event.payment_id)" as $succeeded
+  | .[$succeeded] as $before
+  | if $event.psp == "payment_intent.succeeded" then setpath([$succeeded]; $event.created)
+    elif $event.psp == "charge.refunded" or ($event.psp == "refund.created" and $event.type != "flag") then
+      remember_refund($event)
+    elif $event.is_attempt != true then .
+    elif $before != null and $before < $event.created then setpath(["is_late"]; true)
+    else
+      setpath(["is_late"]; false) | setpath(["printed"]; .printed + -1) | leave_out($event.psp; 1)
+    end;
+def judge($event): if $event.is_attempt then if .is_late then $event | del(.is_attempt) else empty end else $event end;
 
 # ---- The same in every recipe: options, messages, envelopes, counts and the report -----------------
 
@@ -119,18 +159,27 @@ def messages:
   ., (try inputs catch (
     "stopped at a message that is not JSON (\(.)); mend it and run all again. All printed events are right" | stop(5)));
 
-# EventBridge; SQS; SNS; a log of requests. A body may be JSON in a string.
+# EventBridge; CloudEvents; Kafka, with or without Connect; SQS; SNS; a log of requests.
 def envelope:
   if (.["detail-type"] | type) == "string" then .detail
-  else .Records // .Messages // .Message // .Body // .body
-    | if type == "string" then (try fromjson catch "") else . end end;
+  elif has("specversion") then .data
+  elif has("topic") or has("schema") then .payload // .value
+  else
+    (.isBase64Encoded == true) as $encoded
+    | .Records // .Messages // .Message // .Sns // .Body // .body
+    | if $encoded and type == "string" then (try @base64d catch "") else . end
+  end;
 
-def oldest_first:
-  [.[0], .[-1] | objects | time | values] as [$first, $last]
-  | if $last != null and $first > $last then reverse else . end;
-
+# A message may be JSON in a string.
 def items:
+  def oldest_first:
+    if length < 2 then .
+    else
+      [.[0], .[-1] | objects | [items][0] | objects | time | values] as [$first, $last]
+      | if $last != null and $first > $last then reverse else . end
+    end;
   if type == "array" then oldest_first[] | items
+  elif type == "string" then (try [fromjson] catch [""])[0] | if type == "array" or type == "object" then items else . end
   elif type != "object" then .
   else [page, envelope][0] as $inner | if $inner == null then . else $inner | items end end;
 

@@ -31,7 +31,7 @@ def unsuitable(kind: str, advice: str) -> str:
 UNREADABLE: list[tuple[str, bytes | None, str]] = [
     ("missing", None, "cannot be read: No such file or directory"),
     ("good.jsonl/b", None, "cannot be read: Not a directory"),
-    ("day.bz2", bz2.compress(b"{}"), unsuitable("compressed with bzip2", "bzcat day.bz2")),
+    ("a day.bz2", bz2.compress(b"{}"), unsuitable("compressed with bzip2", "bzcat 'a day.bz2'")),
     ("be", '\ufeff{"event_id":"e1"}'.encode("utf-16-be"), unsuitable("UTF-16", "iconv -f UTF-16 -t UTF-8 be")),
 ]
 """Names, contents and messages. tests/cli/test_usage.py has more kinds."""

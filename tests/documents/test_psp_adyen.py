@@ -115,6 +115,12 @@ def test_refund_of_captured_part_is_whole() -> None:
     assert refunds(AUTHORIZED, item("REFUND", "R1")) == ["refund"]
 
 
+def test_failed_capture_is_not_refunded() -> None:
+    failed = item("CAPTURE_FAILED", "C1")
+    assert refunds(AUTHORIZED, CAPTURED, failed, failed, item("CAPTURE", "C2"), item("REFUND", "R1")) == ["refund"]
+    assert refunds(AUTHORIZED, CAPTURED, failed, item("REFUND", "R1")) == ["flag"]
+
+
 def test_unknown_amount_is_flagged() -> None:
     """Of the refund, of the authorization, or of both in one currency."""
     amounts: list[Any] = [None, 7, "1000", [], {}, {"value": 1000}, {"currency": "EUR", "value": "1000"}]

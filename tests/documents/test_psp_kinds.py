@@ -29,9 +29,12 @@ def mollie(payment: str, status: str, **fields: Any) -> dict[str, Any]:
     return content | fields | amounts
 
 
+def gocardless_event(event: str, action: str) -> dict[str, Any]:
+    return {"id": event, "resource_type": "payments", "action": action, "links": {"payment": "PM1"}}
+
+
 def gocardless(event: str, action: str, **details: Any) -> dict[str, Any]:
-    content = {"id": event, "resource_type": "payments", "action": action, "links": {"payment": "PM1"}}
-    return {"events": [content | {"details": details}]}
+    return {"events": [gocardless_event(event, action) | {"details": details}]}
 
 
 def razorpay(kind: str, **entities: Any) -> dict[str, Any]:
@@ -73,6 +76,11 @@ KINDS: dict[str, list[tuple[str, dict[str, Any], str]]] = {
         ),
     ],
     "mollie": [
+        (
+            "unknown object of a payment",
+            {"resource": "unheard-of", "id": "x_1", "paymentId": "tr_3"},
+            "x_1:unheard-of:unknown:flag tr_3 flag",
+        ),
         ("authorized", mollie("tr_1", "authorized"), "tr_1:authorize tr_1 authorize"),
         ("part captured", mollie("tr_1", "authorized", amountCaptured="0.40"), "tr_1:capture tr_1 capture"),
         ("nothing remaining", mollie("tr_1", "paid", amountRemaining="0.00"), "tr_1:refund tr_1 refund"),
@@ -87,11 +95,15 @@ KINDS: dict[str, list[tuple[str, dict[str, Any], str]]] = {
         ),
     ],
     "gocardless": [
+        ("unknown type", {**gocardless_event("EV4", "x"), "resource_type": "unheard_of"}, "EV4:flag PM1 flag"),
+        ("origin of a payment", {**gocardless_event("EV5", "payment_created"), "resource_type": "subscriptions"}, ""),
         ("failure with a retry", gocardless("EV1", "failed", will_attempt_retry=True), ""),
         ("failure", gocardless("EV2", "failed"), "EV2:fail PM1 fail"),
         ("retry all the same", gocardless("EV3", "resubmission_requested"), "EV3:flag PM1 flag"),
     ],
     "razorpay": [
+        ("unknown kind", razorpay("unheard_of.done", payment={"id": "pay_4"}), "unheard_of.done:pay_4:flag pay_4 flag"),
+        ("order with a payment", razorpay("order.unheard_of", payment={"id": "pay_4"}), ""),
         (
             "capture told by its order",
             razorpay("order.paid", payment={"id": "pay_1", "amount": 100, "captured": True}),
@@ -113,6 +125,8 @@ KINDS: dict[str, list[tuple[str, dict[str, Any], str]]] = {
         ),
     ],
     "shopify": [
+        ("not yet authorized", shopify(8, "authorization", status="awaiting_response"), ""),
+        ("unknown status", shopify(9, "authorization", status="unheard_of"), "9:flag 9 flag"),
         (
             "EventBridge",
             {"detail-type": "shopifyWebhook", "detail": {"metadata": {}, "payload": shopify(1, "authorization")}},
@@ -125,6 +139,8 @@ KINDS: dict[str, list[tuple[str, dict[str, Any], str]]] = {
         ("void that failed", shopify(6, "void", 1, status="failure"), "6:flag 1 flag"),
     ],
     "paypal": [
+        ("unknown kind", paypal("X1", "UNHEARD.OF", "A4"), "WH-X1:flag A4 flag"),
+        ("order of a payment", paypal("O1", "CHECKOUT.ORDER.COMPLETED", "A4"), ""),
         (
             "capture alone",
             paypal("C1", "PAYMENT.CAPTURE.COMPLETED", "A1"),
@@ -148,6 +164,18 @@ def test_kinds_are_mapped(name: str) -> None:
     )
 
 
+def test_refund_that_no_payment_shows_is_named() -> None:
+    """Mollie's payment has to be fetched again, or it would look captured."""
+    refunds = [{"resource": "refund", "id": f"re_{each}", "status": "refunded", "paymentId": each} for each in "12"]
+    payment = mollie("1", "paid", amountRefunded="1.00")
+    charged_back = mollie("2", "paid", amountRefunded="0.00", amountChargedBack="1.00")
+    for dump in ([payment, charged_back, *refunds], [*refunds, payment, charged_back]):
+        assert run_recipe("mollie", dump).report == [
+            "mollie.jq: 6 events printed, 2 messages left out: 1 refund refunded",
+            "mollie.jq: LEFT OUT 1: refund refunded, of a payment that shows no refund; fetch the payment again",
+        ]
+
+
 def test_rounded_ids_are_left_out() -> None:
     """jq 1.6 makes one payment of two. Later ones keep long numbers as they are."""
     found = run_recipe("shopify", [shopify(2**53 + number, "sale") for number in (1, 2)])
@@ -155,6 +183,21 @@ def test_rounded_ids_are_left_out() -> None:
     assert [each["event_id"] for each in found.events] in ([], exact)
     left_out = [line for line in found.report if "ids over 2^53, which this jq rounds; use jq 1.7" in line]
     assert len(left_out) == (0 if found.events else 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("checkout", {"id": "evt_1", "type": "dispute_received", "data": {"id": "dsp_1"}}),
+        ("square", {"type": "dispute.created", "event_id": "e", "data": {"object": {"dispute": {"id": "d_1"}}}}),
+        ("shopify", {"id": 1, "type": "chargeback", "status": "lost", "order_id": None}),
+        ("paypal", {"id": "WH-1", "event_type": "UNHEARD.OF", "resource": {"amount": {"value": "1.00"}}}),
+    ],
+)
+def test_money_of_no_payment_is_named(name: str, message: dict[str, Any]) -> None:
+    found = run_recipe(name, [message])
+    assert (found.code, found.events, len(found.report)) == (0, [], 2)
+    assert re.search(r"LEFT OUT 1: .*, which names no (payment|order)$", found.report[1])
 
 
 @pytest.mark.parametrize(("name", "cut"), [("square", 8), ("shopify", 6), ("paypal", 8)])

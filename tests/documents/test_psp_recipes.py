@@ -1,6 +1,7 @@
 """Every recipe reads, counts and reports in the same way."""
 
 import json
+from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
 
@@ -52,6 +53,10 @@ def eventbridge(event: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def base64(event: dict[str, Any]) -> str:
+    return b64encode(json.dumps(event).encode()).decode()
+
+
 ENVELOPES: dict[str, Callable[[dict[str, Any], dict[str, Any]], list[Any]]] = {
     "lines": lambda first, second: [first, second],
     "array": lambda first, second: [[first, second]],
@@ -63,6 +68,16 @@ ENVELOPES: dict[str, Callable[[dict[str, Any], dict[str, Any]], list[Any]]] = {
     "EventBridge in SQS": lambda first, second: [{"Body": json.dumps(eventbridge(each))} for each in (first, second)],
     "SNS": lambda first, second: [{"Type": "Notification", "Message": json.dumps(each)} for each in (first, second)],
     "log of requests": lambda first, second: [{"headers": {}, "body": each} for each in (first, second)],
+    "pages of a list": lambda first, second: [[{"object": "list", "data": [each]} for each in (second, first)]],
+    "EventBridge, newest first": lambda first, second: [[eventbridge(second), eventbridge(first)]],
+    "SNS to Lambda": lambda first, second: [
+        {"Records": [{"Sns": {"Message": json.dumps(each)}}]} for each in (first, second)
+    ],
+    "API Gateway": lambda first, second: [{"body": base64(each), "isBase64Encoded": True} for each in (first, second)],
+    "Kafka": lambda first, second: [{"topic": "t", "value": json.dumps(first)}, {"topic": "t", "payload": second}],
+    "Kafka Connect": lambda first, second: [{"schema": None, "payload": each} for each in (first, json.dumps(second))],
+    "CloudEvents": lambda first, second: [{"specversion": "1.0", "data": each} for each in (first, second)],
+    "JSON in strings": lambda first, second: [json.dumps(first), json.dumps([second])],
 }
 
 

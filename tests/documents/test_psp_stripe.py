@@ -126,6 +126,9 @@ def test_charge_of_a_payment_intent_repeats_it() -> None:
         ("charge.refunded", {"captured": True, "refunded": False}, ["flag"]),
         ("charge.refunded", {"captured": True}, ["flag"]),
         ("charge.refunded", {"captured": False, "refunded": True}, []),
+        ("charge.updated", {"status": "succeeded"}, []),
+        ("charge.updated", {"status": "failed"}, ["flag"]),
+        ("charge.failed", {"failure_balance_transaction": "txn_1"}, ["flag"]),
         ("charge.expired", {"captured": False}, ["flag"]),
         ("charge.unheard_of", {"captured": True}, ["flag"]),
     ]
@@ -159,10 +162,26 @@ def test_odd_payment_intents_are_flagged() -> None:
         ("payment_intent.succeeded", {"capture_method": "unheard of"}, ["flag"]),
         ("payment_intent.succeeded", {}, ["flag"]),
         ("payment_intent.canceled", {"amount_received": 5}, ["flag"]),
+        ("payment_intent.payment_failed", {"amount_received": 5}, ["flag"]),
+        ("payment_intent.amount_capturable_updated", {"amount_capturable": 0}, ["flag"]),
+        ("payment_intent.amount_capturable_updated", {"amount_received": 5}, ["authorize", "capture"]),
         ("payment_intent.canceled", {"amount_received": 0}, ["fail"]),
         ("payment_intent.canceled", {}, ["fail"]),
     ]
     assert_mapped(cases, "obj_1")
+
+
+def test_failure_after_success_is_flagged() -> None:
+    """A bank debit can fail later. An attempt that failed before it says nothing, even if late."""
+    success = event("payment_intent.succeeded", capture_method="automatic") | {"created": 2}
+    failures = [
+        event("payment_intent.payment_failed") | {"id": "evt_2", "created": 1},
+        event("payment_intent.payment_failed") | {"id": "evt_3", "created": 3},
+        event("charge.failed", object="charge", payment_intent="obj_1") | {"id": "evt_4", "created": 4},
+    ]
+    found = run_recipe("stripe", [failures[0], success, *failures])
+    assert [each["event_id"] for each in found.events[2:]] == ["evt_3:flag", "evt_4:flag"]
+    assert found.report == ["stripe.jq: 4 events printed, 2 messages left out: 2 payment_intent.payment_failed"]
 
 
 def test_kinds_without_a_step_are_counted() -> None:
@@ -175,9 +194,22 @@ def test_kinds_without_a_step_are_counted() -> None:
         ("refund.updated", {"status": "pending"}, []),
     ]
     assert_mapped(cases, "pi_1", payment_intent="pi_1")
-    found = run_recipe("stripe", [event(kind, **content, payment_intent="pi_1") for kind, content, _ in cases])
+    reported = event("charge.refunded", object="charge", payment_intent="pi_1", captured=False)
+    dump = [event(kind, **content, payment_intent="pi_1") for kind, content, _ in cases]
+    found = run_recipe("stripe", [*dump, reported])
+    cases.insert(0, ("charge.refunded", {}, []))
     counted = ", ".join(f"1 {kind}" for kind, _, _ in cases)
-    assert found.report == [f"stripe.jq: 0 events printed, 6 messages left out: {counted}"]
+    assert found.report == [f"stripe.jq: 0 events printed, 7 messages left out: {counted}"]
+
+
+def test_refund_that_no_charge_reports_is_named() -> None:
+    """Without charge.refunded, the payment would look captured."""
+    refunds = [event("refund.created", status="succeeded", payment_intent=f"pi_{number}") for number in (1, 2, 1)]
+    charge = event("charge.refunded", object="charge", payment_intent="pi_1", captured=True, refunded=True)
+    for dump in ([charge, *refunds], [*refunds, charge]):
+        first, second = run_recipe("stripe", dump).report
+        assert first == "stripe.jq: 1 events printed, 3 messages left out: 2 refund.created"
+        assert second.startswith("stripe.jq: LEFT OUT 1: refund.created without charge.refunded, ")
 
 
 def test_unknown_kind_without_payment_is_named() -> None:

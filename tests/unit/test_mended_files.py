@@ -167,6 +167,11 @@ FILES = {
         "jq -c '.payload' FILE",
         ["e1"],
     ),
+    "a map of events by their ids": File(
+        json.dumps({each: json.loads(text) for each, text in zip(ALL, (ONE, TWO, THREE), strict=True)}),
+        ["1: an event inside .[]"],
+        "jq -c '.[]' FILE",
+    ),
     "EventBridge": File(
         json.dumps({"detail-type": "x", "my-detail": json.loads(ONE)}),
         ['1: an event inside ."my-detail"'],
@@ -224,7 +229,13 @@ FILES = {
         ["1: the header of CSV"],
         mends.CSV.replace("{}", shown),
     )
-    for name, delimiter, shown in (("commas", ",", ","), ("semicolons", ";", ";"), ("tabs", "\t", r"\t"))
+    for name, delimiter, shown in (
+        ("commas", ",", ","),
+        ("commas and blanks", ", ", ","),
+        ("semicolons", ";", ";"),
+        ("tabs", "\t", r"\t"),
+        ("pipes", "|", "|"),
+    )
 }
 
 
@@ -314,6 +325,29 @@ def test_raw_events_lead_to_their_filter(
             pytest.skip("the filter is not there")
         run = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, check=True)
         assert find_ids(run.stdout)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"), [("-day.json", "./-day.json"), ("/dev/fd/63", "FILE"), ("<stdin>", "FILE"), ("a;b", "'a;b'")]
+)
+def test_name_is_an_argument(name: str, argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (message,) = tell(f"[{ONE}]", name, capsys)
+    assert message == f"{name}:1: an array, {AN_OBJECT}; use: jq -c '.[]' {argument} | payproc ingest -"
+
+
+def test_first_line_of_excel_is_no_header(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "sep=;\nevent_id;payment_id;type\ne1;p;fail\n"
+    first, second, _ = tell(text, "f", capsys)
+    assert first == f"f:1: Excel's first line of CSV, {AN_OBJECT}"
+    (tmp_path / "f").write_text(text)
+    command = second.partition("; use: ")[2].rpartition(" | ")[0]
+    assert find_ids(subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, check=True).stdout) == ["e1"]
+
+
+def test_events_in_several_places_get_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """A path to one of them would lose the other."""
+    (message,) = tell(json.dumps({"old": json.loads(ONE), "id": 1, "new": json.loads(TWO)}), "f", capsys)
+    assert message == f"f:1: events in several places, {AN_OBJECT}"
 
 
 def test_thin_stripe_event_is_named(capsys: pytest.CaptureFixture[str]) -> None:
