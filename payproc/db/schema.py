@@ -7,6 +7,7 @@ advisory lock, so two commands cannot take the same step, and a crash leaves the
 If only the procedure or the views differ, the owner's next `ingest` or `init` replaces them.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +30,9 @@ ASYNCHRONOUS_COMMIT = "SET LOCAL synchronous_commit = off;"
 
 _FOLDER = Path(__file__).parent
 """The folder of the .sql files. importlib.resources, which also reads archives, imports slower."""
+
+_STATEMENT = re.compile(r"(?:\$(\w+)\$.*?\$\1\$|[^$;]|;(?!\n))+;\n", re.DOTALL)
+"""A statement, with the comment above it. It ends with a line, outside of dollar quotes."""
 
 _FOR_CITUS = (
     # One connection to each machine: the types are created there by the same transaction as the
@@ -259,9 +263,15 @@ def _make_version_step(mark: Mark) -> Step:
         if file.name.startswith(f"{version:04}_") and (mark.for_citus or not file.name.endswith(".citus.sql"))
     ]
     statements = list(_FOR_CITUS) if mark.for_citus else []
-    statements += [file.read_text("utf-8") for file in sorted(files, key=lambda file: len(file.name))]
+    for file in sorted(files, key=lambda file: len(file.name)):
+        statements += split_statements(file.read_text("utf-8"))
     statements += _list_replaceable(reached) if version == VERSION else [write_mark(reached)]
     return Step(f"brought the schema payproc from version {mark.version} to {version}", statements, reached)
+
+
+def split_statements(script: str) -> list[str]:
+    """Return the statements of a script. Citus refuses to change a table in a string of several."""
+    return [each[0] for each in _STATEMENT.finditer(script)]
 
 
 def _list_replaceable(mark: Mark) -> list[str]:
