@@ -24,6 +24,13 @@ _TRANSIENT = frozenset(
 )
 """SQLSTATEs after which the transaction is gone, but the same work may succeed a moment later."""
 
+_CITUS_REPORT = "ReportResultError"
+"""The function of Citus that reports an error of another machine. If it has lost the machine, the
+SQLSTATE is that of an internal error."""
+
+_CITUS_MACHINE = re.compile(r"^while executing command on (\S+)$", re.MULTILINE)
+"""The machine in the context of such an error, for the description only."""
+
 _DATA_EXCEPTION = "22"
 """Class of the SQLSTATEs of content that cannot be stored."""
 
@@ -43,11 +50,20 @@ _ADVICE_BY_SQLSTATE = {
     psycopg2.errorcodes.QUERY_CANCELED: "if it was a timeout, raise statement_timeout for this role",
     psycopg2.errorcodes.DISK_FULL: "free some space and run it again",
     psycopg2.errorcodes.TOO_MANY_CONNECTIONS: "use fewer --workers or raise max_connections",
-    psycopg2.errorcodes.CONNECTION_FAILURE: "run it again when the server reaches all its machines",
+    psycopg2.errorcodes.CONNECTION_FAILURE: "run it again when that machine runs, and has this database and role",
     psycopg2.errorcodes.CLASS_TRANSACTION_ROLLBACK: "run it again",
     psycopg2.errorcodes.CLASS_OPERATOR_INTERVENTION: "run it again when the server is back",
 }
 """Advice for the user, by SQLSTATE or its class."""
+
+_ADVICE_ON_MACHINES = {
+    psycopg2.errorcodes.INTERNAL_ERROR: "run it again when that machine runs",
+    psycopg2.errorcodes.UNDEFINED_FUNCTION: "run CREATE EXTENSION citus in this database of that machine",
+    psycopg2.errorcodes.UNDEFINED_OBJECT: (
+        "create it on each machine: CREATE ROLE does that in a database with the extension citus, and in no other"
+    ),
+}
+"""The same for errors of another machine of a cluster."""
 
 _ADVICE_ON_RUN_NUMBERS = (
     "new runs would get the numbers of existing ones, as after a restore; run: "
@@ -70,6 +86,10 @@ def describe_error(
         return CannotFinish(f"cannot reach the database {where}: {cause or message}")
     sqlstate = error.pgcode or ""
     advice = _ADVICE_BY_SQLSTATE.get(sqlstate) or _ADVICE_BY_SQLSTATE.get(sqlstate[:2]) or ""
+    if _is_of_machine(error):
+        advice = _ADVICE_ON_MACHINES.get(sqlstate, advice)
+        if machine := _CITUS_MACHINE.search(error.diag.context or ""):
+            message = f"{message} (machine {machine[1]})"
     if error.diag.constraint_name == "runs_have_one_number":
         advice = _ADVICE_ON_RUN_NUMBERS
     return CannotFinish(f"the database {where} refused: {message}{advice and '; '}{advice}")
@@ -86,7 +106,9 @@ def is_about_connection(error: psycopg2.Error) -> bool:
 
 def is_transient(error: Exception) -> bool:
     """Return whether the same work may succeed a moment later."""
-    return isinstance(error, psycopg2.Error) and error.pgcode in _TRANSIENT
+    return isinstance(error, psycopg2.Error) and (
+        error.pgcode in _TRANSIENT or (error.pgcode == psycopg2.errorcodes.INTERNAL_ERROR and _is_of_machine(error))
+    )
 
 
 def is_about_content(error: psycopg2.Error) -> bool:
@@ -103,6 +125,11 @@ def is_lost_race(error: psycopg2.errors.UniqueViolation) -> bool:
 def is_about_privileges(error: CannotFinish) -> bool:
     """Return whether the role lacks a privilege for the statement that failed."""
     return isinstance(error.__cause__, psycopg2.errors.InsufficientPrivilege)
+
+
+def _is_of_machine(error: psycopg2.Error) -> bool:
+    """Return whether another machine of a Citus cluster has raised the error, or was lost."""
+    return error.diag.source_function == _CITUS_REPORT
 
 
 def _one_line(error: psycopg2.Error) -> str:

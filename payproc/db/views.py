@@ -8,7 +8,9 @@ from pathlib import Path
 
 from psycopg2.extensions import quote_ident
 
+from payproc.db.citus import DISTRIBUTED_BY
 from payproc.db.connection import Database
+from payproc.db.mark import read_schema
 from payproc.errors import WrongUsage
 from payproc.escape import unambiguous
 from payproc.logic import TABLE, is_legal
@@ -39,10 +41,11 @@ def read_views() -> str:
     return f"{create}{statements}".strip().replace("{legal}", legal).replace("{pending}", PENDING)
 
 
-def list_grants(database: Database, role: str) -> list[str]:
+def list_grants(database: Database, role: str, *, for_citus: bool = False) -> list[str]:
     """Return the statements that let a role read the views, and nothing else.
 
-    Raises WrongUsage if the role is missing.
+    On Citus, also the tables under them, because the other machines know the caller's rights alone.
+    `for_citus` counts if there is no schema yet. Raises WrongUsage if the role is missing.
     """
     with database.transaction() as cursor:
         cursor.execute("SELECT FROM pg_catalog.pg_roles WHERE rolname = %s", (role,))
@@ -52,5 +55,7 @@ def list_grants(database: Database, role: str) -> list[str]:
                 "create it with CREATE ROLE"
             )
         name = quote_ident(role, cursor)
-    views = ", ".join(f"payproc.{view}" for view in VIEWS)
-    return [f"GRANT USAGE ON SCHEMA payproc TO {name}", f"GRANT SELECT ON {views} TO {name}"]
+        found = read_schema(cursor, database.where)
+    relations = [*VIEWS, *DISTRIBUTED_BY, "runs"] if (found.mark.for_citus if found else for_citus) else VIEWS
+    names = ", ".join(f"payproc.{relation}" for relation in relations)
+    return [f"GRANT USAGE ON SCHEMA payproc TO {name}", f"GRANT SELECT ON {names} TO {name}"]
