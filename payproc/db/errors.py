@@ -24,9 +24,11 @@ _TRANSIENT = frozenset(
 )
 """SQLSTATEs after which the transaction is gone, but the same work may succeed a moment later."""
 
-_CITUS_REPORT = "ReportResultError"
-"""The function of Citus that reports an error of another machine. If it has lost the machine, the
-SQLSTATE is that of an internal error."""
+_CITUS_FILES = frozenset(
+    {"connection_management.c", "remote_commands.c", "remote_transaction.c", "placement_connection.c"}
+)
+"""The files of Citus that report an error of another machine, or its loss. Some of them give a loss
+the SQLSTATE of an internal error."""
 
 _CITUS_MACHINE = re.compile(r"^while executing command on (\S+)$", re.MULTILINE)
 """The machine in the context of such an error, for the description only."""
@@ -129,7 +131,7 @@ def is_about_privileges(error: CannotFinish) -> bool:
 
 def _is_of_machine(error: psycopg2.Error) -> bool:
     """Return whether another machine of a Citus cluster has raised the error, or was lost."""
-    return error.diag.source_function == _CITUS_REPORT
+    return error.diag.source_file in _CITUS_FILES
 
 
 def _one_line(error: psycopg2.Error) -> str:

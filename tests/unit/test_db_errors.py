@@ -124,7 +124,7 @@ class MachineDiag(NamedTuple):
 
     message_primary: str
     context: str = "while executing command on 10.0.0.2:5432\nSQL statement"
-    source_function: str = "ReportResultError"
+    source_file: str = "remote_commands.c"
     constraint_name: None = None
 
 
