@@ -159,6 +159,13 @@ def test_describe_error_names_the_machine(sqlstate: str, message: str, advice: s
     )
 
 
+def test_unique_violation_of_a_machine_is_a_lost_race() -> None:
+    """Citus does not pass on the name of the key."""
+    error = make_machine_error("23505", 'duplicate key value violates unique constraint "payments_have_one_state_17"')
+    assert isinstance(error, psycopg2.errors.UniqueViolation)
+    assert is_lost_race(error)
+
+
 def test_lost_machine_is_transient() -> None:
     """An internal error of the server itself is not, because it would not pass."""
     assert is_transient(make_machine_error("XX000", "server closed the connection unexpectedly"))
