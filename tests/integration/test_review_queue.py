@@ -1,5 +1,7 @@
 """The queue of reviews on a real database: its order, its pages, and its cost."""
 
+from typing import Any
+
 import pytest
 
 from payproc import review_queue
@@ -40,6 +42,24 @@ def test_queue_is_oldest_first_with_current_states(database: Database, recorder:
     resolve_review(database, "e3", DISMISS, agree)
     assert [review.event_id for review in open_reviews(database)] == ["e1", "e4", "e5"]
     assert count_open(database) == 3
+
+
+def test_details_of_a_page_are_one_query(database: Database, sql: Sql, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Citus each query goes to every shard, so a hundred rows a query were too many queries."""
+    fill_queue(sql, 1, 7)
+    monkeypatch.setattr(review_queue, "FETCH_LINES", 2)
+    monkeypatch.setattr(review_queue, "FETCH_ROWS", 4)
+    asked: list[int] = []
+    open_stream = review_queue.open_stream
+
+    def count(connection: Any, query: str, arguments: Any, **options: Any) -> Any:
+        if query == review_queue._PAGE:
+            asked.append(len(arguments[0]))
+        return open_stream(connection, query, arguments, **options)
+
+    monkeypatch.setattr(review_queue, "open_stream", count)
+    assert len(list(open_reviews(database))) == 7
+    assert asked == [4, 3]
 
 
 def test_paged_queue_is_whole_and_in_order(
