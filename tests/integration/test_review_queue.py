@@ -6,6 +6,7 @@ import pytest
 
 from payproc import review_queue
 from payproc.db.connection import Database
+from payproc.db.rows import open_stream
 from payproc.handlers import Recorder
 from payproc.logic import Resolution, State
 from payproc.review import Review, ReviewDecision, count_open, resolve_review
@@ -50,7 +51,6 @@ def test_details_of_a_page_are_one_query(database: Database, sql: Sql, monkeypat
     monkeypatch.setattr(review_queue, "FETCH_LINES", 2)
     monkeypatch.setattr(review_queue, "FETCH_ROWS", 4)
     asked: list[int] = []
-    open_stream = review_queue.open_stream
 
     def count(connection: Any, query: str, arguments: Any, **options: Any) -> Any:
         if query == review_queue._PAGE:
