@@ -15,6 +15,7 @@ plain index there. The write path needs none of those keys: every entry's positi
 that compare and set has given its payment.
 """
 
+from collections.abc import Mapping
 from enum import Enum
 
 from sqlalchemy import (
@@ -43,19 +44,6 @@ from payproc.logic import EventType, Outcome, Reason, Resolution, State
 SCHEMA = "payproc"
 
 metadata = MetaData(schema=SCHEMA)
-
-DISTRIBUTED_BY = {
-    "payments": "payment_id",
-    "events": "event_id",
-    "event_conflicts": "event_id",
-    "redeliveries": "event_id",
-    "resolutions": "event_id",
-    "corrections": "payment_id",
-}
-"""The column whose hash chooses a row's machine. Tables with the same column are kept together.
-
-`runs` is missing, because it stays on the coordinator, the machine that the command talks to.
-"""
 
 
 def _values(members: type[Enum]) -> list[str]:
@@ -214,41 +202,30 @@ corrections = Table(
 )
 
 
-def create_tables(*, for_citus: bool = False) -> list[str]:
-    """Return the statements that create the types, tables and indexes in an existing schema."""
+def create_tables(distributed_by: Mapping[str, str] | None = None) -> list[str]:
+    """Return the statements that create the types, tables and indexes in an existing schema.
+
+    `distributed_by` asks for the variant for Citus, with the column that each table is spread by.
+    """
     statements: list[str] = []
 
     def collect(statement: ExecutableDDLElement, *_: object, **__: object) -> None:
         statements.append(str(statement.compile(dialect=engine.dialect)))
 
     engine = create_mock_engine("postgresql+psycopg2://", collect)
-    (_for_citus() if for_citus else metadata).create_all(engine, checkfirst=False)
+    (_for_citus(distributed_by) if distributed_by else metadata).create_all(engine, checkfirst=False)
     # Room on each page for the new version of a row, so it needs no index entry. SQLAlchemy 2.0
     # takes no storage parameters for a table.
     return [*statements, f"ALTER TABLE {SCHEMA}.payments SET (fillfactor = 90)"]
 
 
-def distribute_tables() -> list[str]:
-    """Return the statements that make Citus distribute the tables of its variant."""
-    statements = []
-    first: dict[str, str] = {}
-    for table, column in DISTRIBUTED_BY.items():
-        # `none` keeps it away from the tables of other applications.
-        beside = f"payproc.{first[column]}" if column in first else "none"
-        first.setdefault(column, table)
-        statements.append(
-            f"SELECT pg_catalog.create_distributed_table('payproc.{table}', '{column}', colocate_with => '{beside}')"
-        )
-    return statements
-
-
-def _for_citus() -> MetaData:
+def _for_citus(distributed_by: Mapping[str, str]) -> MetaData:
     """Return the same tables with an index for each unique key that Citus cannot guard."""
     variant = MetaData(schema=SCHEMA)
     for table in metadata.tables.values():
         copy = table.to_metadata(variant)
         for key in [each for each in copy.constraints if isinstance(each, UniqueConstraint)]:
-            if copy.name in DISTRIBUTED_BY and DISTRIBUTED_BY[copy.name] not in key.columns:
+            if copy.name in distributed_by and distributed_by[copy.name] not in key.columns:
                 copy.constraints.remove(key)
                 Index(str(key.name), *key.columns)
     return variant

@@ -12,12 +12,13 @@ from payproc.logic import State
 MAX_ATTEMPTS = 100
 """Attempts at a decision whose payment keeps moving between read and write."""
 
-# As in record_decisions.sql: only if version and state are still those shown to the person.
+# As in record_decisions.sql: only if version and state are still those shown to the person. Citus
+# takes no now() inside CASE.
 _MOVE = """
     UPDATE payproc.payments
     SET state = %(after)s, version = %(version)s + 1,
-        state_since = CASE WHEN %(after)s::text = %(before)s::text THEN state_since ELSE now() END
-    WHERE payment_id = %(payment_id)s AND version = %(version)s AND state::text = %(before)s
+        state_since = {since}
+    WHERE payment_id = %(payment_id)s AND version = %(version)s AND state OPERATOR(pg_catalog.=) %(before)s
     RETURNING version
 """
 
@@ -30,6 +31,6 @@ def move_payment(
     None if it has moved meanwhile.
     """
     values: dict[str, Any] = {"payment_id": payment_id, "version": version, "before": before, "after": after}
-    cursor.execute(_MOVE, values)
+    cursor.execute(_MOVE.format(since="state_since" if before is after else "now()"), values)
     moved = cursor.fetchone()
     return int(moved[0]) if moved else None

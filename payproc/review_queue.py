@@ -82,8 +82,7 @@ def open_reviews(
 
     With `counts`, events beyond the limit are counted as well. Raises CannotFinish.
     """
-    rows = FETCH_LINES if limit is None else min(limit, FETCH_LINES)
-    with database.snapshot() as connection, connection.cursor() as cursor:
+    with database.snapshot() as connection:
         left = limit
         for page in _read_pages(connection, filters or ReviewFilter()):
             if counts is not None:
@@ -93,9 +92,7 @@ def open_reviews(
                 return
             shown = page[:left]
             left = None if left is None else left - len(shown)
-            for start in range(0, len(shown), rows):
-                cursor.execute(_PAGE, ([each.event_id for each in shown[start : start + rows]],))
-                yield from list(map(make_review, read_rows(cursor)))
+            yield from _read_details(connection, shown)
 
 
 def read_by_payment(database: Database, filters: ReviewFilter) -> Iterator[PendingEvent]:
@@ -109,6 +106,15 @@ def read_by_payment(database: Database, filters: ReviewFilter) -> Iterator[Pendi
         open_stream(connection, _BY_PAYMENT.format(flagged=_FLAGGED), msgspec.structs.asdict(filters)) as events,
     ):
         yield from read_structs(events, PendingEvent)
+
+
+def _read_details(connection: psycopg2.extensions.connection, shown: Sequence[PendingEvent]) -> Iterator[Review]:
+    """Yield the reviews of a page. One query for all, because on Citus it goes to every machine."""
+    if not shown:
+        return
+    event_ids = [each.event_id for each in shown]
+    with open_stream(connection, _PAGE, (event_ids,), fetch_rows=FETCH_LINES) as reviews:
+        yield from map(make_review, read_rows(reviews))
 
 
 def _read_pages(connection: psycopg2.extensions.connection, filters: ReviewFilter) -> Iterator[Sequence[PendingEvent]]:

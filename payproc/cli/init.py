@@ -17,8 +17,11 @@ _UP_TO_DATE = "the schema payproc is up to date"
 def init(
     context: typer.Context,
     citus: Annotated[
-        bool, typer.Option("--citus", help="Distribute its tables over the machines of a Citus cluster.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--citus/--no-citus", help="Distribute its tables over a Citus cluster, or not.", show_default=False
+        ),
+    ] = None,
     show_sql: Annotated[
         bool, typer.Option("--sql", help="Print the statements instead of running them, for psql -f.")
     ] = False,
@@ -40,7 +43,7 @@ def init(
         if reader is not None:
             check_text(context, "--reader", reader)
         with location.open_database(database_url, make_notifier(quiet)) as database:
-            grants = [] if reader is None else list_grants(database, reader)
+            grants = [] if reader is None else list_grants(database, reader, for_citus=bool(citus))
             if show_sql:
                 steps = list(schema.list_statements(database, for_citus=citus)) or [f"-- {_UP_TO_DATE}"]
                 typer.echo("\n\n".join([*steps, *(f"{grant};" for grant in grants)]))

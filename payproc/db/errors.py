@@ -24,12 +24,20 @@ _TRANSIENT = frozenset(
 )
 """SQLSTATEs after which the transaction is gone, but the same work may succeed a moment later."""
 
+_CITUS_FILES = frozenset(
+    {"connection_management.c", "remote_commands.c", "remote_transaction.c", "placement_connection.c"}
+)
+"""The files of Citus that report an error of another machine, or its loss. Some of them give a loss
+the SQLSTATE of an internal error."""
+
+_CITUS_MACHINE = re.compile(r"^while executing command on (\S+)$", re.MULTILINE)
+"""The machine in the context of such an error, for the description only."""
+
 _DATA_EXCEPTION = "22"
 """Class of the SQLSTATEs of content that cannot be stored."""
 
 _RACE_KEYS = ("events_are_recorded_once", "payments_have_one_state")
-"""Unique keys that end a CALL if another process was first. On Citus the number of a shard follows
-the name."""
+"""Unique keys that end a CALL if another process was first."""
 
 _ADVICE_BY_SQLSTATE = {
     psycopg2.errorcodes.INSUFFICIENT_PRIVILEGE: (
@@ -43,11 +51,20 @@ _ADVICE_BY_SQLSTATE = {
     psycopg2.errorcodes.QUERY_CANCELED: "if it was a timeout, raise statement_timeout for this role",
     psycopg2.errorcodes.DISK_FULL: "free some space and run it again",
     psycopg2.errorcodes.TOO_MANY_CONNECTIONS: "use fewer --workers or raise max_connections",
-    psycopg2.errorcodes.CONNECTION_FAILURE: "run it again when the server reaches all its machines",
+    psycopg2.errorcodes.CONNECTION_FAILURE: "run it again when that machine runs, and has this database and role",
     psycopg2.errorcodes.CLASS_TRANSACTION_ROLLBACK: "run it again",
     psycopg2.errorcodes.CLASS_OPERATOR_INTERVENTION: "run it again when the server is back",
 }
 """Advice for the user, by SQLSTATE or its class."""
+
+_ADVICE_ON_MACHINES = {
+    psycopg2.errorcodes.INTERNAL_ERROR: "run it again when that machine runs",
+    psycopg2.errorcodes.UNDEFINED_FUNCTION: "run CREATE EXTENSION citus in this database of that machine",
+    psycopg2.errorcodes.UNDEFINED_OBJECT: (
+        "create it on each machine: CREATE ROLE does that in a database with the extension citus, and in no other"
+    ),
+}
+"""The same for errors of another machine of a cluster."""
 
 _ADVICE_ON_RUN_NUMBERS = (
     "new runs would get the numbers of existing ones, as after a restore; run: "
@@ -70,6 +87,10 @@ def describe_error(
         return CannotFinish(f"cannot reach the database {where}: {cause or message}")
     sqlstate = error.pgcode or ""
     advice = _ADVICE_BY_SQLSTATE.get(sqlstate) or _ADVICE_BY_SQLSTATE.get(sqlstate[:2]) or ""
+    if _is_of_machine(error):
+        advice = _ADVICE_ON_MACHINES.get(sqlstate, advice)
+        if machine := _CITUS_MACHINE.search(error.diag.context or ""):
+            message = f"{message} (machine {machine[1]})"
     if error.diag.constraint_name == "runs_have_one_number":
         advice = _ADVICE_ON_RUN_NUMBERS
     return CannotFinish(f"the database {where} refused: {message}{advice and '; '}{advice}")
@@ -86,7 +107,9 @@ def is_about_connection(error: psycopg2.Error) -> bool:
 
 def is_transient(error: Exception) -> bool:
     """Return whether the same work may succeed a moment later."""
-    return isinstance(error, psycopg2.Error) and error.pgcode in _TRANSIENT
+    return isinstance(error, psycopg2.Error) and (
+        error.pgcode in _TRANSIENT or (error.pgcode == psycopg2.errorcodes.INTERNAL_ERROR and _is_of_machine(error))
+    )
 
 
 def is_about_content(error: psycopg2.Error) -> bool:
@@ -97,12 +120,18 @@ def is_about_content(error: psycopg2.Error) -> bool:
 
 def is_lost_race(error: psycopg2.errors.UniqueViolation) -> bool:
     """Return whether another process has recorded the event, or opened the payment, first."""
-    return (error.diag.constraint_name or "").startswith(_RACE_KEYS)
+    # Citus does not pass on the name of the key. On its tables no other key can end a CALL.
+    return error.diag.constraint_name in _RACE_KEYS or _is_of_machine(error)
 
 
 def is_about_privileges(error: CannotFinish) -> bool:
     """Return whether the role lacks a privilege for the statement that failed."""
     return isinstance(error.__cause__, psycopg2.errors.InsufficientPrivilege)
+
+
+def _is_of_machine(error: psycopg2.Error) -> bool:
+    """Return whether another machine of a Citus cluster has raised the error, or was lost."""
+    return error.diag.source_file in _CITUS_FILES
 
 
 def _one_line(error: psycopg2.Error) -> str:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import psycopg2.extensions
 
+from payproc.db.citus import refuse_worker
 from payproc.errors import CannotFinish
 
 VERSION = 3
@@ -79,14 +80,15 @@ def write_mark(mark: Mark) -> str:
 def read_schema(cursor: psycopg2.extensions.cursor, where: str) -> FoundSchema | None:
     """Return the schema of the database `where`, or None.
 
-    Raises CannotFinish if it is damaged or not payproc's.
+    Raises CannotFinish if it is damaged or not payproc's, or if the server is a worker of Citus.
     """
     cursor.execute(_RELATIONS)
     relations = {name: rest for name, *rest in cursor.fetchall()}
-    if not relations:
-        return None
     tables = [name for name, (_, _, kind, _) in relations.items() if kind == "r"]
     if not set(tables) >= _TABLES:
+        refuse_worker(cursor, where)
+        if not relations:
+            return None
         raise CannotFinish(
             f"the schema payproc of the database {where} belongs to another application: it holds {len(relations)} "
             "other tables and indexes; name another database"

@@ -31,9 +31,9 @@
 -- The cost is the setup of statements in each transaction, so there are few. The INSERTs are plain,
 -- because ON CONFLICT on payments alone costs 4 % of the server's instructions.
 --
--- Distributed PostgreSQL must run it: no array subscript inside INSERT or UPDATE, RETURNING ...
--- INTO or ROW_COUNT instead of FOUND, no assignment to array elements, a plain loop over scalars,
--- variables named unlike columns.
+-- Distributed PostgreSQL must run it: no array subscript inside INSERT or UPDATE, no function such
+-- as now() inside CASE, RETURNING ... INTO or ROW_COUNT instead of FOUND, no assignment to array
+-- elements, a plain loop over scalars, variables named unlike columns.
 CREATE OR REPLACE PROCEDURE payproc.record_decisions(
     in_run_id bigint,
     in_sources text,
@@ -74,6 +74,7 @@ DECLARE
     this_payload json;
     this_digest bytea;
     new_version integer;
+    this_moment timestamptz;
     written bigint;
     contested_places text[] := '{}';
     contested_payments text[] := '{}';
@@ -133,9 +134,11 @@ BEGIN
             INSERT INTO payproc.payments (payment_id, state, version) VALUES (this_payment, this_after, 1);
             GET DIAGNOSTICS new_version = ROW_COUNT;
         ELSE
+            this_moment := now();
             UPDATE payproc.payments
             SET state = this_after, version = this_version + 1,
-                state_since = CASE WHEN this_after OPERATOR(pg_catalog.=) this_before THEN payments.state_since ELSE now() END
+                state_since = CASE WHEN this_after OPERATOR(pg_catalog.=) this_before THEN payments.state_since
+                                   ELSE this_moment END
             WHERE payments.payment_id = this_payment
               AND payments.version = this_version
               AND payments.state OPERATOR(pg_catalog.=) this_before

@@ -7,6 +7,7 @@ advisory lock, so two commands cannot take the same step, and a crash leaves the
 If only the procedure or the views differ, the owner's next `ingest` or `init` replaces them.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import psycopg2.errors
 import psycopg2.extensions
 
+from payproc.db import citus
 from payproc.db.connection import Database
 from payproc.db.errors import is_about_privileges
 from payproc.db.mark import VERSION, FoundSchema, Mark, read_schema, write_mark
@@ -30,13 +32,8 @@ ASYNCHRONOUS_COMMIT = "SET LOCAL synchronous_commit = off;"
 _FOLDER = Path(__file__).parent
 """The folder of the .sql files. importlib.resources, which also reads archives, imports slower."""
 
-_FOR_CITUS = (
-    # One connection to each machine: the types are created there by the same transaction as the
-    # tables.
-    "SET LOCAL citus.multi_shard_modify_mode TO 'sequential'",
-    # With this on, CREATE SCHEMA would put all tables of the schema on one machine.
-    "SET LOCAL citus.enable_schema_based_sharding TO off",
-)
+_STATEMENT = re.compile(r"(?:\$(\w+)\$.*?\$\1\$|[^$;]|;(?!\n))+;\n", re.DOTALL)
+"""A statement, with the comment above it. It ends with a line, outside of dollar quotes."""
 
 
 class Step(NamedTuple):
@@ -99,12 +96,13 @@ def prepare_schema(database: Database, note: Callable[[str], None], *, create: b
         )
 
 
-def bring_up(database: Database, *, for_citus: bool = False) -> list[str]:
+def bring_up(database: Database, *, for_citus: bool | None = None) -> list[str]:
     """Create the schema or bring it up to date; return a line on each step taken.
 
-    Safe beside another command that does the same. `for_citus` asks for the variant for Citus.
-    Raises CannotFinish if the role lacks a privilege, if the schema is newer, or if it has the
-    other variant. Earlier steps are kept.
+    Safe beside another command that does the same. `for_citus` asks for one of the two variants.
+    Without it a new schema is for one server, and refused on the coordinator of a cluster. Raises
+    CannotFinish if the role lacks a privilege, if the schema is newer, or if it has the other
+    variant. Earlier steps are kept.
     """
     done: list[str] = []
     while True:
@@ -131,7 +129,7 @@ def bring_up(database: Database, *, for_citus: bool = False) -> list[str]:
             return done  # no second look, because a server that changes the procedure's text would make this endless
 
 
-def list_statements(database: Database, *, for_citus: bool = False) -> Iterator[str]:
+def list_statements(database: Database, *, for_citus: bool | None = None) -> Iterator[str]:
     """Yield the statements that `bring_up` would run, one transaction at a time, for `psql -f`."""
     with database.transaction() as cursor:
         found = read_schema(cursor, database.where)
@@ -201,7 +199,7 @@ def _refuse_other_version(mark: Mark, database: Database) -> None:
 
 
 def _choose_step(
-    cursor: psycopg2.extensions.cursor, database: Database, found: FoundSchema | None, *, for_citus: bool
+    cursor: psycopg2.extensions.cursor, database: Database, found: FoundSchema | None, *, for_citus: bool | None
 ) -> Step | None:
     """Return the next step of the way up, None at its end.
 
@@ -209,13 +207,16 @@ def _choose_step(
     """
     if found is None:
         if for_citus:
-            _check_citus(cursor, database.where)
-        return _make_creation_step(cursor, for_citus=for_citus)
+            citus.require_extension(cursor, database.where)
+        elif for_citus is None:
+            citus.refuse_one_machine(cursor, database.where)
+        return _make_creation_step(cursor, for_citus=bool(for_citus))
     mark = found.mark
-    if for_citus and not mark.for_citus:
+    if for_citus not in (None, mark.for_citus):
+        made, option = ("Citus", "--no-citus") if mark.for_citus else ("one server", "--citus")
         raise CannotFinish(
-            f"the schema payproc of the database {database.where} was created for one server and cannot be "
-            "converted; name another database, or omit --citus"
+            f"the schema payproc of the database {database.where} was created for {made} and cannot be "
+            f"converted; name another database, or omit {option}"
         )
     if mark.version > VERSION:
         _refuse_other_version(mark, database)
@@ -230,9 +231,7 @@ def _choose_step(
 def _make_creation_step(cursor: psycopg2.extensions.cursor, *, for_citus: bool) -> Step:
     statements = _list_creation_statements(cursor, for_citus=for_citus)
     if for_citus:
-        from payproc.models import distribute_tables  # SQLAlchemy, as below
-
-        statements = [*_FOR_CITUS, *statements, *distribute_tables()]
+        statements = [*citus.SETTINGS, *statements, *citus.distribute_tables()]
     return Step("created the schema payproc", statements, _current_mark(for_citus=for_citus))
 
 
@@ -240,7 +239,7 @@ def _list_creation_statements(cursor: psycopg2.extensions.cursor, *, for_citus: 
     from payproc.models import create_tables  # SQLAlchemy, 0.25 s that every other command saves
 
     statements = [
-        *create_tables(for_citus=for_citus),
+        *create_tables(citus.DISTRIBUTED_BY if for_citus else None),
         *_list_replaceable(_current_mark(for_citus=for_citus)),
     ]
     cursor.execute("SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'payproc'")
@@ -258,27 +257,17 @@ def _make_version_step(mark: Mark) -> Step:
         for file in _FOLDER.joinpath("versions").iterdir()
         if file.name.startswith(f"{version:04}_") and (mark.for_citus or not file.name.endswith(".citus.sql"))
     ]
-    statements = list(_FOR_CITUS) if mark.for_citus else []
-    statements += [file.read_text("utf-8") for file in sorted(files, key=lambda file: len(file.name))]
+    statements = list(citus.SETTINGS) if mark.for_citus else []
+    for file in sorted(files, key=lambda file: len(file.name)):
+        statements += split_statements(file.read_text("utf-8"))
     statements += _list_replaceable(reached) if version == VERSION else [write_mark(reached)]
     return Step(f"brought the schema payproc from version {mark.version} to {version}", statements, reached)
 
 
+def split_statements(script: str) -> list[str]:
+    """Return the statements of a script. Citus refuses to change a table in a string of several."""
+    return [each[0] for each in _STATEMENT.finditer(script)]
+
+
 def _list_replaceable(mark: Mark) -> list[str]:
     return [read_procedure(for_citus=mark.for_citus), read_views(), write_mark(mark)]
-
-
-def _check_citus(cursor: psycopg2.extensions.cursor, where: str) -> None:
-    """Raise CannotFinish unless the extension citus is installed in the database named `where`."""
-    cursor.execute("SELECT installed_version FROM pg_catalog.pg_available_extensions WHERE name = 'citus'")
-    available = cursor.fetchall()
-    if not available:
-        raise CannotFinish(
-            f"the server of the database {where} does not have the extension citus, which --citus needs; name a Citus "
-            "coordinator, or leave out --citus for one server"
-        )
-    if available == [(None,)]:
-        raise CannotFinish(
-            f"the database {where} does not have the extension citus, though its server does; run "
-            "`CREATE EXTENSION citus` in it, on each machine, and then this command again"
-        )

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from psycopg2.extensions import quote_ident
 
+from payproc.db.citus import DISTRIBUTED_BY
 from payproc.db.connection import Database
+from payproc.db.mark import read_schema
 from payproc.errors import CannotFinish, WrongUsage
 from payproc.escape import unambiguous
 from payproc.logic import TABLE, is_legal
@@ -64,10 +66,11 @@ def grant_views(database: Database, role: str, grants: Sequence[str]) -> None:
             )
 
 
-def list_grants(database: Database, role: str) -> list[str]:
+def list_grants(database: Database, role: str, *, for_citus: bool = False) -> list[str]:
     """Return the statements that let a role read the views, and nothing else.
 
-    Raises WrongUsage if the role is missing.
+    On Citus, also the tables under them, because the other machines know the caller's rights alone.
+    `for_citus` counts if there is no schema yet. Raises WrongUsage if the role is missing.
     """
     with database.transaction() as cursor:
         cursor.execute("SELECT FROM pg_catalog.pg_roles WHERE rolname = %s", (role,))
@@ -77,5 +80,7 @@ def list_grants(database: Database, role: str) -> list[str]:
                 "create it with CREATE ROLE"
             )
         name = quote_ident(role, cursor)
-    views = ", ".join(f"payproc.{view}" for view in VIEWS)
-    return [f"GRANT USAGE ON SCHEMA payproc TO {name}", f"GRANT SELECT ON {views} TO {name}"]
+        found = read_schema(cursor, database.where)
+    relations = [*VIEWS, *DISTRIBUTED_BY, "runs"] if (found.mark.for_citus if found else for_citus) else VIEWS
+    names = ", ".join(f"payproc.{relation}" for relation in relations)
+    return [f"GRANT USAGE ON SCHEMA payproc TO {name}", f"GRANT SELECT ON {names} TO {name}"]

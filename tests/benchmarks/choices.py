@@ -45,7 +45,16 @@ CHOICES = (
         ["ALTER TABLE payproc.events ADD FOREIGN KEY (payment_id) REFERENCES payproc.payments"],
     ),
     Choice("payments with a fill factor of 80", ["ALTER TABLE payproc.payments SET (fillfactor = 80)"]),
-    Choice("jsonb instead of json", ["ALTER TABLE payproc.events ALTER payload TYPE jsonb"]),
+    Choice(
+        "jsonb instead of json",
+        [
+            "DROP VIEW payproc.report_history, payproc.report_queue",  # the ingest creates them again
+            *(
+                f"ALTER TABLE payproc.{table} ALTER payload TYPE jsonb"
+                for table in ("events", "event_conflicts", "redeliveries")
+            ),
+        ],
+    ),
     Choice(
         "every commit waits, as on Citus; with 16 workers",
         [read_procedure(for_citus=True)],

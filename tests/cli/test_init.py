@@ -5,6 +5,7 @@ this test. It records the calls, refuses a table as Citus would, and distributes
 """
 
 import shutil
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -60,7 +61,14 @@ BEGIN
         current_setting('citus.multi_shard_modify_mode'), current_setting('citus.enable_schema_based_sharding')
     );
 END $$;
+CREATE TABLE public.pg_dist_local_group (groupid integer);
+CREATE TABLE public.pg_dist_node (nodename text, nodeport integer, groupid integer);
+INSERT INTO public.pg_dist_local_group VALUES (0);
+ALTER TABLE public.pg_dist_local_group SET SCHEMA pg_catalog;
+ALTER TABLE public.pg_dist_node SET SCHEMA pg_catalog;
 """
+
+CLUSTER = "INSERT INTO pg_dist_node VALUES ('db0', 5432, 0), ('db1', 5432, 1), ('db2', 5432, 2)"
 
 pytestmark = pytest.mark.skipif(
     POSTGRES_VERSION < 18, reason="the server finds the stand-in by a setting that PostgreSQL 18 has"
@@ -196,6 +204,50 @@ def test_init_of_a_plain_schema_is_refused(new_coordinator: NewCoordinator) -> N
         "/plain was created for one server and cannot be converted; name another database, or omit --citus"
     )
     assert calls(sql) == []
+
+
+@pytest.mark.parametrize("command", [("init",), ("init", "--sql"), ("ingest", SAMPLES / "clean_day.jsonl")], ids=str)
+def test_coordinator_needs_a_choice(new_coordinator: NewCoordinator, command: tuple[str | Path, ...]) -> None:
+    """Tables for one server would stay on one machine of the cluster for good."""
+    run, sql = new_coordinator(f"choice_{uuid.uuid4().hex}")
+    sql.rows(CLUSTER)
+    assert error_line(run(*command), 1).endswith(
+        " is on the coordinator of a Citus cluster, and its schema cannot be converted later; run `payproc init "
+        "--citus` to spread it over the cluster, or `payproc init --no-citus` to keep it on the coordinator"
+    )
+    assert not has_schema(sql)
+
+
+def test_schema_stays_on_the_coordinator(new_coordinator: NewCoordinator) -> None:
+    run, sql = new_coordinator("alone")
+    sql.rows(CLUSTER)
+    assert run("init", "--no-citus")[:2] == (0, "created the schema payproc\n")
+    assert run("ingest", SAMPLES / "clean_day.jsonl", "--quiet").code == 0
+    assert run("init").code == 0
+    assert calls(sql) == []
+
+
+def test_init_does_not_gather_the_tables(new_coordinator: NewCoordinator) -> None:
+    run, _ = new_coordinator("spread")
+    assert run("init", "--citus").code == 0
+    assert error_line(run("init", "--no-citus"), 1).endswith(
+        "/spread was created for Citus and cannot be converted; name another database, or omit --no-citus"
+    )
+
+
+@pytest.mark.parametrize("has_tables", [True, False], ids=["its tables", "no tables"])
+def test_worker_is_told_from_its_coordinator(new_coordinator: NewCoordinator, has_tables: bool) -> None:
+    """Citus shows payproc's tables on a worker, but not the table runs."""
+    run, sql = new_coordinator(f"worker_{has_tables}")
+    if has_tables:
+        assert run("init", "--citus").code == 0
+        sql.rows("DROP TABLE payproc.runs CASCADE")
+    sql.rows(CLUSTER)
+    sql.rows("UPDATE pg_dist_local_group SET groupid = 2")
+    for command in (("status",), ("init",), ("init", "--citus"), ("ingest", SAMPLES / "clean_day.jsonl")):
+        assert error_line(run(*command), 1).endswith(
+            " is on a worker of a Citus cluster, expected its coordinator; name the coordinator, db0:5432"
+        )
 
 
 def test_init_failure_is_rolled_back(new_coordinator: NewCoordinator) -> None:

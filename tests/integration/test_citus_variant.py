@@ -12,12 +12,13 @@ from sqlalchemy import PrimaryKeyConstraint, Table, UniqueConstraint
 
 from payproc import models
 from payproc.db import schema
+from payproc.db.citus import DISTRIBUTED_BY
 from tests.support.postgres import NewDatabase, as_database
 
 
 def test_every_table_but_runs_is_distributed() -> None:
     """Runs stay on the coordinator."""
-    assert {table.name for table in models.metadata.tables.values()} - models.DISTRIBUTED_BY.keys() == {"runs"}
+    assert {table.name for table in models.metadata.tables.values()} - DISTRIBUTED_BY.keys() == {"runs"}
 
 
 def keys(table: Table) -> dict[str, set[str]]:
@@ -34,7 +35,7 @@ def test_only_unguarded_keys_become_indexes(
         name
         for table in models.metadata.tables.values()
         for name, columns in keys(table).items()
-        if table.name in models.DISTRIBUTED_BY and models.DISTRIBUTED_BY[table.name] not in columns
+        if table.name in DISTRIBUTED_BY and DISTRIBUTED_BY[table.name] not in columns
     }
     assert unguarded == {"histories_have_one_entry_a_position", "resolutions_have_one_a_position"}
     indexes = []
@@ -70,7 +71,7 @@ def test_queries_join_tables_of_one_machine() -> None:
 
     If this fails, select the rows of one side in a `WITH … AS MATERIALIZED`, and join to that.
     """
-    place = models.DISTRIBUTED_BY | {"runs": "runs"}
+    place = DISTRIBUTED_BY | {"runs": "runs"}
     joins = 0
     for module in sorted(Path(models.__file__).parent.rglob("*.*")):
         if module.suffix not in (".py", ".sql"):

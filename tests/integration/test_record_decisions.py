@@ -256,6 +256,7 @@ def test_procedure_avoids_what_citus_lacks() -> None:
     writes = re.findall(r"(?:INSERT INTO|UPDATE)[^;]*;", body)
     assert len(writes) == 5
     assert not re.search(r"\[[^\]]+\]", "".join(writes)), "no array subscripts in INSERT and UPDATE"
+    assert "now()" not in "".join(writes), "a variable: Citus takes no now() inside CASE"
     assert not re.search(r"\w\[[^\]]+\][ \t]*:=", body), "no assignment to array elements"
     assert not re.search(r"INSERT INTO[^;]*\bSELECT\b", body), "VALUES: Citus then knows the machine at once"
     assert "SECURITY DEFINER" not in header, "COMMIT needs SECURITY INVOKER"

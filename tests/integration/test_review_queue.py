@@ -1,9 +1,12 @@
 """The queue of reviews on a real database: its order, its pages, and its cost."""
 
+from typing import Any
+
 import pytest
 
 from payproc import review_queue
 from payproc.db.connection import Database
+from payproc.db.rows import open_stream
 from payproc.handlers import Recorder
 from payproc.logic import Resolution, State
 from payproc.review import Review, ReviewDecision, count_open, resolve_review
@@ -40,6 +43,23 @@ def test_queue_is_oldest_first_with_current_states(database: Database, recorder:
     resolve_review(database, "e3", DISMISS, agree)
     assert [review.event_id for review in open_reviews(database)] == ["e1", "e4", "e5"]
     assert count_open(database) == 3
+
+
+def test_details_of_a_page_are_one_query(database: Database, sql: Sql, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Citus each query goes to every shard, so a hundred rows a query were too many queries."""
+    fill_queue(sql, 1, 7)
+    monkeypatch.setattr(review_queue, "FETCH_LINES", 2)
+    monkeypatch.setattr(review_queue, "FETCH_ROWS", 4)
+    asked: list[int] = []
+
+    def count(connection: Any, query: str, arguments: Any, **options: Any) -> Any:
+        if query == review_queue._PAGE:
+            asked.append(len(arguments[0]))
+        return open_stream(connection, query, arguments, **options)
+
+    monkeypatch.setattr(review_queue, "open_stream", count)
+    assert len(list(open_reviews(database))) == 7
+    assert asked == [4, 3]
 
 
 def test_paged_queue_is_whole_and_in_order(

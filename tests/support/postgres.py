@@ -190,8 +190,8 @@ def assert_books_right(sql: Sql) -> None:
     assert stored == folded
     assert not sql.rows("""
         SELECT payment_id, position FROM (
-            SELECT payment_id, position, source, line,
-                   lag((source, line)) OVER (PARTITION BY payment_id, run_id ORDER BY position) AS before
-            FROM payproc.events
-        ) AS entry WHERE (source, line) < before
+            SELECT payment_id, position, source, line, lag(source) OVER run AS source_before,
+                   lag(line) OVER run AS line_before
+            FROM payproc.events WINDOW run AS (PARTITION BY payment_id, run_id ORDER BY position)
+        ) AS entry WHERE (source, line) < (source_before, line_before)
     """), "a run recorded events out of order"

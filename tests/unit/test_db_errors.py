@@ -3,6 +3,8 @@
 Belongs here: anything about `payproc.db.errors`, with errors made here instead of by a server.
 """
 
+from typing import NamedTuple
+
 import psycopg2
 import psycopg2.errors
 import pytest
@@ -49,7 +51,7 @@ def describe(sqlstate: str | None, message: str, **more: str) -> str:
         ("57014", "if it was a timeout, raise statement_timeout for this role"),
         ("53100", "free some space and run it again"),
         ("53300", "use fewer --workers or raise max_connections"),
-        ("08006", "run it again when the server reaches all its machines"),
+        ("08006", "run it again when that machine runs, and has this database and role"),
         ("40001", "run it again"),
         ("40P01", "run it again"),
         ("57P01", "run it again when the server is back"),
@@ -112,6 +114,63 @@ def test_describe_error_masks_the_password(message: str, masked: str) -> None:
 
 def test_describe_error_masks_no_part_of_the_name() -> None:
     assert describe("42601", 'database "payments"', password="payments").endswith('refused: database "payments"')
+
+
+# --- errors of another machine of a Citus cluster -------------------------------------------------
+
+
+class MachineDiag(NamedTuple):
+    """The fields of an error that Citus reports for another machine."""
+
+    message_primary: str
+    context: str = "while executing command on 10.0.0.2:5432\nSQL statement"
+    source_file: str = "remote_commands.c"
+    constraint_name: None = None
+
+
+def make_machine_error(sqlstate: str, message: str) -> psycopg2.Error:
+    """Return the driver's error for an error of another machine."""
+    kind = psycopg2.errors.lookup(sqlstate)
+    error: psycopg2.Error = type(kind.__name__, (kind,), {"diag": MachineDiag(message)})(message)
+    error.__setstate__({"pgcode": sqlstate})  # type: ignore[no-untyped-call]
+    return error
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "message", "advice"),
+    [
+        ("XX000", "server closed the connection unexpectedly", "run it again when that machine runs"),
+        (
+            "42704",
+            'role "alice" does not exist',
+            "create it on each machine: CREATE ROLE does that in a database with the extension citus, and in no other",
+        ),
+        (
+            "42883",
+            "function assign_distributed_transaction_id(integer) does not exist",
+            "run CREATE EXTENSION citus in this database of that machine",
+        ),
+        ("53100", "no space left on device", "free some space and run it again"),
+    ],
+)
+def test_describe_error_names_the_machine(sqlstate: str, message: str, advice: str) -> None:
+    assert str(describe_error(make_machine_error(sqlstate, message), WHERE)) == (
+        f"the database {WHERE} refused: {message} (machine 10.0.0.2:5432); {advice}"
+    )
+
+
+def test_unique_violation_of_a_machine_is_a_lost_race() -> None:
+    """Citus does not pass on the name of the key."""
+    error = make_machine_error("23505", 'duplicate key value violates unique constraint "payments_have_one_state_17"')
+    assert isinstance(error, psycopg2.errors.UniqueViolation)
+    assert is_lost_race(error)
+
+
+def test_lost_machine_is_transient() -> None:
+    """An internal error of the server itself is not, because it would not pass."""
+    assert is_transient(make_machine_error("XX000", "server closed the connection unexpectedly"))
+    assert not is_transient(make_machine_error("42704", "no role"))
+    assert not is_transient(make_error("XX000"))
 
 
 # --- kinds ----------------------------------------------------------------------------------------

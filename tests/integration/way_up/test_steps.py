@@ -10,6 +10,7 @@ import pytest
 
 from payproc import models
 from payproc.db import schema
+from payproc.db.citus import DISTRIBUTED_BY
 from payproc.db.connection import Database
 from payproc.db.mark import VERSION
 from tests.support.events import event_line
@@ -161,8 +162,8 @@ def test_other_tables_need_another_version() -> None:
     """
     statements = sorted(
         " ".join(statement.split())
-        for for_citus in (False, True)
-        for statement in models.create_tables(for_citus=for_citus)
+        for distributed_by in (None, DISTRIBUTED_BY)
+        for statement in models.create_tables(distributed_by)
     )
     digest = hashlib.sha256("\n".join(statements).encode()).hexdigest()[:16]
     assert TABLES.get(VERSION) == digest, test_other_tables_need_another_version.__doc__

@@ -1,0 +1,112 @@
+"""Citus: a database that is spread over the machines of a cluster.
+
+Belongs here: the distribution of the tables, the part of a machine in its cluster, and the refusals
+that follow from it.
+
+A cluster has one coordinator, which every command must connect to, and workers, which hold the
+distributed rows. Citus shows the schema on all of them, except the table `runs`.
+"""
+
+import psycopg2.extensions
+
+from payproc.errors import CannotFinish
+
+DISTRIBUTED_BY = {
+    "payments": "payment_id",
+    "events": "event_id",
+    "event_conflicts": "event_id",
+    "redeliveries": "event_id",
+    "resolutions": "event_id",
+    "corrections": "payment_id",
+}
+"""The column whose hash chooses a row's machine. Tables with the same column are kept together.
+
+`runs` is missing, because it stays on the coordinator, the machine that the command talks to.
+"""
+
+SETTINGS = (
+    # One connection to each machine: the types are created there by the same transaction as the
+    # tables.
+    "SET LOCAL citus.multi_shard_modify_mode TO 'sequential'",
+    # With this on, CREATE SCHEMA would put all tables of the schema on one machine.
+    "SET LOCAL citus.enable_schema_based_sharding TO off",
+)
+"""Settings of a transaction that creates or changes the tables of the variant for Citus."""
+
+_IS_INSTALLED = "SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus'"
+
+_AVAILABLE = "SELECT installed_version FROM pg_catalog.pg_available_extensions WHERE name = 'citus'"
+
+# Group 0 is the coordinator's, and every worker has a group of its own. Workers know all machines.
+_CLUSTER = """
+    SELECT (SELECT groupid FROM pg_catalog.pg_dist_local_group) <> 0,
+           (SELECT count(*) FROM pg_catalog.pg_dist_node WHERE groupid <> 0),
+           (SELECT min(pg_catalog.format('%s:%s', nodename, nodeport)) FROM pg_catalog.pg_dist_node WHERE groupid = 0)
+"""
+
+
+def distribute_tables() -> list[str]:
+    """Return the statements that make Citus distribute the tables of its variant."""
+    statements = []
+    first: dict[str, str] = {}
+    for table, column in DISTRIBUTED_BY.items():
+        # `none` keeps it away from the tables of other applications.
+        beside = f"payproc.{first[column]}" if column in first else "none"
+        first.setdefault(column, table)
+        statements.append(
+            f"SELECT pg_catalog.create_distributed_table('payproc.{table}', '{column}', colocate_with => '{beside}')"
+        )
+    return statements
+
+
+def refuse_worker(cursor: psycopg2.extensions.cursor, where: str) -> None:
+    """Raise CannotFinish if the database named `where` is a worker's of a cluster."""
+    is_worker, _, coordinator = _read_cluster(cursor)
+    if is_worker:
+        raise CannotFinish(
+            f"the database {where} is on a worker of a Citus cluster, expected its coordinator; name the coordinator"
+            f"{coordinator and ', '}{coordinator}"
+        )
+
+
+def refuse_one_machine(cursor: psycopg2.extensions.cursor, where: str) -> None:
+    """Raise CannotFinish if the database named `where` is the coordinator's of a cluster.
+
+    Tables for one server would stay on it for good. A coordinator without workers is one server.
+    """
+    _, workers, _ = _read_cluster(cursor)
+    if workers:
+        raise CannotFinish(
+            f"the database {where} is on the coordinator of a Citus cluster, and its schema cannot be converted later; "
+            "run `payproc init --citus` to spread it over the cluster, or `payproc init --no-citus` to keep it on the "
+            "coordinator"
+        )
+
+
+def require_extension(cursor: psycopg2.extensions.cursor, where: str) -> None:
+    """Raise CannotFinish unless the extension citus is installed in the database named `where`."""
+    cursor.execute(_AVAILABLE)
+    available = cursor.fetchall()
+    if not available:
+        raise CannotFinish(
+            f"the server of the database {where} does not have the extension citus, which --citus needs; name a Citus "
+            "coordinator, or leave out --citus for one server"
+        )
+    if available == [(None,)]:
+        raise CannotFinish(
+            f"the database {where} does not have the extension citus, though its server does; run "
+            "`CREATE EXTENSION citus` in it, on each machine, and then this command again"
+        )
+
+
+def _read_cluster(cursor: psycopg2.extensions.cursor) -> tuple[bool, int, str]:
+    """Return whether the machine is a worker, the number of workers, and the coordinator's address.
+
+    Without Citus that is no worker of none.
+    """
+    cursor.execute(_IS_INSTALLED)
+    if not cursor.rowcount:
+        return False, 0, ""
+    cursor.execute(_CLUSTER)
+    ((is_worker, workers, coordinator),) = cursor.fetchall()
+    return is_worker, workers, coordinator or ""

@@ -1,0 +1,203 @@
+"""A real Citus cluster: the same books as on one server, and a line for each fault of a cluster.
+
+PAYPROC_TEST_CITUS names the machines; without it these tests are skipped. The tables of the variant
+are tested on plain PostgreSQL in test_citus_variant.py.
+"""
+
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL
+
+from payproc.db.mark import VERSION
+from payproc.db.views import VIEWS
+from tests.support.citus import (
+    MACHINES,
+    Cluster,
+    find_blocked_backends,
+    load_distributed_version,
+    new_cluster,
+    new_role,
+)
+from tests.support.command import Finished, error_line
+from tests.support.documents import blocks
+from tests.support.events import event_line, write_lines
+from tests.support.in_process import InProcess
+from tests.support.old_schemas import BROUGHT_UP
+from tests.support.postgres import Sql, SqlOn, assert_books_right, contents, wait_for
+
+SAMPLES = sorted((Path(__file__).parents[2] / "sample_events").glob("*.jsonl"))
+
+pytestmark = pytest.mark.skipif(not MACHINES, reason="needs a Citus cluster, named by PAYPROC_TEST_CITUS")
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """Create a database on all machines, without payproc's schema."""
+    with new_cluster() as made:
+        yield made
+
+
+@pytest.fixture
+def run(cluster: Cluster, tmp_path: Path) -> InProcess:
+    """Return the command on the coordinator."""
+    return InProcess(tmp_path, cluster.coordinator)
+
+
+@pytest.fixture
+def coordinator(cluster: Cluster, sql_on: SqlOn) -> Sql:
+    return sql_on(cluster.coordinator)
+
+
+COMMANDS = [
+    ("review", "--format", "jsonl"),
+    ("review", "--legal-now", "--format", "jsonl"),
+    ("resolve", "evt_4004", "--dismiss", "--note", "n", "--by", "bob", "--yes"),
+    ("resolve", "--all", "--legal-now", "--apply", "--note", "n", "--by", "bob", "--yes"),
+    ("correct", "pay_desk", "--to", "captured", "--note", "n", "--by", "bob", "--yes"),
+    ("payments", "--format", "jsonl"),
+    ("history", "--format", "jsonl"),
+    ("history", "--kind", "conflict", "--format", "jsonl"),
+    ("status", "--format", "jsonl"),
+    ("runs", "--format", "jsonl"),
+    ("show", "pay_coat", "--format", "jsonl"),
+    ("verify",),
+    ("export",),
+]
+
+
+def answers(run: InProcess) -> list[Finished]:
+    """Record the samples twice, let people decide, and ask every question."""
+    ingest = ("ingest", *map(str, SAMPLES), "--workers", "1", "--format", "jsonl")
+    return [without_times(run(*command, "--quiet")) for command in [ingest, ingest, *COMMANDS]]
+
+
+def without_times(finished: Finished) -> Finished:
+    """Return the result without times, durations and the name of the database."""
+    stdout = re.sub(r'"20\d\d-\d\d-\d\dT[^"]*"|"elapsed_seconds":[\d.]+|"postgresql://[^"]*"', "…", finished.stdout)
+    return finished._replace(stdout=stdout)
+
+
+def test_every_command_answers_as_on_one_server(
+    run: InProcess, coordinator: Sql, bare_url: URL, sql_on: SqlOn, tmp_path: Path
+) -> None:
+    assert run("init", "--citus", "--quiet").code == 0
+    assert answers(run) == answers(InProcess(tmp_path, bare_url))
+    one_server = sql_on(bare_url)
+    assert contents(coordinator) == contents(one_server)
+    assert_books_right(coordinator)
+    for view in VIEWS:
+        count = f"SELECT count(*) FROM payproc.{view}"
+        assert coordinator.value(count) == one_server.value(count) > 0
+
+
+def test_reader_gets_answers_from_all_machines(run: InProcess, coordinator: Sql, sql_on: SqlOn) -> None:
+    """Citus reads shards with the rights of the caller, not with those of a view's owner."""
+    assert run("init", "--citus", "--quiet").code == 0
+    with new_role(coordinator) as role:
+        assert run("init", "--reader", role).code == 0
+        assert run("ingest", *SAMPLES, "--quiet").code == 3
+        reader = sql_on(coordinator.url.set(username=role))
+        for query in [*blocks("payproc/db/README.md", "sql"), *(f"SELECT * FROM payproc.{view}" for view in VIEWS)]:
+            assert len(reader.rows(query)) == len(coordinator.rows(query))
+
+
+@pytest.mark.parametrize("version", range(1, VERSION))
+def test_earlier_version_is_brought_up(run: InProcess, coordinator: Sql, version: int) -> None:
+    """New tables are spread as the old ones are, and every command goes on."""
+    load_distributed_version(coordinator, version)
+    before = coordinator.value("SELECT count(*) FROM payproc.events")
+    assert run("init")[:2] == (0, "\n".join([*BROUGHT_UP[version - 1 :], ""]))
+    assert coordinator.value("SELECT count(*) FROM payproc.events") == before > 0
+    assert coordinator.rows(
+        "SELECT count(DISTINCT colocationid), count(*) FROM pg_dist_partition WHERE logicalrelid::text ~ 'payproc'"
+    ) == [(2, 6)]
+    assert run("ingest", *SAMPLES, "--quiet").code == 3
+    assert run("verify", "--quiet").code == 0
+    assert_books_right(coordinator)
+
+
+@pytest.mark.parametrize("has_schema", [True, False], ids=["schema", "no schema"])
+def test_worker_names_its_coordinator(run: InProcess, cluster: Cluster, tmp_path: Path, has_schema: bool) -> None:
+    if has_schema:
+        assert run("init", "--citus", "--quiet").code == 0
+    on_worker = InProcess(tmp_path, cluster.workers[0])
+    host = f"{cluster.coordinator.host}:{cluster.coordinator.port or 5432}"
+    for command in (("status",), ("init",), ("init", "--citus"), ("ingest", SAMPLES[0])):
+        assert error_line(on_worker(*command), 1).endswith(
+            f" is on a worker of a Citus cluster, expected its coordinator; name the coordinator, {host}"
+        )
+
+
+def test_coordinator_asks_for_a_choice(run: InProcess, coordinator: Sql) -> None:
+    """Only the choice for one machine keeps the tables there."""
+    for command in (("init",), ("ingest", SAMPLES[0])):
+        assert "run `payproc init --citus` to spread it" in error_line(run(*command), 1)
+    assert run("init", "--no-citus", "--quiet").code == 0
+    assert run("ingest", SAMPLES[0], "--quiet").code == 0
+    assert coordinator.rows("SELECT FROM pg_dist_partition") == []
+
+
+def test_missing_extension_names_the_machine(run: InProcess, cluster: Cluster, sql_on: SqlOn) -> None:
+    worker = cluster.workers[-1]
+    sql_on(worker).rows("DROP EXTENSION citus CASCADE")
+    assert error_line(run("init", "--citus"), 1).endswith(
+        f" (machine {worker.host}:{worker.port or 5432}); run CREATE EXTENSION citus in this database of that machine"
+    )
+
+
+def test_unknown_role_names_the_machine(run: InProcess, coordinator: Sql, tmp_path: Path) -> None:
+    """Citus passes on CREATE ROLE only from a database with its extension."""
+    assert run("init", "--citus", "--quiet").code == 0
+    with new_role(coordinator, on_workers=False) as role:
+        line = error_line(run("init", "--reader", role), 1)
+        assert re.search(rf'refused: role "{role}" does not exist \(machine .+\); create it on each machine', line)
+        line = error_line(InProcess(tmp_path, coordinator.url.set(username=role))("review"), 1)
+        assert f'role "{role}" does not exist; run it again when that machine runs, and has this' in line
+
+
+def test_lost_race_is_decided_again(
+    run: InProcess, cluster: Cluster, coordinator: Sql, sql_on: SqlOn, tmp_path: Path
+) -> None:
+    """Two processes record the same event of a new payment at once."""
+    assert run("init", "--citus", "--quiet").code == 0
+    event = event_line("evt_1", "pay_1", "authorize")
+    events = write_lines(tmp_path / "events.jsonl", [event])
+    with ThreadPoolExecutor(1) as pool:
+        first = sql_on(cluster.coordinator)
+        first.rows("BEGIN")
+        first.rows("INSERT INTO payproc.payments (payment_id, state, version) VALUES ('pay_1', 'authorized', 1)")
+        first.rows(
+            "INSERT INTO payproc.events (event_id, payment_id, position, type, outcome, reason, state_before,"
+            " state_after, source, run_id, line, payload) VALUES ('evt_1', 'pay_1', 1, 'authorize', 'APPLY',"
+            " 'transition', 'created', 'authorized', 0, 99, 1, %s)",
+            event.decode(),
+        )
+        second = pool.submit(run.process, "ingest", events, "--quiet", "--format", "jsonl")
+        wait_for(lambda: find_blocked_backends(sql_on, cluster))
+        first.rows("COMMIT")
+        assert second.result()[::2] == (0, "")
+    assert '"duplicate_event":1' in second.result().stdout
+    assert_books_right(coordinator)
+
+
+def test_lost_connections_to_workers_are_survived(
+    run: InProcess, cluster: Cluster, coordinator: Sql, sql_on: SqlOn, tmp_path: Path
+) -> None:
+    """The transaction in progress is lost; the run looks again and goes on."""
+    assert run("init", "--citus", "--quiet").code == 0
+    lines = [event_line(f"{kind} {n}", f"pay_{n}", kind) for kind in ("authorize", "capture") for n in range(50)]
+    events = write_lines(tmp_path / "events.jsonl", lines)
+    assert run("ingest", "-", "--quiet", stdin=lines[0]).code == 0
+    with ThreadPoolExecutor(1) as pool:
+        with coordinator.locked_payment("pay_0"):
+            finished = pool.submit(run.process, "ingest", events, "--quiet", "--format", "jsonl")
+            for url, pids in wait_for(lambda: find_blocked_backends(sql_on, cluster)).items():
+                sql_on(url).rows("SELECT pg_terminate_backend(pid) FROM unnest(%s) AS pid", pids)
+        assert finished.result()[::2] == (0, "")
+    assert coordinator.value("SELECT count(*) FROM payproc.events") == 100
+    assert coordinator.rows("SELECT DISTINCT state::text FROM payproc.payments") == [("captured",)]
+    assert_books_right(coordinator)

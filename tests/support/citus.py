@@ -1,0 +1,83 @@
+"""A running Citus cluster: a database on all of its machines, for as long as a test runs."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import NamedTuple
+
+from sqlalchemy import URL, make_url
+
+from payproc.db.citus import DISTRIBUTED_BY
+from tests.support.old_schemas import dump_of
+from tests.support.postgres import Server, Sql, SqlOn
+
+MACHINES = [
+    Server(make_url(url).set(drivername="postgresql+psycopg2"))
+    for url in os.environ.get("PAYPROC_TEST_CITUS", "").split()
+]
+"""The coordinator, then the workers. Empty without a cluster."""
+
+
+class Cluster(NamedTuple):
+    """One database on all machines."""
+
+    coordinator: URL
+    workers: list[URL]
+
+
+@contextmanager
+def new_cluster() -> Iterator[Cluster]:
+    """Create a database with the extension on each machine, and connect the machines."""
+    name = f"payproc_test_{uuid.uuid4().hex[:12]}"
+    coordinator, *workers = (machine.url.set(database=name) for machine in MACHINES)
+    with ExitStack() as made:
+        for machine in MACHINES[::-1]:  # the coordinator's is dropped first, because it uses the others
+            machine.execute(f'CREATE DATABASE "{name}"')
+            made.callback(machine.execute, f'DROP DATABASE "{name}" WITH (FORCE)')
+            with closing(Sql(machine.url.set(database=name))) as sql:
+                sql.rows("CREATE EXTENSION citus")
+        with closing(Sql(coordinator)) as sql:
+            sql.rows("SELECT citus_set_coordinator_host(%s, %s)", coordinator.host, coordinator.port or 5432)
+            for worker in workers:
+                sql.rows("SELECT citus_add_node(%s, %s)", worker.host, worker.port or 5432)
+        yield Cluster(coordinator, workers)
+
+
+@contextmanager
+def new_role(sql: Sql, *, on_workers: bool = True) -> Iterator[str]:
+    """Create a superuser without a password, on all machines or on the coordinator alone."""
+    name = f"payproc_test_{uuid.uuid4().hex[:12]}"
+    server = MACHINES[0]
+    try:
+        if on_workers:
+            sql.rows(f"CREATE ROLE {name} LOGIN")
+        else:
+            server.execute(f"CREATE ROLE {name} LOGIN SUPERUSER")  # Citus propagates nothing from this database
+        yield name
+    finally:
+        if on_workers:
+            sql.rows(f"DROP OWNED BY {name} CASCADE")
+            sql.rows(f"DROP ROLE {name}")
+        else:
+            server.execute(f"DROP ROLE {name}")
+
+
+def load_distributed_version(sql: Sql, version: int) -> None:
+    """Load a database of an earlier version, and distribute its tables as that version did."""
+    sql.rows(dump_of(version, for_citus=True).read_text("utf-8"))
+    present = {name for (name,) in sql.rows("SELECT tablename FROM pg_tables WHERE schemaname = 'payproc'")}
+    first: dict[str, str] = {}
+    for table, column in DISTRIBUTED_BY.items():
+        if table in present:
+            beside = first.setdefault(column, "none")
+            sql.rows(f"SELECT create_distributed_table('payproc.{table}', %s, colocate_with => %s)", column, beside)
+            sql.rows(f"SELECT truncate_local_data_after_distributing_table('payproc.{table}')")
+            first[column] = first[column].replace("none", f"payproc.{table}")
+
+
+def find_blocked_backends(sql_on: SqlOn, cluster: Cluster) -> dict[URL, list[int]]:
+    """Return the backends of each worker that wait for a lock."""
+    query = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    found = {url: [pid for (pid,) in sql_on(url).rows(query)] for url in cluster.workers}
+    return {url: pids for url, pids in found.items() if pids}
