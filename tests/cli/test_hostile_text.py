@@ -144,7 +144,7 @@ def test_hostile_text_has_no_effect(
     way: str, tmp_path: Path, new_database: NewDatabase, template: str, sql_on: SqlOn
 ) -> None:
     """Every screen is compared with the one of an ordinary text."""
-    places = range(0, len(IDS), 25 if way == "on a terminal" else 40)
+    places = range(0, len(IDS), {"on a terminal": 25, "piped": 40}.get(way, 80))
     screens = []
     for corpus in (HOSTILE, BENIGN):
         url = new_database(template)

@@ -43,6 +43,7 @@ def test_create_is_noted_despite_quiet(home: Path) -> None:
     assert succeed(home, "ingest", "--quiet") == ""
 
 
+@pytest.mark.slow
 def test_create_interrupted_leaves_no_data(home: Path) -> None:
     command = Holder(home)
     wait_until_creating(home)

@@ -56,4 +56,4 @@ def test_failed_statement_logs_little(made_home: Path, options: str) -> None:
 def test_start_and_stop_log_little(made_home: Path) -> None:
     before = measure_log(made_home)
     succeed(made_home, "ingest", "-", events=authorize("p1"))
-    assert measure_log(made_home) - before < 1_000
+    assert measure_log(made_home) - before < 2_000  # 840, and a line for each look at a server that is still starting

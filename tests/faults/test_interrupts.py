@@ -90,6 +90,7 @@ def test_interrupt_leaves_later_files_unopened(payproc: Payproc, sql: Sql, tmp_p
     assert stdout.decode().splitlines()[-1].startswith("1 event · ")
 
 
+@pytest.mark.slow
 def test_second_interrupt_kills_a_blocked_run(payproc: Payproc, sql: Sql, tmp_path: Path) -> None:
     """The first interrupt waits for the batch, which cannot finish."""
     write_lines(tmp_path / "first.jsonl", [event_line("e1", "p1", "authorize")])

@@ -100,7 +100,8 @@ def session_state(url: URL) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("is_thorough", [False, pytest.param(True, marks=slow)])
+@slow
+@pytest.mark.parametrize("is_thorough", [False, True])
 def test_commands_leave_the_pooled_session_unchanged(
     pooled: PooledServer, tmp_path: Path, sql_on: SqlOn, is_thorough: bool
 ) -> None:

@@ -28,6 +28,7 @@ WRITING = (["ingest", "-"], ["resolve", "evt_10", "--dismiss", "--note", "n", "-
 NEW_EVENT = event_line("new_1", "pay_new", "fail")
 
 
+@pytest.mark.slow
 def test_server_is_brought_up_by_init_alone(old: NewOldDatabase) -> None:
     """All other commands refuse a version that is not theirs."""
     database = old()

@@ -27,9 +27,6 @@ from tests.support.old_schemas import (
 from tests.support.postgres import IS_FOR_CITUS, Sql
 
 variants = pytest.mark.parametrize("for_citus", [False, True], ids=["one server", "Citus"])
-commands_variants = pytest.mark.parametrize(
-    "for_citus", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one server", "Citus"]
-)
 
 
 def since(before: Catalog) -> dict[str, str]:
@@ -99,7 +96,8 @@ def test_new_tables_are_distributed_with_others(old: NewOldDatabase, for_citus: 
         assert database.sql.value("SELECT to_regclass('public.distributed')") is None
 
 
-@commands_variants
+@pytest.mark.slow
+@variants
 def test_commands_work_afterwards(old: NewOldDatabase, for_citus: bool) -> None:
     """Events, resolutions and questions go on where version 1 left them."""
     database = old(for_citus=for_citus)
