@@ -5,7 +5,6 @@ are tested on plain PostgreSQL in test_citus_variant.py.
 """
 
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,9 +16,9 @@ from payproc.db.views import VIEWS
 from tests.support.citus import (
     MACHINES,
     Cluster,
+    cluster_of,
     find_blocked_backends,
     load_distributed_version,
-    new_cluster,
     new_role,
 )
 from tests.support.command import Finished, error_line
@@ -27,7 +26,7 @@ from tests.support.documents import blocks
 from tests.support.events import event_line, write_lines
 from tests.support.in_process import InProcess
 from tests.support.old_schemas import BROUGHT_UP
-from tests.support.postgres import Sql, SqlOn, assert_books_right, contents, wait_for
+from tests.support.postgres import NewDatabase, Sql, SqlOn, assert_books_right, contents, wait_for
 
 SAMPLES = sorted((Path(__file__).parents[2] / "sample_events").glob("*.jsonl"))
 
@@ -35,10 +34,9 @@ pytestmark = pytest.mark.skipif(not MACHINES, reason="needs a Citus cluster, nam
 
 
 @pytest.fixture
-def cluster() -> Iterator[Cluster]:
+def cluster(bare_url: URL) -> Cluster:
     """Create a database on all machines, without payproc's schema."""
-    with new_cluster() as made:
-        yield made
+    return cluster_of(bare_url)
 
 
 @pytest.fixture
@@ -82,11 +80,12 @@ def without_times(finished: Finished) -> Finished:
 
 
 def test_every_command_answers_as_on_one_server(
-    run: InProcess, coordinator: Sql, bare_url: URL, sql_on: SqlOn, tmp_path: Path
+    run: InProcess, coordinator: Sql, new_database: NewDatabase, sql_on: SqlOn, tmp_path: Path
 ) -> None:
     assert run("init", "--citus", "--quiet").code == 0
-    assert answers(run) == answers(InProcess(tmp_path, bare_url))
-    one_server = sql_on(bare_url)
+    plain = new_database("template0", "UTF8")
+    assert answers(run) == answers(InProcess(tmp_path, plain))
+    one_server = sql_on(plain)
     assert contents(coordinator) == contents(one_server)
     assert_books_right(coordinator)
     for view in VIEWS:

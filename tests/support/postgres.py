@@ -2,9 +2,10 @@
 
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import psycopg2
 import psycopg2.extensions
@@ -18,8 +19,11 @@ MAX_WAIT_SECONDS = 30
 """Seconds to wait for a condition that is due at once; a loaded machine needs some."""
 
 
-IS_FOR_CITUS = os.environ.get("PAYPROC_TEST_SCHEMA") == "citus"
-"""True if the template is for Citus, without the second unique key and asynchronous commits."""
+IS_ON_CLUSTER = bool(os.environ.get("PAYPROC_TEST_CITUS"))
+"""True if the tests' databases are on all machines of a Citus cluster."""
+
+IS_FOR_CITUS = IS_ON_CLUSTER or os.environ.get("PAYPROC_TEST_SCHEMA") == "citus"
+"""True if the template has the tables for Citus."""
 
 
 def wait_for(condition: Callable[[], Any]) -> Any:
@@ -32,10 +36,11 @@ def wait_for(condition: Callable[[], Any]) -> Any:
     raise AssertionError(f"not true after {MAX_WAIT_SECONDS} seconds")
 
 
-class Server(NamedTuple):
+class Server:
     """A PostgreSQL server to make databases on."""
 
-    url: URL
+    def __init__(self, url: URL) -> None:
+        self.url = url
 
     def connect(self, name: str | None = None) -> psycopg2.extensions.connection:
         """Connect to one of its databases, in autocommit."""
@@ -48,6 +53,25 @@ class Server(NamedTuple):
         """Run one statement on the server's own database."""
         with closing(self.connect()) as connection, connection.cursor() as cursor:
             cursor.execute(statement)
+
+    @contextmanager
+    def new_template(self) -> Iterator[URL]:
+        """Create an empty database for the session, to be filled and copied."""
+        name = f"payproc_template_{uuid.uuid4().hex[:12]}"
+        self.execute(f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING 'UTF8'")
+        yield self.url.set(database=name)
+        self.drop_database(name)
+
+    def create_database(self, template: str, encoding: str | None = None) -> URL:
+        """Create a database from a template, in its encoding or another."""
+        name = f"payproc_test_{uuid.uuid4().hex[:12]}"
+        options = f" ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'" if encoding else ""
+        self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"{options}')
+        return self.url.set(database=name)
+
+    def drop_database(self, name: str | None) -> None:
+        """Drop a database, and end its sessions."""
+        self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
 def as_database(url: URL, name: str) -> Database:
