@@ -59,6 +59,11 @@ class ClusterServer(Server):
         self._pool = ThreadPoolExecutor(32)
         self._drops: list[Future[None]] = []
 
+    def execute(self, statement: str) -> None:
+        """Run one statement on each machine's own database."""
+        for machine in MACHINES:
+            machine.execute(statement)
+
     @contextmanager
     def new_template(self) -> Iterator[URL]:
         """Create a database with the extension and connected machines, to be filled and copied."""
@@ -72,7 +77,7 @@ class ClusterServer(Server):
         A database in an encoding of its own is plain PostgreSQL, on the coordinator's machine.
         """
         if encoding is not None:
-            return super().create_database(template, encoding)
+            return MACHINES[0].create_database(template, encoding)
         source = self._bare if template == "template0" else template
         name = f"payproc_test_{uuid.uuid4().hex[:12]}"
         end_sessions(source)
@@ -99,9 +104,13 @@ def drop_on_machines(name: str | None) -> None:
 
 
 def end_sessions(name: str | None) -> None:
-    """End the sessions of a database, and Citus' daemon, which WITH (FORCE) does not always end."""
-    for machine in MACHINES:  # the coordinator's are first, because they use the others
-        machine.execute(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'")
+    """End all sessions of a database, Citus' daemons included, and allow no new ones."""
+    for statement in (
+        f"UPDATE pg_database SET datallowconn = false WHERE datname = '{name}'",
+        f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'",
+    ):
+        for machine in MACHINES:
+            machine.execute(statement)
 
 
 @contextmanager
