@@ -59,11 +59,6 @@ class ClusterServer(Server):
         self._pool = ThreadPoolExecutor(32)
         self._drops: list[Future[None]] = []
 
-    def execute(self, statement: str) -> None:
-        """Run one statement on each machine's own database."""
-        for machine in MACHINES:
-            machine.execute(statement)
-
     @contextmanager
     def new_template(self) -> Iterator[URL]:
         """Create a database with the extension and connected machines, to be filled and copied."""
@@ -77,7 +72,7 @@ class ClusterServer(Server):
         A database in an encoding of its own is plain PostgreSQL, on the coordinator's machine.
         """
         if encoding is not None:
-            return MACHINES[0].create_database(template, encoding)
+            return super().create_database(template, encoding)
         source = self._bare if template == "template0" else template
         name = f"payproc_test_{uuid.uuid4().hex[:12]}"
         end_sessions(source)
