@@ -30,7 +30,7 @@ from payproc.embedded.initdb import SUPERUSER
 from payproc.embedded.server import run_server
 from tests.support.citus import MACHINES, NOT_ON_CLUSTER, cluster_server
 from tests.support.command import Payproc
-from tests.support.postgres import IS_FOR_CITUS, NewDatabase, Server, Sql, SqlOn, as_database
+from tests.support.postgres import IS_FOR_CITUS, IS_ON_CLUSTER, NewDatabase, Server, Sql, SqlOn, as_database
 from tests.support.servers import OwnServers, Pristine, pristine_home, running
 from tests.support.tally import figures
 
@@ -104,8 +104,12 @@ def _memory() -> Path | None:
 def template(server: Server) -> Iterator[str]:
     """Create a database with payproc's schema and nothing else."""
     with server.new_template() as url:
-        with as_database(url, "the template").transaction() as cursor:
-            schema.create_schema(cursor, for_citus=IS_FOR_CITUS)
+        database = as_database(url, "the template")
+        if IS_ON_CLUSTER:
+            schema.bring_up(database, for_citus=True)
+        else:
+            with database.transaction() as cursor:
+                schema.create_schema(cursor, for_citus=IS_FOR_CITUS)
         yield str(url.database)
 
 

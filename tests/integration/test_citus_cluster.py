@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL
 
+from payproc.db.citus import DISTRIBUTED_BY
 from payproc.db.mark import VERSION
 from payproc.db.views import VIEWS
 from tests.support.citus import (
@@ -77,6 +78,12 @@ def without_times(finished: Finished) -> Finished:
     """Return the result without times, durations and the name of the database."""
     stdout = re.sub(r'"20\d\d-\d\d-\d\dT[^"]*"|"elapsed_seconds":[\d.]+|"postgresql://[^"]*"', "…", finished.stdout)
     return finished._replace(stdout=stdout)
+
+
+def test_tests_of_one_server_run_on_all_machines(sql: Sql) -> None:
+    """The other integration tests get their databases from the same fixtures."""
+    assert len(sql.rows("SELECT FROM pg_dist_partition")) == len(DISTRIBUTED_BY)
+    assert len(sql.rows("SELECT DISTINCT nodeport FROM pg_dist_shard_placement")) == len(MACHINES) - 1
 
 
 def test_every_command_answers_as_on_one_server(
