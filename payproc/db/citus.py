@@ -7,17 +7,20 @@ A cluster has one coordinator, which every command must connect to, and workers,
 distributed rows. Citus shows the schema on all of them, except the table `runs`.
 """
 
+from typing import NoReturn
+
 import psycopg2.extensions
 
 from payproc.errors import CannotFinish
 
 DISTRIBUTED_BY = {
     "payments": "payment_id",
-    "events": "event_id",
+    "events": "payment_id",
+    "resolutions": "payment_id",
+    "corrections": "payment_id",
+    "event_ids": "event_id",
     "event_conflicts": "event_id",
     "redeliveries": "event_id",
-    "resolutions": "event_id",
-    "corrections": "payment_id",
 }
 """The column whose hash chooses a row's machine. Tables with the same column are kept together.
 
@@ -43,6 +46,33 @@ _CLUSTER = """
            (SELECT count(*) FROM pg_catalog.pg_dist_node WHERE groupid <> 0),
            (SELECT min(pg_catalog.format('%s:%s', nodename, nodeport)) FROM pg_catalog.pg_dist_node WHERE groupid = 0)
 """
+
+
+def name_event_ids(*, for_citus: bool) -> str:
+    """Return the table that says which payment and type an event_id belongs to.
+
+    On one server events are unique by event_id. On Citus its claim is made before the event.
+    """
+    return "event_ids" if for_citus else "events"
+
+
+def adapt_procedure(statement: str) -> str:
+    """Return record_decisions with one more parameter, the payment_id that names its machine."""
+    return statement.replace("    in_run_id bigint,", "    in_payment_id text,\n    in_run_id bigint,", 1)
+
+
+def distribute_procedures() -> list[str]:
+    """Return the statements that make Citus run the procedures where their first argument is."""
+    text = ", text"
+    procedures = {
+        f"record_decisions(text, bigint{text * 13})": ("in_payment_id", "payments"),
+        f"look_up_payments(text, bigint, timestamptz, integer{text * 3})": ("in_payment_id", "payments"),
+        f"claim_event_ids(text, boolean{text * 3})": ("in_event_id", "event_ids"),
+    }
+    return [
+        f"SELECT pg_catalog.create_distributed_function('payproc.{procedure}', '{argument}', 'payproc.{table}')"
+        for procedure, (argument, table) in procedures.items()
+    ]
 
 
 def distribute_tables() -> list[str]:
@@ -81,6 +111,15 @@ def refuse_one_machine(cursor: psycopg2.extensions.cursor, where: str) -> None:
             "run `payproc init --citus` to spread it over the cluster, or `payproc init --no-citus` to keep it on the "
             "coordinator"
         )
+
+
+def refuse_earlier_layout(where: str) -> NoReturn:
+    """Raise CannotFinish for a schema whose events are spread by event_id, as in earlier versions."""
+    raise CannotFinish(
+        f"the schema payproc of the database {where} spreads events by event_id, expected by payment_id, and cannot be "
+        "converted; pipe payproc export of the version that made it into payproc ingest on a database of payproc init "
+        "--citus"
+    )
 
 
 def require_extension(cursor: psycopg2.extensions.cursor, where: str) -> None:
