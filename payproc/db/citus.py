@@ -7,11 +7,30 @@ A cluster has one coordinator, which every command must connect to, and workers,
 distributed rows. Citus shows the schema on all of them, except the table `runs`.
 """
 
+from collections.abc import Sequence
 from typing import NoReturn
 
 import psycopg2.extensions
 
 from payproc.errors import CannotFinish
+
+_HAS_CLAIMS = """
+    SELECT FROM pg_catalog.pg_class
+    WHERE relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = 'payproc') AND relname = 'event_ids'
+"""
+
+# worker_hash is the hash that create_distributed_table spreads rows by.
+_ROUTE = """
+    SELECT machines[shard], shard
+    FROM (
+        SELECT pg_catalog.array_agg(groupid ORDER BY shardminvalue::integer) AS machines,
+               pg_catalog.array_agg(shardminvalue::integer ORDER BY shardminvalue::integer) AS starts
+        FROM pg_catalog.pg_dist_shard JOIN pg_catalog.pg_dist_placement USING (shardid)
+        WHERE logicalrelid = %s::regclass
+    ) AS shards, unnest(string_to_array(%s, chr(31))) WITH ORDINALITY AS each(id, number),
+    LATERAL pg_catalog.width_bucket(pg_catalog.worker_hash(each.id), starts) AS shard
+    ORDER BY number
+"""
 
 DISTRIBUTED_BY = {
     "payments": "payment_id",
@@ -89,6 +108,25 @@ def distribute_tables() -> list[str]:
     return statements
 
 
+def has_claims(cursor: psycopg2.extensions.cursor) -> bool:
+    """Return whether the schema is the variant for Citus."""
+    cursor.execute(_HAS_CLAIMS)
+    return bool(cursor.rowcount)
+
+
+def route(connection: psycopg2.extensions.connection, table: str, ids: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Return the machine of each id, and its shard of a table.
+
+    Shards may move at any time. A call that went to the wrong machine is slower, and right.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(_IS_INSTALLED)
+        if not cursor.rowcount:  # tables for Citus, on one server
+            return dict.fromkeys(ids, (0, 0))
+        cursor.execute(_ROUTE, (f"payproc.{table}", "\x1f".join(ids)))
+        return dict(zip(ids, cursor.fetchall(), strict=True))
+
+
 def refuse_worker(cursor: psycopg2.extensions.cursor, where: str) -> None:
     """Raise CannotFinish if the database named `where` is a worker's of a cluster."""
     is_worker, _, coordinator = _read_cluster(cursor)
@@ -114,7 +152,7 @@ def refuse_one_machine(cursor: psycopg2.extensions.cursor, where: str) -> None:
 
 
 def refuse_earlier_layout(where: str) -> NoReturn:
-    """Raise CannotFinish for a schema whose events are spread by event_id, as in earlier versions."""
+    """Raise CannotFinish for the layout of earlier versions, with events spread by event_id."""
     raise CannotFinish(
         f"the schema payproc of the database {where} spreads events by event_id, expected by payment_id, and cannot be "
         "converted; pipe payproc export of the version that made it into payproc ingest on a database of payproc init "
