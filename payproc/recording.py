@@ -14,7 +14,7 @@ from payproc.logic import Decision, EventType
 from payproc.lookup import SEPARATOR
 
 _COMMIT_MARK = "payproc: commit\n"
-"""End of the message that record_decisions.sql sends before its last commit."""
+"""A line of the message that record_decisions.sql sends before its last commit."""
 
 
 def record(
@@ -40,7 +40,7 @@ def record(
         ((contested,),) = cursor.fetchall()
     if contested is None:
         raise CannotFinish("the procedure record_decisions has lost its body; run payproc init")
-    mark = max((number for number, each in enumerate(notices, 1) if each.endswith(_COMMIT_MARK)), default=0)
+    mark = max((number for number, each in enumerate(notices, 1) if _COMMIT_MARK in each), default=0)
     database.refuse_warnings(connection, notices[mark:])
     return [int(number) for number in contested.split(",")] if contested else []
 
