@@ -91,6 +91,14 @@ def test_claim_of_a_dead_run_keeps_others_out(record: Recording, sql: Sql, other
     assert sql.rows(CONFLICTS) == [other]
 
 
+@pytest.mark.parametrize("batch", [(FIRST, INTRUDER), (INTRUDER, FIRST)], ids=["first", "last"])
+def test_claim_of_a_dead_run_beside_a_conflict(record: Recording, sql: Sql, batch: tuple[tuple[str, str, str]]) -> None:
+    """The conflict in the batch does not pass the claim off as the event on record."""
+    leave_claim(sql, *FIRST)
+    assert dict(zip(batch, record(*batch), strict=True)) == {FIRST: "transition", INTRUDER: "event_id_conflict"}
+    assert sql.rows(CLAIMS) == sql.rows(EVENTS) == [FIRST]
+
+
 def test_claim_made_by_another_meanwhile_counts(record: Recording, sql: Sql) -> None:
     """The batch has seen no claim, and waits on its insert for the other one's commit."""
     with closing(sql.connect()) as other, ThreadPoolExecutor(1) as pool:

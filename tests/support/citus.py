@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import NamedTuple
 
@@ -27,12 +27,12 @@ class Cluster(NamedTuple):
 
 
 @contextmanager
-def new_cluster() -> Iterator[Cluster]:
+def new_cluster(machines: Sequence[Server] = MACHINES) -> Iterator[Cluster]:
     """Create a database with the extension on each machine, and connect the machines."""
     name = f"payproc_test_{uuid.uuid4().hex[:12]}"
-    coordinator, *workers = (machine.url.set(database=name) for machine in MACHINES)
+    coordinator, *workers = (machine.url.set(database=name) for machine in machines)
     with ExitStack() as made:
-        for machine in MACHINES[::-1]:  # the coordinator's is dropped first, because it uses the others
+        for machine in machines[::-1]:  # the coordinator's is dropped first, because it uses the others
             machine.execute(f'CREATE DATABASE "{name}"')
             made.callback(machine.execute, f'DROP DATABASE "{name}" WITH (FORCE)')
             with closing(Sql(machine.url.set(database=name))) as sql:
