@@ -61,7 +61,7 @@ _UNCLAIMED = """
         SELECT event_id, payment_id, type::text, NULL FROM payproc.event_ids
     ) AS fact
     GROUP BY event_id, payment_id, type
-    HAVING count(position) = count(*)
+    HAVING bool_and(position IS NOT NULL)
 """
 
 _CLAIM = "SELECT payment_id, type::text FROM payproc.event_ids WHERE event_id = %s"
