@@ -40,7 +40,8 @@ class RecordedEvent(msgspec.Struct, frozen=True, gc=False):
 
     payment_id: str
     type: EventType
-    outcome: Outcome
+    outcome: Outcome | None
+    """None for an event_id that is claimed on Citus, and whose event is not on record yet."""
     line: str
     """The line as received. If it is large and was looked up, its digest."""
     by_this_run: RecordedByThisRun | None = None

@@ -10,8 +10,8 @@ only write path (record_decisions.sql) inserts an event together with its paymen
 all, and verify.py checks it.
 
 The tables have two variants: for one server, and for Citus, which spreads them over many machines
-by the hash of a column. Everything of a payment is on one machine there. Citus cannot guard a unique
-key without that column, so the keys of an event hold its payment_id as well, and the table
+by the hash of a column. Everything of a payment is on one machine there. Citus cannot guard a
+unique key without that column, so the keys of an event hold its payment_id as well, and the table
 event_ids guards that an event_id belongs to one payment.
 """
 
@@ -228,7 +228,7 @@ def _for_citus(distributed_by: Mapping[str, str]) -> MetaData:
         if column is not None and column not in copy.primary_key.columns:
             key = [column, *copy.primary_key.columns.keys()]
             copy.columns[column].primary_key = True
-            copy.append_constraint(PrimaryKeyConstraint(*key, name=copy.primary_key.name))
+            copy.append_constraint(PrimaryKeyConstraint(*key, name=str(copy.primary_key.name)))
     Table(
         "event_ids",
         variant,

@@ -18,7 +18,7 @@
 -- stays. After the CALL its events are durable, and so is everything visible before it.
 --
 -- A canceled wait for a standby ends with a WARNING. The last commit suppresses lesser messages,
--- and an INFO marks its place.
+-- and a NOTICE marks its place. Citus passes on nothing below it.
 --
 -- Polymorphic functions and operators carry their schema, because an exact match in another schema
 -- would run with the caller's rights. unnest of several arrays cannot; the parser takes
@@ -173,7 +173,8 @@ BEGIN
         SET LOCAL synchronous_commit = local;
     END IF;
     PERFORM pg_catalog.pg_logical_emit_message(true, 'payproc', ''::text);
+    SET LOCAL client_min_messages = notice;
+    RAISE NOTICE 'payproc: commit';
     SET LOCAL client_min_messages = warning;
-    RAISE INFO 'payproc: commit';
 END
 $procedure$;

@@ -24,7 +24,7 @@ from payproc.logic import Outcome, State
 from payproc.verify import count_entries
 from tests.support.in_process import InProcess
 from tests.support.old_schemas import load_version
-from tests.support.postgres import NewDatabase, Server, Sql, SqlOn
+from tests.support.postgres import IS_FOR_CITUS, NewDatabase, Server, Sql, SqlOn
 from tests.support.shadows import SHADOW_CALLED, plant_shadows
 
 SAMPLES = Path(__file__).parents[2] / "sample_events"
@@ -178,7 +178,8 @@ def test_contested_decision_calls_no_shadow(database: Database) -> None:
     """No command makes one here, because it takes another process that records first."""
     stale = ("0", "9", "e9", "p1", "1", "capture", "7", "APPLY", "transition", "authorized", "captured", "{}")
     with closing(database.connect()) as connection, connection.cursor() as cursor:
-        cursor.execute(f"CALL payproc.record_decisions(1, {', '.join(['%s'] * len(stale))}, NULL)", stale)
+        machine = "'p1', " if IS_FOR_CITUS else ""
+        cursor.execute(f"CALL payproc.record_decisions({machine}1, {', '.join(['%s'] * len(stale))}, NULL)", stale)
         assert cursor.fetchall() == [("1",)]
 
 

@@ -10,6 +10,7 @@ import psycopg2
 import psycopg2.extensions
 from sqlalchemy import URL
 
+from payproc.db.citus import DISTRIBUTED_BY
 from payproc.db.connection import Database
 from payproc.db.location import parse_url
 from payproc.logic import STATE_NAMED_BY, TABLE, EventType, Outcome, Resolution, State
@@ -19,6 +20,9 @@ MAX_WAIT_SECONDS = 30
 
 
 IS_FOR_CITUS = os.environ.get("PAYPROC_TEST_SCHEMA") == "citus"
+
+TABLES = ", ".join(f"payproc.{table}" for table in (*DISTRIBUTED_BY, "runs") if table != "event_ids" or IS_FOR_CITUS)
+"""All tables, for TRUNCATE."""
 """True if the template is for Citus, without the second unique key and asynchronous commits."""
 
 
