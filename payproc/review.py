@@ -45,12 +45,12 @@ _ONE = REVIEWS.format(events=_THIS)
 
 # The same without the line, for decisions that nobody looks at. Compare and set also
 # finds a decision that this does not see yet.
-_BRIEF = f"""
+_BRIEF = """
     SELECT event_id, payment_id, state, version, type, outcome, reason, resolutions.event_id IS NOT NULL AS is_resolved
     FROM payproc.events JOIN payproc.payments USING (payment_id)
          LEFT JOIN payproc.resolutions USING (payment_id, event_id)
-    WHERE {_THIS}
-"""
+    WHERE {this}
+""".replace("{this}", _THIS)
 
 _COUNT = """
     SELECT (SELECT count(*) FROM payproc.events WHERE outcome OPERATOR(pg_catalog.=) 'MANUAL_REVIEW')

@@ -18,7 +18,7 @@ from typing import Any
 import psycopg2
 import psycopg2.extensions
 
-from payproc.db.citus import name_event_ids
+from payproc.db.citus import has_claims, name_event_ids
 from payproc.db.errors import describe_error, is_about_connection
 from payproc.errors import CannotFinish
 from payproc.signals import interrupt
@@ -41,8 +41,6 @@ _WAIT_FOR_DISK = """
            CASE WHEN pg_catalog.current_setting('synchronous_commit') = 'off'
                 THEN pg_catalog.set_config('synchronous_commit', 'local', true) END
 """
-
-_HAS_CLAIMS = "SELECT pg_catalog.to_regclass('payproc.event_ids') IS NOT NULL"
 
 _DEFAULT_PORT = 5432
 
@@ -179,9 +177,8 @@ class Database:
     def has_claims(self, cursor: psycopg2.extensions.cursor) -> bool:
         """Return whether the schema is for Citus, where an event_id is claimed. Asks once."""
         if self._has_claims is None:
-            cursor.execute(_HAS_CLAIMS)
-            ((self._has_claims,),) = cursor.fetchall()
-        return bool(self._has_claims)
+            self._has_claims = has_claims(cursor)
+        return self._has_claims
 
     def refuse_warnings(self, connection: psycopg2.extensions.connection, notices: Sequence[str]) -> None:
         """Raise CannotFinish for a warning at a commit, as after a canceled wait for a standby."""

@@ -96,7 +96,7 @@ EVERY = [
     ["init"],
     ["init", "--citus"],
     ["init", "--sql"],
-    ["init", "--reader", "postgres"],
+    ["init", "--reader", "pg_monitor"],
 ]
 
 
