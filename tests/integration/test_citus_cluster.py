@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg2.errors
 import pytest
 from sqlalchemy import URL
 
@@ -200,4 +201,32 @@ def test_lost_connections_to_workers_are_survived(
         assert finished.result()[::2] == (0, "")
     assert coordinator.value("SELECT count(*) FROM payproc.events") == 100
     assert coordinator.rows("SELECT DISTINCT state::text FROM payproc.payments") == [("captured",)]
+    assert_books_right(coordinator)
+
+
+MOVE = """
+    SELECT citus_move_shard_placement(shardid, nodename, nodeport, %s, %s, shard_transfer_mode := %s)
+    FROM citus_shards WHERE table_name = 'payproc.payments'::regclass AND nodeport = %s LIMIT 1
+"""
+
+
+@pytest.mark.skipif(len(MACHINES) < 3, reason="needs two workers")
+def test_shards_move_while_writes_are_blocked(
+    run: InProcess, cluster: Cluster, coordinator: Sql, tmp_path: Path
+) -> None:
+    """Moved by logical replication, a shard lost what was not on the disk yet."""
+    assert run("init", "--citus", "--quiet").code == 0
+    lines = [event_line(f"{kind} {n}", f"pay_{n}", kind) for kind in ("authorize", "capture") for n in range(2_000)]
+    events = write_lines(tmp_path / "events.jsonl", lines)
+    first, second = cluster.workers[:2]
+    moved = (second.host, second.port or 5432, "auto", first.port or 5432)
+    with pytest.raises(psycopg2.errors.FeatureNotSupported, match="cannot use logical replication to transfer shards"):
+        coordinator.rows(MOVE, *moved)
+    with ThreadPoolExecutor(1) as pool:
+        finished = pool.submit(run.process, "ingest", events, "--quiet", "--format", "jsonl")
+        wait_for(lambda: coordinator.value("SELECT count(*) FROM payproc.events"))
+        for _ in range(4):
+            coordinator.rows(MOVE, *moved[:2], "block_writes", moved[-1])
+        assert finished.result()[::2] == (0, "")
+    assert '"duplicate_event":4000' in run("ingest", events, "--quiet", "--format", "jsonl").stdout
     assert_books_right(coordinator)
