@@ -171,9 +171,10 @@ def refuse_one_machine(cursor: psycopg2.extensions.cursor, where: str) -> None:
 def refuse_earlier_layout(where: str) -> NoReturn:
     """Raise CannotFinish for the layout of earlier versions, with events spread by event_id."""
     raise CannotFinish(
-        f"the schema payproc of the database {where} spreads events by event_id, expected by payment_id, and cannot be "
-        "converted; pipe payproc export of the version that made it into payproc ingest on a database of payproc init "
-        "--citus"
+        f"the schema payproc of the database {where} is for Citus and of an earlier payproc, which spread events by "
+        "event_id, expected by payment_id; pipe `payproc export` of that payproc into `payproc ingest` of this one, on "
+        "another database after `payproc init --citus`, and carry over the decisions of people as payproc/db/README.md "
+        "tells"
     )
 
 

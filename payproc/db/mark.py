@@ -39,6 +39,11 @@ _PROCEDURES = """
           AND proname = 'record_decisions'
 """
 
+_HAS_UNIQUE_POSITIONS = """
+    SELECT FROM pg_catalog.pg_constraint WHERE conrelid = %s::regclass::oid AND contype = 'u'
+"""
+"""Earlier versions had no such key on Citus."""
+
 
 class Mark(NamedTuple):
     """Version and variant of a schema, and the digest of its procedure and views.
@@ -93,6 +98,9 @@ def read_schema(cursor: psycopg2.extensions.cursor, where: str) -> FoundSchema |
     comment, owner, *_ = relations["runs"]
     found = _PATTERN.fullmatch(comment or "")
     if found is None:
+        cursor.execute(_HAS_UNIQUE_POSITIONS, ("payproc.events",))
+        if not cursor.rowcount:
+            refuse_earlier_layout(where)
         raise CannotFinish(
             f"the schema payproc of the database {where} has lost its mark, as by a restore without comments; as its "
             f"owner {owner} run: {write_mark(_recognize(tables))}"

@@ -190,13 +190,10 @@ def test_schema_creation_calls_no_shadow(bare_url: URL, sql_on: SqlOn, tmp_path:
     check(run, "ingest", *DAY)
 
 
-@pytest.mark.parametrize("for_citus", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one server", "Citus"])
-def test_schema_upgrade_calls_no_shadow(
-    new_database: NewDatabase, sql_on: SqlOn, tmp_path: Path, for_citus: bool
-) -> None:
+def test_schema_upgrade_calls_no_shadow(new_database: NewDatabase, sql_on: SqlOn, tmp_path: Path) -> None:
     url = new_database("template0", "UTF8")
     sql, run = sql_on(url), InProcess(tmp_path, url)
-    load_version(sql, 1, for_citus=for_citus)
+    load_version(sql, 1)
     plant_shadows(sql)
     check(run, "init")
     check(run, "ingest", *DAY)

@@ -175,7 +175,7 @@ class Comparison:
         Conflicts and redeliveries are sorted because workers race for their times.
         """
         with self.database.transaction() as cursor:
-            payment = load_payment(cursor, payment_id)
+            payment = load_payment(self.database, cursor, payment_id)
         if payment is None:
             return None
         shown: Row = json.loads(to_json_line(payment))

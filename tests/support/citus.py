@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from sqlalchemy import URL, make_url
 
-from payproc.db.citus import DISTRIBUTED_BY
 from tests.support.old_schemas import dump_of
 from tests.support.postgres import Server, Sql, SqlOn
 
@@ -17,6 +16,16 @@ MACHINES = [
     for url in os.environ.get("PAYPROC_TEST_CITUS", "").split()
 ]
 """The coordinator, then the workers. Empty without a cluster."""
+
+
+_DISTRIBUTED_BY = {
+    "events": "event_id",
+    "event_conflicts": "event_id",
+    "resolutions": "event_id",
+    "payments": "payment_id",
+    "corrections": "payment_id",
+}
+"""The layout of versions 1 and 2."""
 
 
 class Cluster(NamedTuple):
@@ -68,7 +77,7 @@ def load_distributed_version(sql: Sql, version: int) -> None:
     sql.rows(dump_of(version, for_citus=True).read_text("utf-8"))
     present = {name for (name,) in sql.rows("SELECT tablename FROM pg_tables WHERE schemaname = 'payproc'")}
     first: dict[str, str] = {}
-    for table, column in DISTRIBUTED_BY.items():
+    for table, column in _DISTRIBUTED_BY.items():
         if table in present:
             beside = first.setdefault(column, "none")
             sql.rows(f"SELECT create_distributed_table('payproc.{table}', %s, colocate_with => %s)", column, beside)

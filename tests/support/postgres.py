@@ -20,10 +20,10 @@ MAX_WAIT_SECONDS = 30
 
 
 IS_FOR_CITUS = os.environ.get("PAYPROC_TEST_SCHEMA") == "citus"
+"""True if the template is for Citus."""
 
 TABLES = ", ".join(f"payproc.{table}" for table in (*DISTRIBUTED_BY, "runs") if table != "event_ids" or IS_FOR_CITUS)
 """All tables, for TRUNCATE."""
-"""True if the template is for Citus, without the second unique key and asynchronous commits."""
 
 
 def wait_for(condition: Callable[[], Any]) -> Any:
@@ -134,6 +134,15 @@ def fill_queue(sql: Sql, first: int, last: int, size: int = 0) -> None:
         last,
         size,
     )
+    claim_events(sql)
+
+
+def claim_events(sql: Sql) -> None:
+    """Claim the event_ids of events that a test has inserted, which Citus needs to find them."""
+    if IS_FOR_CITUS:
+        sql.rows(
+            "INSERT INTO payproc.event_ids SELECT event_id, payment_id, type FROM payproc.events ON CONFLICT DO NOTHING"
+        )
 
 
 Contents = dict[str, list[tuple[Any, ...]]]
