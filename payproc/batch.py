@@ -40,7 +40,8 @@ class RecordedEvent(msgspec.Struct, frozen=True, gc=False):
 
     payment_id: str
     type: EventType
-    outcome: Outcome
+    outcome: Outcome | None
+    """None for an event_id that is claimed on Citus, and whose event is not on record yet."""
     line: str
     """The line as received. If it is large and was looked up, its digest."""
     by_this_run: RecordedByThisRun | None = None
@@ -97,7 +98,7 @@ def decide(batch: Sequence[InputEvent], known: Known) -> list[EventResult]:
         event_id, payment_id = event.event_id, event.payment_id
         original = recorded.get(event_id)
         state, version = payments.get(payment_id, _NEW_PAYMENT)
-        if original is None:
+        if original is None or _is_own_claim(original, event):
             decision = classify(event, None, state)
             own = RecordedByThisRun(input_event.source, input_event.line, decision)
             recorded[event_id] = RecordedEvent(payment_id, event.type, decision.outcome, input_event.payload, own)
@@ -159,6 +160,14 @@ def _find_states_before(batch: Sequence[InputEvent], known: Known) -> dict[str, 
         if earlier is not None and _is_of(earlier, input_event):
             states.setdefault(input_event.event.payment_id, earlier.decision.state_before)
     return states
+
+
+def _is_own_claim(original: RecordedEvent, event: PaymentEvent) -> bool:
+    """Return whether the event_id is only claimed, and for this event.
+
+    Another event of the batch, which conflicts with the claim, has brought the claim here.
+    """
+    return original.outcome is None and (original.payment_id, original.type) == (event.payment_id, event.type)
 
 
 def _is_of(recorded: RecordedByThisRun, input_event: InputEvent) -> bool:

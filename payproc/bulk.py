@@ -183,7 +183,7 @@ class Resolver:
         """Look the event up, and record the decision about it; repeat both if the payment moves."""
         for _ in range(MAX_ATTEMPTS):
             with self._database.transaction_on(self._connection) as cursor:
-                event = find_pending(cursor, order.event_id)
+                event = find_pending(self._database, cursor, order.event_id)
                 self._check_premises(cursor, order, event)
                 refuse_applied_flag(event, order.decision.resolution)
                 position = record(cursor, event, order.decision)

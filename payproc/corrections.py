@@ -13,21 +13,20 @@ import msgspec
 import psycopg2.extensions
 
 from payproc.db.connection import Database
-from payproc.db.rows import make_struct, read_rows
+from payproc.db.rows import read_structs
 from payproc.errors import CannotFinish
 from payproc.escape import unambiguous
 from payproc.logic import State
 from payproc.moves import MAX_ATTEMPTS, move_payment
 from payproc.payments import find_payment_id
 
-_PAYMENT = "SELECT payment_id, state, version, state_since FROM payproc.payments WHERE payment_id = %s"
-
-# A query of its own, because Citus keeps events and payments on different machines. The casts avoid
-# an operator for the enum in `public`, whose code would run as this role.
-_COUNTS = """
-    SELECT (SELECT count(*) FROM payproc.events WHERE payment_id = %(id)s AND outcome::text = 'REJECT') AS rejected,
+# The casts avoid an operator for the enum in `public`, whose code would run as this role.
+_STANDING = """
+    SELECT payment_id, state, version, state_since,
+           (SELECT count(*) FROM payproc.events WHERE payment_id = %(id)s AND outcome::text = 'REJECT') AS rejected,
            (SELECT count(*) FROM payproc.events WHERE payment_id = %(id)s AND outcome::text = 'MANUAL_REVIEW')
            - (SELECT count(*) FROM payproc.resolutions WHERE payment_id = %(id)s) AS waiting
+    FROM payproc.payments WHERE payment_id = %(id)s
 """
 
 _CORRECT = """
@@ -71,7 +70,7 @@ def correct(
     """
     for _ in range(MAX_ATTEMPTS):
         with database.transaction() as cursor:
-            standing = _find(cursor, payment_id)
+            standing = _find(database, cursor, payment_id)
         check_correction(standing, correction)
         if not confirm(standing):
             return None
@@ -91,14 +90,13 @@ def check_correction(standing: Standing, correction: Correction) -> None:
         raise CannotFinish(f"{name}: is already {standing.state.value}, expected another state; nothing was changed")
 
 
-def _find(cursor: psycopg2.extensions.cursor, payment_id: str) -> Standing:
+def _find(database: Database, cursor: psycopg2.extensions.cursor, payment_id: str) -> Standing:
     """Return the payment as it is now. Raises CannotFinish if it has no history."""
-    cursor.execute(_PAYMENT, (payment_id,))
-    if payment := next(read_rows(cursor), None):
-        cursor.execute(_COUNTS, {"id": payment_id})
-        return make_struct(Standing, payment | next(read_rows(cursor)))
+    cursor.execute(_STANDING, {"id": payment_id})
+    if standing := next(read_structs(cursor, Standing), None):
+        return standing
     hint = ""
-    if its_payment := find_payment_id(cursor, payment_id):
+    if its_payment := find_payment_id(database, cursor, payment_id):
         hint = f'; it is an event_id of payment "{unambiguous(its_payment)}"'
     else:
         cursor.execute("SELECT FROM payproc.event_conflicts WHERE payment_id = %s LIMIT 1", (payment_id,))

@@ -37,8 +37,6 @@ from payproc.schemas import parse_line
 BLOCK_BYTES = 64 << 10
 """Bytes of a block of lines, about: a pipe's buffer, and small enough to interrupt after each."""
 
-# Compare and set on payments gives no position twice, so the order is unique even without a key on
-# it, as on Citus.
 _EVENTS = """
     SELECT payment_id, position, event_id, type, outcome, reason, state_before, state_after, payload::text AS line
     FROM payproc.events ORDER BY payment_id, position
@@ -46,37 +44,48 @@ _EVENTS = """
 
 # Only those of payments with events, so each is reached while the events of its payment are read.
 _DECISIONS_OF_PEOPLE = """
-    WITH correction AS MATERIALIZED (SELECT payment_id, position, state_after FROM payproc.corrections)
     SELECT resolutions.payment_id, resolutions.position, resolutions.state_after, false AS is_correction
-    FROM payproc.resolutions JOIN payproc.events USING (event_id, payment_id)
+    FROM payproc.resolutions JOIN payproc.events USING (payment_id, event_id)
     UNION ALL
-    SELECT correction.payment_id, correction.position, correction.state_after, true
-    FROM correction JOIN payproc.events AS first
-         ON first.payment_id = correction.payment_id AND first.position = 1
+    SELECT corrections.payment_id, corrections.position, corrections.state_after, true
+    FROM payproc.corrections JOIN payproc.events AS first
+         ON first.payment_id = corrections.payment_id AND first.position = 1
     ORDER BY 1, 2
 """
 
-_CONFLICTS = {
+# Steps as in payments.py: an event_id and its original are on different machines.
+_CONFLICTS = """
+    WITH conflict AS MATERIALIZED ({records}),
+    pair AS MATERIALIZED (SELECT DISTINCT event_id, original_payment_id AS payment_id FROM conflict),
+    original AS MATERIALIZED (
+        SELECT event_id, payment_id, type, payload FROM pair JOIN payproc.events USING (payment_id, event_id)
+    )
+    SELECT event_id,
+           -- Payment and type of a redelivery are those of the event. Without it they only name an
+           -- omitted record.
+           COALESCE(conflict.payment_id, original.payment_id,
+                    conflict.payload OPERATOR(pg_catalog.->>) 'payment_id', '') AS payment_id,
+           COALESCE(conflict.type, original.type, 'flag') AS type, conflict.payload::text AS line,
+           original.payment_id AS original_payment_id, original.type AS original_type,
+           original.payload::text AS original_line
+    FROM conflict LEFT JOIN original USING (event_id)
+    ORDER BY 1, 2, 3, digest
+"""
+
+_RECORDS = {
     "conflict": """
-        SELECT event_conflicts.event_id, event_conflicts.payment_id, event_conflicts.type,
-               event_conflicts.payload::text AS line, original.payment_id AS original_payment_id,
-               original.type AS original_type, original.payload::text AS original_line
-        FROM payproc.event_conflicts LEFT JOIN payproc.events AS original USING (event_id)
-        ORDER BY 1, 2, 3
+        SELECT event_id, record.payment_id, record.type, record.payload, NULL::bytea AS digest,
+               whose.payment_id AS original_payment_id
+        FROM payproc.event_conflicts AS record LEFT JOIN payproc.{event_ids} AS whose USING (event_id)
     """,
-    # Payment and type are those of the event. Without it they only name an omitted record.
     "redelivery": """
-        SELECT redeliveries.event_id,
-               COALESCE(original.payment_id, redeliveries.payload OPERATOR(pg_catalog.->>) 'payment_id', '')
-                   AS payment_id,
-               COALESCE(original.type, 'flag') AS type, redeliveries.payload::text AS line,
-               original.payment_id AS original_payment_id, original.type AS original_type,
-               original.payload::text AS original_line
-        FROM payproc.redeliveries LEFT JOIN payproc.events AS original USING (event_id)
-        ORDER BY 1, redeliveries.digest
+        SELECT event_id, NULL AS payment_id, NULL::payproc.event_type AS type, record.payload, digest,
+               whose.payment_id AS original_payment_id
+        FROM payproc.redeliveries AS record LEFT JOIN payproc.{event_ids} AS whose USING (event_id)
     """,
 }
 """The records under the event_id of an event, by kind."""
+
 
 _COUNT_RESOLUTIONS = "SELECT resolution, count(*) FROM payproc.resolutions GROUP BY resolution"
 
@@ -146,7 +155,7 @@ def export_events(
         block = bytearray()
         for lines in (
             _export_events(connection, summary, on_omitted, on_corrected),
-            *(_export_conflicts(connection, kind, summary, on_omitted) for kind in _CONFLICTS),
+            *(_export_conflicts(database, connection, kind, summary, on_omitted) for kind in _RECORDS),
         ):
             for line in lines:
                 block += line
@@ -256,13 +265,16 @@ class _DecisionsOfPeople:
 
 
 def _export_conflicts(
+    database: Database,
     connection: psycopg2.extensions.connection,
     kind: str,
     summary: ExportSummary,
     on_omitted: Callable[[OmittedRecord], None],
 ) -> Iterator[bytes]:
     """Yield the lines of conflicts, or of redeliveries with other content."""
-    with open_stream(connection, _CONFLICTS[kind], fetch_rows=FETCH_LINES) as cursor:
+    with connection.cursor() as asking:
+        query = database.complete(_CONFLICTS.replace("{records}", _RECORDS[kind]), asking)
+    with open_stream(connection, query, fetch_rows=FETCH_LINES) as cursor:
         for conflict in read_structs(cursor, _Conflict):
             if why := _reason_to_omit_conflict(conflict, kind) or _reason_to_omit(conflict):
                 summary.omitted += 1

@@ -10,7 +10,7 @@ commits. A returned result is durable; nothing is reported before.
 
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 
@@ -23,9 +23,9 @@ from payproc.db.connection import Database
 from payproc.db.errors import is_about_connection, is_about_content, is_lost_race, is_transient
 from payproc.errors import CannotFinish
 from payproc.explain import Malformed
-from payproc.logic import Decision, EventType
-from payproc.lookup import NO_RUN, SEPARATOR, ThisRun, look_up, look_up_conflicts
+from payproc.lookup import NO_RUN, ThisRun, look_up_conflicts
 from payproc.signals import interrupt
+from payproc.tables import choose_tables
 
 MAX_RETRIES = 8
 """Retries after transient errors, counted since the last progress."""
@@ -39,11 +39,6 @@ FIRST_PAUSE_SECONDS = 0.05
 MAX_REPEATS = 2
 """Repeats of an attempt that begins with the same event on the same version of its payment."""
 
-_RECORD = f"CALL payproc.record_decisions({', '.join(['%s'] * 13)}, NULL)"
-
-_COMMIT_MARK = "payproc: commit\n"
-"""End of the message that record_decisions.sql sends before its last commit."""
-
 
 class Recorder:
     """Records one run's events over one connection. Not for two threads at once."""
@@ -52,7 +47,11 @@ class Recorder:
         """Connect. Raises CannotFinish if that fails."""
         self._database = database
         self._connection = database.connect()
-        self._run = ThisRun(run_id, self._now())
+        try:
+            self._run = ThisRun(run_id, self._now())
+            self._tables = choose_tables(database, self._connection)
+        except psycopg2.Error as error:
+            raise self._database.translate(error) from error
         self._may_go_on = True
 
     def close(self) -> None:
@@ -75,12 +74,9 @@ class Recorder:
 
     def _now(self) -> datetime:
         """Return the server's time."""
-        try:
-            with self._connection.cursor() as cursor:
-                cursor.execute("SELECT now()")
-                ((now,),) = cursor.fetchall()
-        except psycopg2.Error as error:
-            raise self._database.translate(error) from error
+        with self._connection.cursor() as cursor:
+            cursor.execute("SELECT now()")
+            ((now,),) = cursor.fetchall()
         return now  # type: ignore[no-any-return]
 
     def _handle(self, batch: Sequence[InputEvent], *, is_first_attempt: bool = True) -> list[Result]:
@@ -140,28 +136,15 @@ class Recorder:
         """Look up the facts for a batch and decide it. A dead connection is replaced."""
         if self._connection.closed:
             self._connection = self._database.connect()
-        known = look_up(
-            self._connection,
-            run,
-            [input_event.event.event_id for input_event in batch],
-            {input_event.event.payment_id for input_event in batch},
-        )
+        events = [input_event.event for input_event in batch]
+        known = self._tables.look_up(self._connection, run, events, claim=True)
         look_up_conflicts(self._connection, run, batch, known)
         return decide(batch, known)
 
     def _record(self, results: Sequence[EventResult], new: Sequence[EventResult]) -> list[InputEvent]:
         """Write the new results and flush everything; return the events to decide again."""
-        notices = self._connection.notices
-        notices.clear()
-        with self._connection.cursor() as cursor:
-            # Also with nothing new: the original of a duplicate may be visible but not durable yet.
-            cursor.execute(_RECORD, (self._run.run_id, *(SEPARATOR.join(column) for column in _columns(new))))
-            ((contested,),) = cursor.fetchall()
-        if contested is None:
-            raise CannotFinish("the procedure record_decisions has lost its body; run payproc init")
-        mark = max((number for number, each in enumerate(notices, 1) if each.endswith(_COMMIT_MARK)), default=0)
-        self._database.refuse_warnings(self._connection, notices[mark:])
-        return select_retries(results, new, [int(number) for number in contested.split(",")]) if contested else []
+        contested = self._tables.record(self._connection, self._run.run_id, new)
+        return select_retries(results, new, contested) if contested else []
 
 
 class RetryBudget:
@@ -215,6 +198,8 @@ class DryRun:
         self._database = database
         self._connection = None if database is None else database.connect()
         self._known = Known({}, {}, {})
+        if self._connection is not None and database is not None:
+            self._tables = choose_tables(database, self._connection)
 
     def close(self) -> None:
         """Close the connection."""
@@ -238,37 +223,17 @@ class DryRun:
     def _learn(self, connection: psycopg2.extensions.connection, batch: Sequence[InputEvent]) -> None:
         """Look up the facts for a batch that are not known yet."""
         recorded, payments, _ = self._known
-        found = look_up(
-            connection,
-            NO_RUN,
-            {input_event.event.event_id for input_event in batch} - recorded.keys(),
-            {input_event.event.payment_id for input_event in batch} - payments.keys(),
-        )
-        recorded.update(found.recorded)
-        payments.update(found.payments)
+        unknown = [
+            event
+            for event in (input_event.event for input_event in batch)
+            if event.event_id not in recorded or event.payment_id not in payments
+        ]
+        found = self._tables.look_up(connection, NO_RUN, unknown, claim=False)
+        for event_id, on_record in found.recorded.items():
+            recorded.setdefault(event_id, on_record)
+        for payment_id, state_and_version in found.payments.items():
+            payments.setdefault(payment_id, state_and_version)
         look_up_conflicts(connection, NO_RUN, batch, self._known)
-
-
-def _columns(new: Sequence[EventResult]) -> tuple[Iterable[str], ...]:
-    """Return the lists that record_decisions takes, in the order of its parameters."""
-    kinds: dict[tuple[EventType, Decision], int] = {}
-    numbers = [kinds.setdefault((each.input_event.event.type, each.decision), len(kinds) + 1) for each in new]
-    input_events = [each.input_event for each in new]
-    events = [each.event for each in input_events]
-    return (
-        [str(each.source) for each in input_events],
-        [str(each.line) for each in input_events],
-        [event.event_id for event in events],
-        [event.payment_id for event in events],
-        map(str, numbers),
-        [event_type for event_type, _ in kinds],
-        [str(each.version) for each in new],
-        [decision.outcome for _, decision in kinds],
-        [decision.reason for _, decision in kinds],
-        [decision.state_before for _, decision in kinds],
-        [decision.state_after for _, decision in kinds],
-        [each.payload for each in input_events],
-    )
 
 
 def _bisect(

@@ -116,7 +116,7 @@ _TABLES: dict[str, tuple[str, str, dict[str, str]]] = {
         {"recorded_at": "corrected_at"},
     ),
     "conflict": (
-        "payproc.event_conflicts AS conflict JOIN payproc.events AS original USING (event_id)",
+        "payproc.event_conflicts AS conflict JOIN payproc.{event_ids} AS original USING (event_id)",
         "event_id",
         {
             name: f"conflict.{name}"
@@ -126,7 +126,7 @@ _TABLES: dict[str, tuple[str, str, dict[str, str]]] = {
         | {"original_payment_id": "original.payment_id", "original_type": "original.type"},
     ),
     "redelivery": (
-        "payproc.redeliveries AS redelivery JOIN payproc.events AS original USING (event_id)",
+        "payproc.redeliveries AS redelivery JOIN payproc.{event_ids} AS original USING (event_id)",
         "event_id",
         {name: f"redelivery.{name}" for name in ("recorded_at", "run_id", "source", "line", "payload")}
         | {"outcome": "'IGNORE'::payproc.outcome", "reason": "'duplicate_event'::payproc.reason"}
@@ -134,7 +134,9 @@ _TABLES: dict[str, tuple[str, str, dict[str, str]]] = {
         | {"original_payment_id": "original.payment_id", "original_type": "original.type"},
     ),
 }
-"""Each table, its columns of the same name, and the expressions for others."""
+"""Each table, its columns of the same name, and the expressions for others.
+
+{event_ids} stands for the table that says whose an event_id is, as in connection.py."""
 
 _KINDS = {name: "conflict" if name == "redelivery" else name for name in _TABLES}
 """The kind of each table's entries. A redelivery is a conflict in content alone."""
@@ -213,7 +215,7 @@ def list_entries(
     with (
         database.snapshot() as connection,
         connection.cursor() as cursor,
-        open_stream(connection, query, arguments, fetch_rows=rows) as stream,
+        open_stream(connection, database.complete(query, cursor), arguments, fetch_rows=rows) as stream,
     ):
         find_sources = _sources_reader(cursor)
         for row in read_rows(stream):
@@ -226,7 +228,7 @@ def count_entries(database: Database, picked: HistoryFilter, limit: int | None =
     if not entries:
         return 0
     with database.snapshot() as connection, connection.cursor() as cursor:
-        cursor.execute(_COUNT.format(entries=entries), arguments)
+        cursor.execute(database.complete(_COUNT.format(entries=entries), cursor), arguments)
         ((count,),) = cursor.fetchall()
     return int(count) if limit is None else min(int(count), limit)
 

@@ -3,7 +3,7 @@
 Belongs here: the queries between a batch and `Known`. The decisions are batch.py's.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -64,13 +64,11 @@ def look_up(
         # other order it could pass for new.
         cursor.execute(_LOOK_UP_EVENTS, (*run, MAX_COMPARED_BYTES, SEPARATOR.join(event_ids)))
         recorded = {
-            event_id: RecordedEvent(
-                payment_id, _TYPES[event_type], _OUTCOMES[outcome], line, _by_this_run(outcome, *own) if own else None
-            )
+            event_id: make_recorded(payment_id, event_type, outcome, own, line)
             for event_id, payment_id, event_type, outcome, own, line in cursor
         }
         cursor.execute(_LOOK_UP_PAYMENTS, (SEPARATOR.join(payment_ids),))
-        payments = {payment_id: (_STATES[state], version) for payment_id, state, version in cursor}
+        payments = {payment_id: make_payment(state, version) for payment_id, state, version in cursor}
     return Known(recorded, payments, {})
 
 
@@ -98,6 +96,19 @@ def look_up_conflicts(
         for event_id, payment_id, event_type, is_own, source, line in cursor:
             conflict = (event_id, payment_id, _TYPES[event_type])
             known.conflicts.setdefault(conflict, (source, line) if is_own else None)
+
+
+def make_recorded(
+    payment_id: str, event_type: str, outcome: str, own: Sequence[str] | None, line: str
+) -> RecordedEvent:
+    """Return an event on record; `own` is the rest of its decision if this run recorded it."""
+    by_this_run = _by_this_run(outcome, *own) if own else None
+    return RecordedEvent(payment_id, _TYPES[event_type], _OUTCOMES[outcome], line, by_this_run)
+
+
+def make_payment(state: str, version: int) -> tuple[State, int]:
+    """Return the state and version of a payment."""
+    return _STATES[state], version
 
 
 def _by_this_run(outcome: str, source: str, line: str, reason: str, before: str, after: str) -> RecordedByThisRun:

@@ -10,9 +10,9 @@ only write path (record_decisions.sql) inserts an event together with its paymen
 all, and verify.py checks it.
 
 The tables have two variants: for one server, and for Citus, which spreads them over many machines
-by the hash of a column. Citus cannot guard a unique key without that column, so such a key is a
-plain index there. The write path needs none of those keys: every entry's position is the version
-that compare and set has given its payment.
+by the hash of a column. Everything of a payment is on one machine there. Citus cannot guard a
+unique key without that column, so the keys of an event hold its payment_id as well, and the table
+event_ids guards that an event_id belongs to one payment.
 """
 
 from collections.abc import Mapping
@@ -220,12 +220,22 @@ def create_tables(distributed_by: Mapping[str, str] | None = None) -> list[str]:
 
 
 def _for_citus(distributed_by: Mapping[str, str]) -> MetaData:
-    """Return the same tables with an index for each unique key that Citus cannot guard."""
+    """Return the same tables with the column they are spread by in each key, and event_ids."""
     variant = MetaData(schema=SCHEMA)
     for table in metadata.tables.values():
         copy = table.to_metadata(variant)
-        for key in [each for each in copy.constraints if isinstance(each, UniqueConstraint)]:
-            if copy.name in distributed_by and distributed_by[copy.name] not in key.columns:
-                copy.constraints.remove(key)
-                Index(str(key.name), *key.columns)
+        column = distributed_by.get(copy.name)
+        if column is not None and column not in copy.primary_key.columns:
+            key = [column, *copy.primary_key.columns.keys()]
+            copy.columns[column].primary_key = True
+            copy.append_constraint(PrimaryKeyConstraint(*key, name=str(copy.primary_key.name)))
+    Table(
+        "event_ids",
+        variant,
+        Column("event_id", _Id, nullable=False),
+        Column("payment_id", _Id, nullable=False),
+        Column("type", _event_type, nullable=False),
+        # Prevents that two payments have an event under one event_id.
+        PrimaryKeyConstraint("event_id", name="event_ids_are_claimed_once"),
+    )
     return variant

@@ -8,6 +8,7 @@ from datetime import datetime
 import msgspec
 import psycopg2.extensions
 
+from payproc.db.connection import Database
 from payproc.db.rows import Record, make_struct, read_rows, read_structs
 from payproc.logic import EventType, Outcome, Reason, Resolution, State
 
@@ -132,9 +133,8 @@ class Payment(msgspec.Struct, frozen=True):
 
 _PAYMENT = "SELECT state, version FROM payproc.payments WHERE payment_id = %s"
 
-# MATERIALIZED makes a step of its own. With tables that Citus has distributed, it fetches the rows
-# from other machines before they are joined to `runs`. A run's row may be gone, and its sources'
-# names with it.
+# MATERIALIZED makes a step of its own. Citus fetches its rows before it joins them to a table of
+# other machines, such as `runs`. A run's row may be gone, and its sources' names with it.
 _HISTORY = """
     WITH entry AS MATERIALIZED (SELECT * FROM payproc.events WHERE payment_id = %s)
     SELECT position, event_id, type, outcome, reason, state_before, state_after, recorded_at,
@@ -156,14 +156,15 @@ _CORRECTIONS = """
 
 # Conflicts that name the payment, and those under one of its own event_ids that name another.
 _CONFLICTS = """
-    WITH conflict AS MATERIALIZED (
+    WITH own AS MATERIALIZED (SELECT event_id, payment_id, type FROM payproc.events WHERE payment_id = %(payment_id)s),
+    conflict AS MATERIALIZED (
         SELECT conflict.*, original.payment_id AS original_payment_id, original.type AS original_type
-        FROM payproc.event_conflicts AS conflict JOIN payproc.events AS original USING (event_id)
+        FROM payproc.event_conflicts AS conflict JOIN payproc.{event_ids} AS original USING (event_id)
         WHERE conflict.payment_id = %(payment_id)s
         UNION ALL
-        SELECT conflict.*, original.payment_id, original.type
-        FROM payproc.event_conflicts AS conflict JOIN payproc.events AS original USING (event_id)
-        WHERE original.payment_id = %(payment_id)s AND conflict.payment_id <> %(payment_id)s
+        SELECT conflict.*, own.payment_id, own.type
+        FROM own JOIN payproc.event_conflicts AS conflict USING (event_id)
+        WHERE conflict.payment_id <> %(payment_id)s
     )
     SELECT event_id, payment_id, type, original_payment_id, original_type, recorded_at,
            run_id, COALESCE(runs.sources[conflict.source + 1], 'source ' || conflict.source::text) AS source, line,
@@ -173,10 +174,9 @@ _CONFLICTS = """
 """
 
 _REDELIVERIES = """
-    WITH redelivery AS MATERIALIZED (
-        SELECT redelivery.*, original.type
-        FROM payproc.redeliveries AS redelivery JOIN payproc.events AS original USING (event_id)
-        WHERE original.payment_id = %s
+    WITH own AS MATERIALIZED (SELECT event_id, type FROM payproc.events WHERE payment_id = %s),
+    redelivery AS MATERIALIZED (
+        SELECT redelivery.*, own.type FROM own JOIN payproc.redeliveries AS redelivery USING (event_id)
     )
     SELECT event_id, type, recorded_at,
            run_id, COALESCE(runs.sources[redelivery.source + 1], 'source ' || redelivery.source::text) AS source, line,
@@ -186,7 +186,14 @@ _REDELIVERIES = """
 """
 
 
-def load_payment(cursor: psycopg2.extensions.cursor, payment_id: str) -> Payment | None:
+# An event_id that is claimed may have no event yet.
+_PAYMENT_OF = """
+    WITH claim AS MATERIALIZED (SELECT event_id, payment_id FROM payproc.{event_ids} WHERE event_id = %s)
+    SELECT payment_id FROM claim JOIN payproc.events USING (payment_id, event_id)
+"""
+
+
+def load_payment(database: Database, cursor: psycopg2.extensions.cursor, payment_id: str) -> Payment | None:
     """Return a payment, or None if nothing is on record about it.
 
     A payment that only a conflict names is `created`: none of its events is on record.
@@ -199,7 +206,7 @@ def load_payment(cursor: psycopg2.extensions.cursor, payment_id: str) -> Payment
     resolutions = list(read_structs(cursor, ResolutionEntry))
     cursor.execute(_CORRECTIONS, (payment_id,))
     corrections = list(read_structs(cursor, CorrectionEntry))
-    cursor.execute(_CONFLICTS, {"payment_id": payment_id})
+    cursor.execute(database.complete(_CONFLICTS, cursor), {"payment_id": payment_id})
     conflicts = [make_struct(Conflict, {**row, "recorded": _original(row)}) for row in read_rows(cursor)]
     cursor.execute(_REDELIVERIES, (payment_id,))
     redeliveries = list(read_structs(cursor, Redelivery))
@@ -215,9 +222,9 @@ def load_payment(cursor: psycopg2.extensions.cursor, payment_id: str) -> Payment
     return Payment(payment_id, State(state), version, history, open_reviews, conflicts, redeliveries)
 
 
-def find_payment_id(cursor: psycopg2.extensions.cursor, event_id: str) -> str | None:
+def find_payment_id(database: Database, cursor: psycopg2.extensions.cursor, event_id: str) -> str | None:
     """Return the payment_id of an event, or None. Used to hint when `show` gets an event_id."""
-    cursor.execute("SELECT payment_id FROM payproc.events WHERE event_id = %s", (event_id,))
+    cursor.execute(database.complete(_PAYMENT_OF, cursor), (event_id,))
     found = cursor.fetchone()
     return found[0] if found else None
 

@@ -21,13 +21,12 @@ from payproc.moves import MAX_ATTEMPTS, move_payment
 MAX_SHOWN_NOTE = 200
 """Characters of a note in a message, because a note may be as long as a book; `show` has all."""
 
-# Citus may have distributed events, payments and runs to different machines. It can join rows of
-# another machine if a step of its own has fetched them before. MATERIALIZED makes such a step of
-# each WITH. A run's row may be gone, and its sources' names with it.
+# MATERIALIZED makes a step of its own. Citus fetches its rows before it joins them to `runs`, which
+# is on another machine. A run's row may be gone, and its sources' names with it.
 REVIEWS = """
-    WITH event AS MATERIALIZED ({events}),
-    review AS MATERIALIZED (
-        SELECT event.*, payments.state, payments.version FROM event JOIN payproc.payments USING (payment_id)
+    WITH review AS MATERIALIZED (
+        SELECT events.*, payments.state, payments.version FROM payproc.events JOIN payproc.payments USING (payment_id)
+        WHERE {events}
     )
     SELECT event_id, payment_id, state, version, type, outcome, reason, state_before AS state_when_flagged, recorded_at,
            run_id, COALESCE(runs.sources[review.source + 1], 'source ' || review.source::text) AS source, line,
@@ -35,20 +34,23 @@ REVIEWS = """
     FROM review LEFT JOIN payproc.runs USING (run_id)
     ORDER BY recorded_at, event_id
 """
-"""Query for reviews, to be completed by the query for their events."""
+"""Query for reviews, to be completed by the condition on their events."""
 
-_ONE = REVIEWS.format(events="SELECT * FROM payproc.events WHERE event_id = %s")
+_WHOSE = "SELECT payment_id FROM payproc.{event_ids} WHERE event_id = %s"
+
+# Only with the payment_id does Citus ask one machine alone, and use the key of events.
+_THIS = "events.payment_id = %(payment_id)s AND events.event_id = %(event_id)s"
+
+_ONE = REVIEWS.format(events=_THIS)
 
 # The same without the line, for decisions that nobody looks at. Compare and set also
 # finds a decision that this does not see yet.
 _BRIEF = """
-    WITH event AS MATERIALIZED (
-        SELECT event_id, events.payment_id, type, outcome, reason, resolutions.event_id IS NOT NULL AS is_resolved
-        FROM payproc.events LEFT JOIN payproc.resolutions USING (event_id) WHERE event_id = %s
-    )
-    SELECT event_id, payment_id, state, version, type, outcome, reason, is_resolved
-    FROM event JOIN payproc.payments USING (payment_id)
-"""
+    SELECT event_id, payment_id, state, version, type, outcome, reason, resolutions.event_id IS NOT NULL AS is_resolved
+    FROM payproc.events JOIN payproc.payments USING (payment_id)
+         LEFT JOIN payproc.resolutions USING (payment_id, event_id)
+    WHERE {this}
+""".replace("{this}", _THIS)
 
 _COUNT = """
     SELECT (SELECT count(*) FROM payproc.events WHERE outcome OPERATOR(pg_catalog.=) 'MANUAL_REVIEW')
@@ -57,7 +59,7 @@ _COUNT = """
 
 _RESOLVED = """
     SELECT payment_id, position, resolution, state_before, state_after, note, resolved_by, resolved_at
-    FROM payproc.resolutions WHERE event_id = %s
+    FROM payproc.resolutions WHERE payment_id = %(payment_id)s AND event_id = %(event_id)s
 """
 
 # Only if nobody has decided yet.
@@ -65,7 +67,7 @@ _RESOLVE = """
     INSERT INTO payproc.resolutions
         (event_id, payment_id, position, resolution, state_before, state_after, note, resolved_by)
     VALUES (%(event_id)s, %(payment_id)s, %(position)s, %(resolution)s, %(before)s, %(after)s, %(note)s, %(by)s)
-    ON CONFLICT (event_id) DO NOTHING
+    ON CONFLICT ON CONSTRAINT reviews_are_resolved_once DO NOTHING
     RETURNING position
 """
 
@@ -167,7 +169,7 @@ def resolve_review(
     """
     for _ in range(MAX_ATTEMPTS):
         with database.transaction() as cursor:
-            review = find_review(cursor, event_id)
+            review = find_review(database, cursor, event_id)
         if decision.expected is not None and review.state is not decision.expected:
             raise Refused(
                 f'payment "{unambiguous(review.payment_id)}": is {review.state.value}, '
@@ -184,14 +186,14 @@ def resolve_review(
     raise keeps_moving(review)
 
 
-def find_review(cursor: psycopg2.extensions.cursor, event_id: str) -> Review:
+def find_review(database: Database, cursor: psycopg2.extensions.cursor, event_id: str) -> Review:
     """Return a pending event in full. Raises Refused if it cannot be resolved."""
-    return make_review(_find(cursor, _ONE, event_id))
+    return make_review(_find(database, cursor, _ONE, event_id))
 
 
-def find_pending(cursor: psycopg2.extensions.cursor, event_id: str) -> PendingEvent:
+def find_pending(database: Database, cursor: psycopg2.extensions.cursor, event_id: str) -> PendingEvent:
     """Return a pending event. Raises Refused if it cannot be resolved."""
-    return make_struct(PendingEvent, _find(cursor, _BRIEF, event_id))
+    return make_struct(PendingEvent, _find(database, cursor, _BRIEF, event_id))
 
 
 def refuse_applied_flag(event: PendingEvent, resolution: Resolution) -> None:
@@ -244,10 +246,14 @@ def make_review(row: Record) -> Review:
     return make_struct(Review, {**row, "legal_now": is_legal_now})
 
 
-def _find(cursor: psycopg2.extensions.cursor, query: str, event_id: str) -> Record:
+def _find(database: Database, cursor: psycopg2.extensions.cursor, query: str, event_id: str) -> Record:
     """Return the row of an event that can be resolved. Raises Refused if it cannot."""
-    cursor.execute(query, (event_id,))
-    row = next(read_rows(cursor), None)
+    cursor.execute(database.complete(_WHOSE, cursor), (event_id,))
+    row = None
+    if whose := cursor.fetchone():
+        this = {"payment_id": whose[0], "event_id": event_id}
+        cursor.execute(query, this)
+        row = next(read_rows(cursor), None)
     if row is None:
         cursor.execute("SELECT FROM payproc.payments WHERE payment_id = %s", (event_id,))
         hint = "; it is a payment_id; payproc review lists event_ids" if cursor.rowcount else ""
@@ -256,7 +262,7 @@ def _find(cursor: psycopg2.extensions.cursor, query: str, event_id: str) -> Reco
     # order, the payment would be read in the state after that decision, and a second decision would
     # seem to fit.
     if row.get("is_resolved", True):
-        cursor.execute(_RESOLVED, (event_id,))
+        cursor.execute(_RESOLVED, this)
         if resolved := next(read_rows(cursor), None):
             raise AlreadyResolved(event_id, make_struct(Resolved, resolved))
     if (outcome := Outcome(row["outcome"])) is not Outcome.MANUAL_REVIEW:

@@ -34,20 +34,23 @@ _FLAGGED = """
 
 _OLDEST_FIRST = _FLAGGED + "ORDER BY recorded_at, event_id"
 
-# MATERIALIZED as in review.py. A resolution is on the machine of its event.
 _BY_PAYMENT = """
     WITH event AS MATERIALIZED ({flagged} AND NOT EXISTS (
-        SELECT FROM payproc.resolutions AS resolution WHERE resolution.event_id = events.event_id
+        SELECT FROM payproc.resolutions AS resolution
+        WHERE resolution.payment_id = events.payment_id AND resolution.event_id = events.event_id
     ))
     SELECT event_id, payment_id, state, version, type, reason FROM event JOIN payproc.payments USING (payment_id)
     ORDER BY pg_catalog.min(recorded_at) OVER (PARTITION BY payment_id), payment_id, position
 """
 
-_RESOLVED_OF = "SELECT event_id FROM payproc.resolutions WHERE event_id = ANY (%s)"
+_RESOLVED_OF = """
+    SELECT payment_id, event_id FROM payproc.resolutions
+    WHERE payment_id = ANY (%(payment_ids)s) AND event_id = ANY (%(event_ids)s)
+"""
 
-_STATES_OF = "SELECT payment_id, state, version FROM payproc.payments WHERE payment_id = ANY (%s)"
+_STATES_OF = "SELECT payment_id, state, version FROM payproc.payments WHERE payment_id = ANY (%(payment_ids)s)"
 
-_PAGE = REVIEWS.format(events="SELECT * FROM payproc.events WHERE event_id = ANY (%s)")
+_PAGE = REVIEWS.format(events="events.payment_id = ANY (%(payment_ids)s) AND events.event_id = ANY (%(event_ids)s)")
 
 
 class ReviewFilter(msgspec.Struct, frozen=True):
@@ -112,8 +115,11 @@ def _read_details(connection: psycopg2.extensions.connection, shown: Sequence[Pe
     """Yield the reviews of a page. One query for all, because on Citus it goes to every machine."""
     if not shown:
         return
-    event_ids = [each.event_id for each in shown]
-    with open_stream(connection, _PAGE, (event_ids,), fetch_rows=FETCH_LINES) as reviews:
+    ids = {
+        "payment_ids": list({each.payment_id for each in shown}),
+        "event_ids": [each.event_id for each in shown],
+    }
+    with open_stream(connection, _PAGE, ids, fetch_rows=FETCH_LINES) as reviews:
         yield from map(make_review, read_rows(reviews))
 
 
@@ -125,13 +131,17 @@ def _read_pages(connection: psycopg2.extensions.connection, filters: ReviewFilte
     ):
         rows = read_rows(flagged)
         while page := list(islice(rows, FETCH_ROWS)):
-            cursor.execute(_RESOLVED_OF, ([row["event_id"] for row in page],))
-            resolved = {event_id for (event_id,) in cursor}
-            cursor.execute(_STATES_OF, (list({row["payment_id"] for row in page}),))
+            ids = {
+                "payment_ids": list({row["payment_id"] for row in page}),
+                "event_ids": [row["event_id"] for row in page],
+            }
+            cursor.execute(_RESOLVED_OF, ids)
+            resolved = {*cursor}
+            cursor.execute(_STATES_OF, ids)
             payments = {row.pop("payment_id"): row for row in read_rows(cursor)}
             pending = [
                 make_struct(PendingEvent, {**row, **payments[row["payment_id"]]})
                 for row in page
-                if row["event_id"] not in resolved and row["payment_id"] in payments
+                if (row["payment_id"], row["event_id"]) not in resolved and row["payment_id"] in payments
             ]
             yield [event for event in pending if filters.fits(event.state, event.type)]

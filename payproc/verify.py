@@ -6,21 +6,25 @@ right if:
 * each entry starts in the state where the one before ended;
 * positions have no gaps;
 * only APPLY and people move a payment;
-* the stored state and version equal the fold.
+* the stored state and version equal the fold;
+* on Citus, each event's claim names its payment and type.
 
 A decision that differs from today's table is no fault, because rules change.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from enum import Enum
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from typing import Any, cast
 
 import msgspec
+import psycopg2.extensions
 
 from payproc.db.connection import Database
 from payproc.db.rows import open_stream
+from payproc.escape import unambiguous
 from payproc.logic import STATE_NAMED_BY, TABLE, Decision, EventType, Outcome, Resolution, State
 
 PROGRESS_ENTRIES = 5_000
@@ -36,16 +40,31 @@ _HISTORIES = """
     FROM payproc.events
     UNION ALL
     SELECT resolutions.payment_id, resolutions.position, events.type, resolution::text,
-           CASE WHEN events.outcome::text = 'MANUAL_REVIEW' AND events.payment_id = resolutions.payment_id
-                     AND events.position < resolutions.position THEN 'resolution' ELSE 'nothing to resolve' END,
+           CASE WHEN events.outcome::text = 'MANUAL_REVIEW' AND events.position < resolutions.position
+                THEN 'resolution' ELSE 'nothing to resolve' END,
            resolutions.state_before, resolutions.state_after
-    FROM payproc.resolutions LEFT JOIN payproc.events USING (event_id)
+    FROM payproc.resolutions LEFT JOIN payproc.events USING (payment_id, event_id)
     UNION ALL
     SELECT payment_id, position, NULL, 'state', 'correction', state_before, state_after FROM payproc.corrections
     UNION ALL
     SELECT payment_id, NULL, NULL, NULL, version::text, NULL, state FROM payproc.payments
     ORDER BY 1, 2
 """
+
+# Events without a claim that equals them. A claim without an event is right: its run has died, or
+# is still to record it. On one server events are their own claims.
+_UNCLAIMED = """
+    SELECT event_id, payment_id, type, min(position)
+    FROM (
+        SELECT event_id, payment_id, type::text AS type, position FROM payproc.events
+        UNION ALL
+        SELECT event_id, payment_id, type::text, NULL FROM payproc.event_ids
+    ) AS fact
+    GROUP BY event_id, payment_id, type
+    HAVING bool_and(position IS NOT NULL)
+"""
+
+_CLAIM = "SELECT payment_id, type::text FROM payproc.event_ids WHERE event_id = %s"
 
 _COUNT = """
     SELECT (SELECT count(*) FROM payproc.events) + (SELECT count(*) FROM payproc.resolutions)
@@ -68,6 +87,7 @@ class Problem(str, Enum):
     WRONG_VERSION = "wrong_version"
     NO_PAYMENT = "no_payment"
     NO_HISTORY = "no_history"
+    WRONG_CLAIM = "wrong_claim"
     RULES_CHANGED = "rules_changed"
 
 
@@ -101,12 +121,40 @@ def verify_histories(
 
     Raises CannotFinish if the database cannot be read.
     """
-    with database.snapshot() as connection, open_stream(connection, _HISTORIES) as cursor:
+    with database.snapshot() as connection:
+        for finding in chain(_check_histories(connection, summary, on_progress), _check_claims(database, connection)):
+            summary.problems[finding.problem] += 1
+            yield finding
+
+
+def _check_histories(
+    connection: psycopg2.extensions.connection, summary: VerifySummary, on_progress: Callable[[int], None]
+) -> Iterator[Finding]:
+    with open_stream(connection, _HISTORIES) as cursor:
         rows = _count_rows(cursor, summary, on_progress)
         for payment_id, history in groupby(rows, key=itemgetter(0)):
-            for finding in check(payment_id, history):
-                summary.problems[finding.problem] += 1
-                yield finding
+            yield from check(payment_id, history)
+
+
+def _check_claims(database: Database, connection: psycopg2.extensions.connection) -> Iterator[Finding]:
+    """Yield the events on Citus whose claim is missing, or names another payment or type."""
+    with connection.cursor() as cursor:
+        if not database.has_claims(cursor):
+            return
+    with (
+        open_stream(connection, _UNCLAIMED) as events,
+        closing(database.connect()) as later,
+        later.cursor() as cursor,
+    ):
+        for event_id, payment_id, event_type, position in events:
+            # An event may have been claimed after the snapshot of the machine that has the claim.
+            cursor.execute(_CLAIM, (event_id,))
+            claim = cursor.fetchone()
+            if claim == (payment_id, event_type):
+                continue
+            event = f"event {unambiguous(event_id)}"
+            found = f"claimed for {claim[1]} of payment {unambiguous(claim[0])}" if claim else "not claimed"
+            yield Finding(payment_id, Problem.WRONG_CLAIM, position, f"{event} {found}", f"a claim for {event_type}")
 
 
 def count_entries(database: Database) -> int:

@@ -42,8 +42,8 @@ def show(
         with location.open_database(database_url, make_notifier(quiet)) as database:
             schema.require_schema(database)
             with database.snapshot() as connection, connection.cursor() as cursor:
-                payment = payments.load_payment(cursor, payment_id)
-                its_event = None if payment else payments.find_payment_id(cursor, payment_id)
+                payment = payments.load_payment(database, cursor, payment_id)
+                its_event = None if payment else payments.find_payment_id(database, cursor, payment_id)
             if payment is None:
                 hint = f'; it is an event_id of payment "{unambiguous(its_event)}"' if its_event else ""
                 raise CannotFinish(

@@ -18,6 +18,7 @@ from typing import Any
 import psycopg2
 import psycopg2.extensions
 
+from payproc.db.citus import WAIT_ON_MACHINES, has_claims, name_event_ids
 from payproc.db.errors import describe_error, is_about_connection
 from payproc.errors import CannotFinish
 from payproc.signals import interrupt
@@ -87,6 +88,8 @@ class Database:
         self.is_embedded = is_embedded
         self._why_gone = why_gone
         self._interruptible = interruptible
+        self.is_for_citus: bool | None = None
+        """Whether the schema is the variant for Citus. None: not known yet."""
         self._parameters: dict[str, Any] = {
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
             # Three settings limit a wait in silence, the fourth one for an acknowledgement.
@@ -142,6 +145,8 @@ class Database:
         try:
             with connection.cursor() as cursor:
                 cursor.execute(_WAIT_FOR_DISK)
+                if self.is_for_citus:
+                    cursor.execute(WAIT_ON_MACHINES)
                 yield cursor
             connection.notices.clear()
             connection.commit()
@@ -167,6 +172,16 @@ class Database:
                 raise self.translate(error) from error
             finally:
                 _rollback_quietly(connection)
+
+    def complete(self, query: str, cursor: psycopg2.extensions.cursor) -> str:
+        """Return a query with the table's name in place of {event_ids}, as citus.py names it."""
+        return query.replace("{event_ids}", name_event_ids(for_citus=self.has_claims(cursor)))
+
+    def has_claims(self, cursor: psycopg2.extensions.cursor) -> bool:
+        """Return whether the schema is for Citus, where an event_id is claimed. Asks once."""
+        if self.is_for_citus is None:
+            self.is_for_citus = has_claims(cursor)
+        return self.is_for_citus
 
     def refuse_warnings(self, connection: psycopg2.extensions.connection, notices: Sequence[str]) -> None:
         """Raise CannotFinish for a warning at a commit, as after a canceled wait for a standby."""

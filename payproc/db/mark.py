@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import psycopg2.extensions
 
-from payproc.db.citus import refuse_worker
+from payproc.db.citus import refuse_earlier_layout, refuse_worker
 from payproc.errors import CannotFinish
 
 VERSION = 3
@@ -23,7 +23,8 @@ _TABLES = {"payments", "events", "event_conflicts", "runs", "resolutions"}
 _LATER_TABLES = ((2, "corrections"), (3, "redeliveries"))
 """Later tables, each with the version that added it."""
 
-_PATTERN = re.compile(r"payproc schema version (\d+)( for Citus)?(?:, procedure ([0-9a-f]+))?")
+_PATTERN = re.compile(r"payproc schema version (\d+)( for Citus)?( by payment)?(?:, procedure ([0-9a-f]+))?")
+"""Without \"by payment\", a schema for Citus has the layout of earlier versions."""
 
 _RELATIONS = """
     SELECT relname::text, pg_catalog.obj_description(oid, 'pg_class'), pg_catalog.pg_get_userbyid(relowner)::text,
@@ -41,6 +42,7 @@ _PROCEDURES = """
 _HAS_UNIQUE_POSITIONS = """
     SELECT FROM pg_catalog.pg_constraint WHERE conrelid = %s::regclass::oid AND contype = 'u'
 """
+"""Earlier versions had no such key on Citus."""
 
 
 class Mark(NamedTuple):
@@ -54,7 +56,7 @@ class Mark(NamedTuple):
     digest: str | None
 
     def __str__(self) -> str:
-        variant = " for Citus" if self.for_citus else ""
+        variant = " for Citus by payment" if self.for_citus else ""
         procedure = f", procedure {self.digest}" if self.digest else ""
         return f"payproc schema version {self.version}{variant}{procedure}"
 
@@ -96,11 +98,16 @@ def read_schema(cursor: psycopg2.extensions.cursor, where: str) -> FoundSchema |
     comment, owner, *_ = relations["runs"]
     found = _PATTERN.fullmatch(comment or "")
     if found is None:
+        cursor.execute(_HAS_UNIQUE_POSITIONS, ("payproc.events",))
+        if not cursor.rowcount:
+            refuse_earlier_layout(where)
         raise CannotFinish(
             f"the schema payproc of the database {where} has lost its mark, as by a restore without comments; as its "
-            f"owner {owner} run: {write_mark(_recognize(cursor, tables))}"
+            f"owner {owner} run: {write_mark(_recognize(tables))}"
         )
-    mark = Mark(int(found[1]), bool(found[2]), found[3])
+    if found[2] and not found[3]:
+        refuse_earlier_layout(where)
+    mark = Mark(int(found[1]), bool(found[2]), found[4])
     for version, name in _LATER_TABLES:
         if version <= mark.version <= VERSION and name not in tables:
             raise CannotFinish(
@@ -113,8 +120,7 @@ def read_schema(cursor: psycopg2.extensions.cursor, where: str) -> FoundSchema |
     return FoundSchema(mark, owner, unlogged, bodies, views)
 
 
-def _recognize(cursor: psycopg2.extensions.cursor, tables: Sequence[str]) -> Mark:
+def _recognize(tables: Sequence[str]) -> Mark:
     """Return the mark of a schema that has lost it, by its tables."""
     version = max((version for version, name in _LATER_TABLES if name in tables), default=1)
-    cursor.execute(_HAS_UNIQUE_POSITIONS, ("payproc.events",))
-    return Mark(version, for_citus=not cursor.rowcount, digest=None)
+    return Mark(version, for_citus="event_ids" in tables, digest=None)

@@ -15,11 +15,10 @@
 -- Commits are asynchronous by SET LOCAL, because a session setting leaks through a pool. The last
 -- one waits for the disk and makes all earlier ones durable. It writes a WAL message, because a
 -- commit without WAL does not wait. It waits even with synchronous_commit off; a stronger setting
--- stays. After the CALL its events are durable, and so is everything visible before it. On Citus
--- each commit waits, because schema.py omits the asynchronous ones.
+-- stays. After the CALL its events are durable, and so is everything visible before it.
 --
 -- A canceled wait for a standby ends with a WARNING. The last commit suppresses lesser messages,
--- and an INFO marks its place.
+-- and a NOTICE marks its place. Citus passes on nothing below it.
 --
 -- Polymorphic functions and operators carry their schema, because an exact match in another schema
 -- would run with the caller's rights. unnest of several arrays cannot; the parser takes
@@ -30,6 +29,9 @@
 --
 -- The cost is the setup of statements in each transaction, so there are few. The INSERTs are plain,
 -- because ON CONFLICT on payments alone costs 4 % of the server's instructions.
+--
+-- {event_ids} stands for the table that says whose an event_id is: event_ids on Citus, else events.
+-- On Citus there is one more parameter in front, a payment_id of the machine that is to run it.
 --
 -- Distributed PostgreSQL must run it: no array subscript inside INSERT or UPDATE, no function such
 -- as now() inside CASE, RETURNING ... INTO or ROW_COUNT instead of FOUND, no assignment to array
@@ -110,21 +112,25 @@ BEGIN
         -- content. It changes no payment, and a repeat adds nothing. An expression here would be set
         -- up anew in each transaction, 1 % of a fresh event.
         IF this_is_evidence THEN
-            SELECT original.position INTO new_version FROM payproc.events AS original
-            WHERE original.event_id = this_event
-              AND (original.payment_id = this_payment AND original.type OPERATOR(pg_catalog.=) this_type)
-                  = (this_reason OPERATOR(pg_catalog.=) 'duplicate_event');
-            IF new_version IS NULL THEN
-                NULL;
-            ELSIF this_reason OPERATOR(pg_catalog.=) 'event_id_conflict' THEN
-                INSERT INTO payproc.event_conflicts (event_id, payment_id, type, run_id, source, line, payload)
-                VALUES (this_event, this_payment, this_type, in_run_id, this_source, this_line, this_payload)
-                ON CONFLICT DO NOTHING;
+            IF this_reason OPERATOR(pg_catalog.=) 'event_id_conflict' THEN
+                SELECT 1 INTO new_version FROM payproc.{event_ids} AS original
+                WHERE original.event_id = this_event
+                  AND NOT (original.payment_id = this_payment AND original.type OPERATOR(pg_catalog.=) this_type);
+                IF new_version IS NOT NULL THEN
+                    INSERT INTO payproc.event_conflicts (event_id, payment_id, type, run_id, source, line, payload)
+                    VALUES (this_event, this_payment, this_type, in_run_id, this_source, this_line, this_payload)
+                    ON CONFLICT DO NOTHING;
+                END IF;
             ELSE
-                this_digest := sha256(pg_catalog.convert_to(this_payload::text, 'UTF8'));
-                INSERT INTO payproc.redeliveries (event_id, digest, run_id, source, line, payload)
-                VALUES (this_event, this_digest, in_run_id, this_source, this_line, this_payload)
-                ON CONFLICT DO NOTHING;
+                SELECT 1 INTO new_version FROM payproc.events AS original
+                WHERE original.payment_id = this_payment AND original.event_id = this_event
+                  AND original.type OPERATOR(pg_catalog.=) this_type;
+                IF new_version IS NOT NULL THEN
+                    this_digest := sha256(pg_catalog.convert_to(this_payload::text, 'UTF8'));
+                    INSERT INTO payproc.redeliveries (event_id, digest, run_id, source, line, payload)
+                    VALUES (this_event, this_digest, in_run_id, this_source, this_line, this_payload)
+                    ON CONFLICT DO NOTHING;
+                END IF;
             END IF;
             COMMIT;
             CONTINUE;
@@ -167,7 +173,8 @@ BEGIN
         SET LOCAL synchronous_commit = local;
     END IF;
     PERFORM pg_catalog.pg_logical_emit_message(true, 'payproc', ''::text);
+    SET LOCAL client_min_messages = notice;
+    RAISE NOTICE 'payproc: commit';
     SET LOCAL client_min_messages = warning;
-    RAISE INFO 'payproc: commit';
 END
 $procedure$;

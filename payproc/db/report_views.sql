@@ -6,7 +6,7 @@
 --
 -- Names that another schema could shadow carry their schema, as in record_decisions.sql. {legal}
 -- stands for the pairs of state and type that the decision table applies, {pending} for the events
--- that wait for a person.
+-- that wait for a person, {event_ids} for the table that says whose an event_id is.
 
 CREATE OR REPLACE VIEW payproc.report_payments AS
 WITH pending AS (
@@ -36,12 +36,12 @@ WITH entry AS (
     SELECT conflict.payment_id, 'conflict', NULL, event_id, conflict.type::text, 'REJECT', 'event_id_conflict', NULL,
            NULL, NULL, conflict.recorded_at, conflict.run_id, conflict.source, conflict.line, NULL, NULL, NULL,
            original.payment_id, original.type::text, conflict.payload, NULL
-    FROM payproc.event_conflicts AS conflict JOIN payproc.events AS original USING (event_id)
+    FROM payproc.event_conflicts AS conflict JOIN payproc.{event_ids} AS original USING (event_id)
     UNION ALL
     SELECT original.payment_id, 'conflict', NULL, event_id, original.type::text, 'IGNORE', 'duplicate_event', NULL,
            NULL, NULL, redelivery.recorded_at, redelivery.run_id, redelivery.source, redelivery.line, NULL, NULL, NULL,
            original.payment_id, original.type::text, redelivery.payload, true
-    FROM payproc.redeliveries AS redelivery JOIN payproc.events AS original USING (event_id)
+    FROM payproc.redeliveries AS redelivery JOIN payproc.{event_ids} AS original USING (event_id)
 )
 SELECT payment_id, kind, position, event_id, type, outcome, reason, resolution, state_before, state_after, recorded_at,
        run_id,

@@ -26,9 +26,6 @@ LOCK_KEY = 0x70617970726F63
 """Key of the advisory lock: "payproc" in ASCII, because all applications of a database share the
 keys."""
 
-ASYNCHRONOUS_COMMIT = "SET LOCAL synchronous_commit = off;"
-"""The line of record_decisions.sql that the variant for Citus omits."""
-
 _FOLDER = Path(__file__).parent
 """The folder of the .sql files. importlib.resources, which also reads archives, imports slower."""
 
@@ -149,19 +146,18 @@ def create_schema(cursor: psycopg2.extensions.cursor, *, for_citus: bool = False
 
 
 def read_procedure(*, for_citus: bool) -> str:
-    """Return the statement of record_decisions.sql, for Citus without its asynchronous commits.
-
-    On Citus the coordinator's commit is the decision that the other machines follow. If it could be
-    lost after one of them has followed it, a payment would be left without its event, or an event
-    without its payment.
-    """
+    """Return the statement of record_decisions.sql."""
     statement = _FOLDER.joinpath("record_decisions.sql").read_text("utf-8")
-    return statement.replace(ASYNCHRONOUS_COMMIT, "") if for_citus else statement
+    statement = statement.replace("payproc.{event_ids}", f"payproc.{citus.name_event_ids(for_citus=for_citus)}")
+    return citus.adapt_procedure(statement) if for_citus else statement
 
 
 def _read(database: Database) -> FoundSchema | None:
     with database.transaction() as cursor:
-        return read_schema(cursor, database.where)
+        found = read_schema(cursor, database.where)
+    if found is not None:
+        database.is_for_citus = found.mark.for_citus
+    return found
 
 
 def _is_current(found: FoundSchema) -> bool:
@@ -178,8 +174,9 @@ def _current_mark(*, for_citus: bool) -> Mark:
     """Return the mark of the schema that this payproc creates."""
     import hashlib  # loads OpenSSL, 2 ms that reading commands save
 
-    _, create, rest = read_procedure(for_citus=for_citus).partition("CREATE OR REPLACE")  # without the comment above
-    digest = hashlib.sha256(f"{create}{rest}{read_views()}".encode()).hexdigest()[:16]
+    replaceable = "".join(_list_code(for_citus=for_citus))
+    _, create, rest = replaceable.partition("CREATE OR REPLACE")  # without the comment above
+    digest = hashlib.sha256(f"{create}{rest}".encode()).hexdigest()[:16]
     return Mark(VERSION, for_citus, digest)
 
 
@@ -231,7 +228,12 @@ def _choose_step(
 def _make_creation_step(cursor: psycopg2.extensions.cursor, *, for_citus: bool) -> Step:
     statements = _list_creation_statements(cursor, for_citus=for_citus)
     if for_citus:
-        statements = [*citus.SETTINGS, *statements, *citus.distribute_tables()]
+        statements = [
+            *citus.SETTINGS,
+            *statements,
+            *citus.distribute_tables(),
+            *citus.distribute_procedures(),
+        ]
     return Step("created the schema payproc", statements, _current_mark(for_citus=for_citus))
 
 
@@ -252,14 +254,8 @@ def _make_version_step(mark: Mark) -> Step:
     """Return the step to the next version."""
     version = mark.version + 1
     reached = _current_mark(for_citus=mark.for_citus) if version == VERSION else Mark(version, mark.for_citus, None)
-    files = [
-        file
-        for file in _FOLDER.joinpath("versions").iterdir()
-        if file.name.startswith(f"{version:04}_") and (mark.for_citus or not file.name.endswith(".citus.sql"))
-    ]
-    statements = list(citus.SETTINGS) if mark.for_citus else []
-    for file in sorted(files, key=lambda file: len(file.name)):
-        statements += split_statements(file.read_text("utf-8"))
+    files = [file for file in _FOLDER.joinpath("versions").iterdir() if file.name.startswith(f"{version:04}_")]
+    statements = [statement for file in files for statement in split_statements(file.read_text("utf-8"))]
     statements += _list_replaceable(reached) if version == VERSION else [write_mark(reached)]
     return Step(f"brought the schema payproc from version {mark.version} to {version}", statements, reached)
 
@@ -270,4 +266,10 @@ def split_statements(script: str) -> list[str]:
 
 
 def _list_replaceable(mark: Mark) -> list[str]:
-    return [read_procedure(for_citus=mark.for_citus), read_views(), write_mark(mark)]
+    return [*_list_code(for_citus=mark.for_citus), write_mark(mark)]
+
+
+def _list_code(*, for_citus: bool) -> list[str]:
+    """Return the statements of the procedures and the views."""
+    on_machines = split_statements(_FOLDER.joinpath("on_machines.sql").read_text("utf-8")) if for_citus else []
+    return [read_procedure(for_citus=for_citus), read_views(for_citus=for_citus), *on_machines]

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from psycopg2.extensions import quote_ident
 
-from payproc.db.citus import DISTRIBUTED_BY
+from payproc.db.citus import DISTRIBUTED_BY, name_event_ids
 from payproc.db.connection import Database
 from payproc.db.mark import read_schema
 from payproc.errors import CannotFinish, WrongUsage
 from payproc.escape import unambiguous
 from payproc.logic import TABLE, is_legal
 
-PENDING = """payproc.events LEFT JOIN payproc.resolutions USING (event_id)
+PENDING = """payproc.events LEFT JOIN payproc.resolutions USING (payment_id, event_id)
     WHERE events.outcome OPERATOR(pg_catalog.=) 'MANUAL_REVIEW' AND resolutions.event_id IS NULL"""
 """The events that wait for a person, as the FROM and WHERE of a query.
 
@@ -29,7 +29,7 @@ VIEWS = ("report_payments", "report_history", "report_queue", "report_runs")
 _FILE = Path(__file__).with_name("report_views.sql")
 
 
-def read_views() -> str:
+def read_views(*, for_citus: bool) -> str:
     """Return the statements that create the views, or replace them."""
     pairs = [
         (state.value, event_type.value)
@@ -39,7 +39,8 @@ def read_views() -> str:
     ]
     _, create, statements = _FILE.read_text("utf-8").partition("\nCREATE")  # without the comment above
     legal = ", ".join(f"('{state}', '{kind}')" for state, kind in pairs)
-    return f"{create}{statements}".strip().replace("{legal}", legal).replace("{pending}", PENDING)
+    views = f"{create}{statements}".strip().replace("{legal}", legal).replace("{pending}", PENDING)
+    return views.replace("{event_ids}", name_event_ids(for_citus=for_citus))
 
 
 _CAN_READ = """

@@ -56,8 +56,8 @@ CHOICES = (
         ],
     ),
     Choice(
-        "every commit waits, as on Citus; with 16 workers",
-        [read_procedure(for_citus=True)],
+        "every commit waits; with 16 workers",
+        [read_procedure(for_citus=False).replace("SET LOCAL synchronous_commit = off;", "")],
         options=["--workers", "16"],
     ),
     Choice("shared_buffers 128MB", settings=["shared_buffers = 128MB"]),

@@ -64,7 +64,7 @@ def _run(
     peak = 0
     with subprocess.Popen([COMMAND, *arguments], env=environment(bench), stdout=stdout) as process:
         while process.poll() is None:
-            peak = max(peak, _peak_memory(process.pid))
+            peak = max(peak, peak_memory(process.pid))
             meanwhile()
             time.sleep(POLL_SECONDS)
     if process.returncode:
@@ -114,7 +114,7 @@ def _megabytes(kilobytes: int) -> str:
     return f"{kilobytes / 1024:,.0f} MB" if kilobytes else "unknown on this system"
 
 
-def _peak_memory(pid: int) -> int:
+def peak_memory(pid: int) -> int:
     """In KB; 0 where the system does not tell, or the process has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()

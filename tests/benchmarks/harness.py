@@ -200,16 +200,21 @@ class BenchServer:
         still run."""
         if not Path("/proc/self/stat").exists():
             return None
-        main = (self.server.home / "data" / "postmaster.pid").read_text().partition("\n")[0]
-        ticks = sum(map(int, _proc_stat(main)[11:15]))  # user, system, and both of children that ended
-        for process in Path("/proc").glob("[0-9]*"):
-            fields = _proc_stat(process.name)
-            if fields and fields[1] == main:
-                ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+        return postgres_cpu((self.server.home / "data" / "postmaster.pid").read_text().partition("\n")[0])
 
 
-def _proc_stat(process: str) -> Sequence[str]:
+def postgres_cpu(main: str) -> float:
+    """Processor time of the server with this main process, of its children that ended, and of
+    those that still run."""
+    ticks = sum(map(int, proc_stat(main)[11:15]))  # user, system, and both of children that ended
+    for process in Path("/proc").glob("[0-9]*"):
+        fields = proc_stat(process.name)
+        if fields and fields[1] == main:
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def proc_stat(process: str) -> Sequence[str]:
     """/proc/PID/stat from its third field on; nothing if the process is gone."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()

@@ -12,6 +12,8 @@
     python tests/benchmarks/run.py --ceiling [--events 100000] [--rounds 3]
     python tests/benchmarks/run.py --instructions 2000
     python tests/benchmarks/run.py --recipes 1000000
+    python tests/benchmarks/run.py --citus [--events 20000] [--rounds 3]
+    python tests/benchmarks/run.py --citus --growth 1000000
 
 All contenders use the same embedded PostgreSQL, with payproc's own settings and with fsync and
 synchronous_commit on, each in a database of its own that is new in every round, after a checkpoint.
@@ -80,6 +82,9 @@ def main() -> None:
     home = Path(tempfile.mkdtemp(prefix="payproc-benchmark-"))
     folder = Path(tempfile.mkdtemp(prefix="payproc-benchmark-lines-"))
     try:
+        if options.citus:
+            _measure_cluster(folder, options)
+            return
         with run_server(home) as server:
             bench = BenchServer(server)
             print(f"{bench.check_settings()}; {os.cpu_count()} cores, Python {platform.python_version()}", flush=True)
@@ -133,6 +138,17 @@ def _choose_measurement(options: argparse.Namespace, bench: BenchServer, folder:
     return next((measure for option, measure in measurements if option), None)
 
 
+def _measure_cluster(folder: Path, options: argparse.Namespace) -> None:
+    # They need the tests' helpers, and so the extra `test`.
+    from citus import measure_citus
+    from citus_growth import measure_citus_growth
+
+    if options.growth:
+        measure_citus_growth(folder, options.growth, options.rounds)
+    else:
+        measure_citus(folder, options.events, options.rounds)
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=100_000, help="events of a round (default 100000)")
@@ -158,6 +174,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--ceiling", action="store_true", help="only payproc's own half, with the server left out")
     parser.add_argument("--instructions", type=int, metavar="N", help="only the server's instructions, in batches of N")
     parser.add_argument("--recipes", type=int, metavar="N", help="only jq with the recipes for PSPs, over N messages")
+    parser.add_argument("--citus", action="store_true", help="only payproc, on the cluster of PAYPROC_TEST_CITUS")
     return parser.parse_args()
 
 

@@ -18,7 +18,7 @@ from payproc.review import ReviewDecision, resolve_review
 from payproc.review_queue import QueueCounts, ReviewFilter, open_reviews
 from payproc.verify import VerifySummary, verify_histories
 from tests.support.events import input_events
-from tests.support.postgres import NewDatabase, Sql, as_database, contents, wait_for
+from tests.support.postgres import NewDatabase, Sql, as_database, claim_events, contents, wait_for
 
 APPLY = ReviewDecision(Resolution.APPLY, "it was paid", "alice")
 DISMISS = ReviewDecision(Resolution.DISMISS, "a stale report", "bob")
@@ -275,6 +275,7 @@ def test_moved_payment_is_looked_at_again(database: Database, recorder: Recorder
             wait_for(lambda: sql.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
             ingest.commit()
         result, reason = deciding.result()
+    claim_events(sql)
     assert (result.state_before, result.state_after, result.position) == (State.AUTHORIZED, State.CAPTURED, 3)
     assert reason is Reason.PREDECESSOR_MISSING
     assert list(verify_histories(database, VerifySummary())) == []

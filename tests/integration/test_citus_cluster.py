@@ -8,11 +8,13 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg2.errors
 import pytest
 from sqlalchemy import URL
 
 from payproc.db.citus import DISTRIBUTED_BY
 from payproc.db.mark import VERSION
+from payproc.db.schema import require_schema
 from payproc.db.views import VIEWS
 from tests.support.citus import (
     MACHINES,
@@ -26,8 +28,7 @@ from tests.support.command import Finished, error_line
 from tests.support.documents import blocks
 from tests.support.events import event_line, write_lines
 from tests.support.in_process import InProcess
-from tests.support.old_schemas import BROUGHT_UP
-from tests.support.postgres import NewDatabase, Sql, SqlOn, assert_books_right, contents, wait_for
+from tests.support.postgres import NewDatabase, Sql, SqlOn, as_database, assert_books_right, contents, wait_for
 
 SAMPLES = sorted((Path(__file__).parents[2] / "sample_events").glob("*.jsonl"))
 
@@ -75,15 +76,19 @@ def answers(run: InProcess) -> list[Finished]:
 
 
 def without_times(finished: Finished) -> Finished:
-    """Return the result without times, durations and the name of the database."""
+    """Return the result with sorted lines, without times, durations and the database's name.
+
+    The machines record the payments of a batch at the same time, so their order in time may differ.
+    """
     stdout = re.sub(r'"20\d\d-\d\d-\d\dT[^"]*"|"elapsed_seconds":[\d.]+|"postgresql://[^"]*"', "…", finished.stdout)
-    return finished._replace(stdout=stdout)
+    stdout = re.sub(r'"oldest_waiting":{[^}]*}', "…", stdout)
+    return finished._replace(stdout="\n".join(sorted(stdout.splitlines())))
 
 
 def test_tests_of_one_server_run_on_all_machines(sql: Sql) -> None:
     """The other integration tests get their databases from the same fixtures."""
-    assert len(sql.rows("SELECT FROM pg_dist_partition")) == len(DISTRIBUTED_BY)
-    assert len(sql.rows("SELECT DISTINCT nodeport FROM pg_dist_shard_placement")) == len(MACHINES) - 1
+    assert sql.value("SELECT count(*) FROM pg_dist_partition") == len(DISTRIBUTED_BY)
+    assert sql.value("SELECT count(DISTINCT groupid) FROM pg_dist_placement") == len(MACHINES) - 1
 
 
 def test_every_command_answers_as_on_one_server(
@@ -112,18 +117,44 @@ def test_reader_gets_answers_from_all_machines(run: InProcess, coordinator: Sql,
 
 
 @pytest.mark.parametrize("version", range(1, VERSION))
-def test_earlier_version_is_brought_up(run: InProcess, coordinator: Sql, version: int) -> None:
-    """New tables are spread as the old ones are, and every command goes on."""
+def test_earlier_layout_is_refused(run: InProcess, coordinator: Sql, version: int) -> None:
+    """Each command that opens a database names the way to the new layout."""
     load_distributed_version(coordinator, version)
     before = coordinator.value("SELECT count(*) FROM payproc.events")
-    assert run("init")[:2] == (0, "\n".join([*BROUGHT_UP[version - 1 :], ""]))
+    resolve = ("resolve", "--from", "-", "--note", "n", "--dismiss", "--yes")
+    for command in [*COMMANDS, ("init",), ("init", "--citus"), ("init", "--sql"), ("ingest", SAMPLES[0]), resolve]:
+        line = error_line(run(*command, "--quiet"), 1)
+        assert "is for Citus and of an earlier payproc, which spread events by event_id" in line, command
     assert coordinator.value("SELECT count(*) FROM payproc.events") == before > 0
-    assert coordinator.rows(
-        "SELECT count(DISTINCT colocationid), count(*) FROM pg_dist_partition WHERE logicalrelid::text ~ 'payproc'"
-    ) == [(2, 6)]
-    assert run("ingest", *SAMPLES, "--quiet").code == 3
+
+
+def test_tables_of_a_payment_are_together(run: InProcess, coordinator: Sql) -> None:
+    assert run("init", "--citus", "--quiet").code == 0
+    query = "SELECT relname FROM pg_dist_partition, pg_class WHERE oid = logicalrelid GROUP BY colocationid"
+    found = coordinator.rows(query.replace("relname", "array_agg(relname::text ORDER BY relname)"))
+    assert sorted(tables for (tables,) in found) == [
+        ["corrections", "events", "payments", "resolutions"],
+        ["event_conflicts", "event_ids", "redeliveries"],
+    ]
+
+
+def test_wrong_claims_are_found(run: InProcess, coordinator: Sql) -> None:
+    assert run("init", "--citus", "--quiet").code == 0
+    run("ingest", *SAMPLES, "--quiet")
     assert run("verify", "--quiet").code == 0
-    assert_books_right(coordinator)
+    coordinator.rows("DELETE FROM payproc.event_ids WHERE event_id = 'evt_1001'")
+    coordinator.rows("UPDATE payproc.event_ids SET type = 'fail' WHERE event_id = 'evt_1003'")
+    coordinator.rows("INSERT INTO payproc.event_ids VALUES ('evt_dead', 'pay_dead', 'capture')")
+    verified = run("verify", "--quiet")
+    assert verified.code == 3
+    assert sorted(line.partition(", expected")[0] for line in verified.stdout.splitlines()[:-1]) == [
+        "payment pay_coffee: entry 1: wrong_claim: found event evt_1001 not claimed",
+        "payment pay_coffee: entry 2: wrong_claim: found event evt_1003 claimed for fail of payment pay_coffee",
+    ]
+    for command in (("show", "evt_dead"), ("resolve", "evt_dead", "--dismiss", "--note", "n", "--yes")):
+        line = error_line(run(*command, "--quiet"), 1)
+        assert "not found" in line
+        assert "pay_dead" not in line
 
 
 @pytest.mark.parametrize("has_schema", [True, False], ids=["schema", "no schema"])
@@ -144,7 +175,7 @@ def test_coordinator_asks_for_a_choice(run: InProcess, coordinator: Sql) -> None
         assert "run `payproc init --citus` to spread it" in error_line(run(*command), 1)
     assert run("init", "--no-citus", "--quiet").code == 0
     assert run("ingest", SAMPLES[0], "--quiet").code == 0
-    assert coordinator.rows("SELECT FROM pg_dist_partition") == []
+    assert coordinator.rows("SELECT 1 FROM pg_dist_partition") == []
 
 
 def test_missing_extension_names_the_machine(run: InProcess, cluster: Cluster, sql_on: SqlOn) -> None:
@@ -207,3 +238,48 @@ def test_lost_connections_to_workers_are_survived(
     assert coordinator.value("SELECT count(*) FROM payproc.events") == 100
     assert coordinator.rows("SELECT DISTINCT state::text FROM payproc.payments") == [("captured",)]
     assert_books_right(coordinator)
+
+
+MOVE = """
+    SELECT citus_move_shard_placement(shardid, nodename, nodeport, %s, %s, shard_transfer_mode := %s)
+    FROM citus_shards WHERE table_name = 'payproc.payments'::regclass AND nodeport = %s LIMIT 1
+"""
+
+
+@pytest.mark.skipif(len(MACHINES) < 3, reason="needs two workers")
+def test_shards_move_while_writes_are_blocked(
+    run: InProcess, cluster: Cluster, coordinator: Sql, tmp_path: Path
+) -> None:
+    """Moved by logical replication, a shard lost what was not on the disk yet."""
+    assert run("init", "--citus", "--quiet").code == 0
+    lines = [event_line(f"{kind} {n}", f"pay_{n}", kind) for kind in ("authorize", "capture") for n in range(2_000)]
+    events = write_lines(tmp_path / "events.jsonl", lines)
+    first, second = cluster.workers[:2]
+    moved = (second.host, second.port or 5432, "auto", first.port or 5432)
+    with pytest.raises(psycopg2.errors.FeatureNotSupported, match="cannot use logical replication to transfer shards"):
+        coordinator.rows(MOVE, *moved)
+    with ThreadPoolExecutor(1) as pool:
+        finished = pool.submit(run.process, "ingest", events, "--quiet", "--format", "jsonl")
+        wait_for(lambda: coordinator.value("SELECT count(*) FROM payproc.events"))
+        for _ in range(4):
+            coordinator.rows(MOVE, *moved[:2], "block_writes", moved[-1])
+        assert finished.result()[::2] == (0, "")
+    assert '"duplicate_event":4000' in run("ingest", events, "--quiet", "--format", "jsonl").stdout
+    assert_books_right(coordinator)
+
+
+def test_decisions_wait_for_the_disk_of_a_machine(run: InProcess, cluster: Cluster, coordinator: Sql) -> None:
+    """Also where the machine's settings do not ask for it."""
+    assert run("init", "--citus", "--quiet").code == 0
+    assert run("ingest", *SAMPLES, "--quiet").code == 3
+    coordinator.rows(f'ALTER DATABASE "{coordinator.url.database}" SET synchronous_commit = off')
+    database = as_database(cluster.coordinator, "the cluster")
+    require_schema(database)
+    with database.transaction() as cursor:
+        cursor.execute(
+            "SELECT current_setting('port'), current_setting('synchronous_commit')"
+            " FROM payproc.payments WHERE payment_id = 'pay_coat'"
+        )
+        ((port, setting),) = cursor.fetchall()
+    assert int(port) in {url.port for url in cluster.workers}
+    assert setting == "on"

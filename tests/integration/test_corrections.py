@@ -69,7 +69,7 @@ def test_history_holds_the_correction(
     (result,) = recorder.handle(input_events(("e3", "p1", "refund"), first_line=3))
     assert result.decision.reason.value == "transition"  # type: ignore[union-attr]
     with database.transaction() as cursor:
-        payment = load_payment(cursor, "p1")
+        payment = load_payment(database, cursor, "p1")
     assert payment is not None
     assert [entry.position for entry in payment.history] == [1, 2, 3, 4]
     at = sql.value("SELECT corrected_at FROM payproc.corrections")
@@ -90,7 +90,7 @@ def test_confirmation_shows_what_is_refused_or_open(database: Database, recorder
 
     assert correct(database, "p1", to(State.CAPTURED), confirm)
     with database.transaction() as cursor:
-        payment = load_payment(cursor, "p1")
+        payment = load_payment(database, cursor, "p1")
     assert payment is not None
     assert [entry.event_id for entry in payment.open_reviews] == ["e2"]
 

@@ -15,7 +15,7 @@ from payproc.batch import EventResult
 from payproc.db.connection import Database
 from payproc.errors import CannotFinish
 from payproc.handlers import DryRun, Recorder
-from payproc.verify import Problem, VerifySummary, verify_histories
+from payproc.logic import Outcome
 from tests.support.events import input_events, reasons
 from tests.support.postgres import IS_FOR_CITUS, Sql, assert_books_right, contents
 
@@ -78,7 +78,7 @@ def test_duplicates_and_conflicts_name_the_record(recorder: Recorder) -> None:
     duplicate, conflict = recorder.handle(input_events(("e1", "p1", "capture"), ("e1", "p2", "fail"), first_line=2))
     assert isinstance(duplicate, EventResult)
     assert duplicate.recorded is not None
-    assert duplicate.recorded.outcome.value == "MANUAL_REVIEW"
+    assert duplicate.recorded.outcome is Outcome.MANUAL_REVIEW
     assert isinstance(conflict, EventResult)
     assert conflict.recorded is not None
     assert (conflict.recorded.payment_id, conflict.recorded.type.value) == ("p1", "capture")
@@ -93,6 +93,7 @@ def test_replaying_changes_nothing(recorder: Recorder, other: Recorder, sql: Sql
     assert contents(sql) == before
 
 
+@pytest.mark.skipif(IS_FOR_CITUS, reason="the batch has claimed its event_ids before the write")
 def test_contested_events_are_decided_again(
     recorder: Recorder, other: Recorder, sql: Sql, background: ThreadPoolExecutor
 ) -> None:
@@ -249,20 +250,9 @@ def test_contradictory_version_ends_the_run(recorder: Recorder, sql: Sql) -> Non
 
 
 def test_history_beyond_its_version_ends_the_run(database: Database, recorder: Recorder, sql: Sql) -> None:
-    """The second key on events refuses the entry.
-
-    Citus has no such key, and `verify` finds the entry.
-    """
+    """The second key on events refuses the entry."""
     recorder.handle(input_events(("e1", "p1", "authorize"), ("e2", "p1", "capture")))
     sql.rows("UPDATE payproc.payments SET version = 1 WHERE payment_id = 'p1'")
-    if IS_FOR_CITUS:
-        recorder.handle(input_events(("e3", "p1", "refund")))
-        found = [
-            (finding.problem, finding.position, finding.expected)
-            for finding in verify_histories(database, VerifySummary())
-        ]
-        assert found == [(Problem.GAP, 2, "3")]
-        return
     with pytest.raises(CannotFinish, match=r'"histories_have_one_entry_a_position"; .*; see `payproc verify`$'):
         recorder.handle(input_events(("e3", "p1", "refund")))
 

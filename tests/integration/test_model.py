@@ -31,7 +31,7 @@ from payproc.runs import list_runs
 from payproc.signals import Interrupt
 from payproc.verify import VerifySummary, verify_histories
 from tests.support.model import Model, Source
-from tests.support.postgres import NewDatabase, Sql, SqlOn, as_database, contents
+from tests.support.postgres import TABLES, NewDatabase, Sql, SqlOn, as_database, contents
 from tests.support.stories import PersonCorrects, PersonDecides, PersonDecidesAll, Row, Run, Story, draw_stories
 from tests.support.tally import count
 
@@ -175,7 +175,7 @@ class Comparison:
         Conflicts and redeliveries are sorted because workers race for their times.
         """
         with self.database.transaction() as cursor:
-            payment = load_payment(cursor, payment_id)
+            payment = load_payment(self.database, cursor, payment_id)
         if payment is None:
             return None
         shown: Row = json.loads(to_json_line(payment))
@@ -227,10 +227,7 @@ def tell(
 
     def tell(story: Story) -> None:
         for each in (sql, sql_on_copy):
-            each.rows(
-                "TRUNCATE payproc.payments, payproc.events, payproc.event_conflicts, payproc.redeliveries,"
-                " payproc.resolutions, payproc.corrections, payproc.runs RESTART IDENTITY"
-            )
+            each.rows(f"TRUNCATE {TABLES} RESTART IDENTITY")
         shutil.rmtree(tmp_path)
         tmp_path.mkdir()
         with pytest.MonkeyPatch.context() as monkeypatch:

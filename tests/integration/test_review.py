@@ -92,7 +92,7 @@ def test_later_events_start_from_the_resolved_state(
     (result,) = recorder.handle(input_events(("e2", "p1", "refund"), first_line=2))
     assert result.decision.outcome is Outcome.APPLY  # type: ignore[union-attr]
     with database.transaction() as cursor:
-        payment = load_payment(cursor, "p1")
+        payment = load_payment(database, cursor, "p1")
     assert payment is not None
     history = [(entry.position, getattr(entry, "event_id", None)) for entry in payment.history]
     assert history == [(1, "e1"), (2, "e1"), (3, "e2")]

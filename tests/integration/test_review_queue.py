@@ -54,7 +54,7 @@ def test_details_of_a_page_are_one_query(database: Database, sql: Sql, monkeypat
 
     def count(connection: Any, query: str, arguments: Any, **options: Any) -> Any:
         if query == review_queue._PAGE:
-            asked.append(len(arguments[0]))
+            asked.append(len(arguments["event_ids"]))
         return open_stream(connection, query, arguments, **options)
 
     monkeypatch.setattr(review_queue, "open_stream", count)

@@ -3,15 +3,17 @@
 from contextlib import closing
 
 import pytest
+from sqlalchemy import URL
 
 from payproc.corrections import Correction, correct
+from payproc.db import schema
 from payproc.db.connection import Database
 from payproc.handlers import Recorder
 from payproc.logic import Resolution, State
 from payproc.review import ReviewDecision, resolve_review
 from payproc.verify import Problem, VerifySummary, verify_histories
 from tests.support.events import input_events
-from tests.support.postgres import Sql
+from tests.support.postgres import Sql, SqlOn, as_database
 
 
 @pytest.fixture
@@ -226,7 +228,72 @@ def test_damage_is_found_and_named(
 
 
 def test_every_problem_is_tested() -> None:
-    assert {finding[1] for _, _, expected in DAMAGE for finding in expected} == {problem.value for problem in Problem}
+    found = {finding[1] for _, _, expected in DAMAGE for finding in expected}
+    assert found | {Problem.WRONG_CLAIM.value} == {problem.value for problem in Problem}
+
+
+@pytest.fixture
+def citus_books(bare_url: URL, sql_on: SqlOn) -> tuple[Database, Sql]:
+    """Two payments in the tables for Citus, with one event each, and a claim without an event."""
+    database, sql = as_database(bare_url, "a database"), sql_on(bare_url)
+    with database.transaction() as cursor:
+        schema.create_schema(cursor, for_citus=True)
+    for payment_id in ("a", "b"):
+        sql.rows("INSERT INTO payproc.payments (payment_id, state, version) VALUES (%s, 'authorized', 1)", payment_id)
+        sql.rows(
+            "INSERT INTO payproc.events (event_id, payment_id, position, type, outcome, reason, state_before,"
+            " state_after, source, run_id, line, payload) VALUES (%s, %s, 1, 'authorize', 'APPLY', 'transition',"
+            " 'created', 'authorized', 0, 1, 1, '{}')",
+            f"{payment_id}1",
+            payment_id,
+        )
+    sql.rows(
+        "INSERT INTO payproc.event_ids VALUES ('a1', 'a', 'authorize'), ('b1', 'b', 'authorize'), ('x', 'x', 'fail')"
+    )
+    return database, sql
+
+
+def test_claim_without_an_event_is_no_finding(citus_books: tuple[Database, Sql]) -> None:
+    """Its run has died, or is still to record the event."""
+    assert find_problems(citus_books[0]) == []
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [
+        ("DELETE FROM payproc.event_ids WHERE event_id = 'a1'", "event a1 not claimed"),
+        (
+            "UPDATE payproc.event_ids SET payment_id = 'b' WHERE event_id = 'a1'",
+            "event a1 claimed for authorize of payment b",
+        ),
+        ("UPDATE payproc.event_ids SET type = 'fail' WHERE event_id = 'a1'", "event a1 claimed for fail of payment a"),
+    ],
+    ids=["none", "another payment", "another type"],
+)
+def test_wrong_claim_is_found(citus_books: tuple[Database, Sql], damage: str, found: str) -> None:
+    database, sql = citus_books
+    sql.rows(damage)
+    assert find_problems(database) == [("a", "wrong_claim", 1, found, "a claim for authorize")]
+
+
+def test_event_of_two_payments_is_found(citus_books: tuple[Database, Sql]) -> None:
+    """On Citus no key of events refuses it, because each payment may be on another machine."""
+    database, sql = citus_books
+    sql.rows("UPDATE payproc.events SET event_id = 'a1' WHERE payment_id = 'b'")
+    assert find_problems(database) == [
+        ("b", "wrong_claim", 1, "event a1 claimed for authorize of payment a", "a claim for authorize")
+    ]
+
+
+def test_event_claimed_after_the_snapshot_is_right(citus_books: tuple[Database, Sql]) -> None:
+    """Each machine of a cluster has a snapshot of its own, and some may be older."""
+    database, sql = citus_books
+    sql.rows("DELETE FROM payproc.event_ids")
+    findings = verify_histories(database, VerifySummary())
+    first = next(findings)
+    sql.rows("INSERT INTO payproc.event_ids VALUES ('a1', 'a', 'authorize'), ('b1', 'b', 'authorize')")
+    assert first.problem is Problem.WRONG_CLAIM
+    assert list(findings) == []
 
 
 def test_changed_rules_alone_are_no_error(database: Database, books: None, sql: Sql) -> None:

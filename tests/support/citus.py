@@ -2,14 +2,13 @@
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import NamedTuple
 
 from sqlalchemy import URL, make_url
 
-from payproc.db.citus import DISTRIBUTED_BY
 from tests.support.old_schemas import dump_of
 from tests.support.postgres import Server, Sql, SqlOn
 
@@ -23,6 +22,16 @@ NOT_ON_CLUSTER: dict[str, str] = {}
 """Tests that a cluster cannot run, each with its reason."""
 
 
+_DISTRIBUTED_BY = {
+    "events": "event_id",
+    "event_conflicts": "event_id",
+    "resolutions": "event_id",
+    "payments": "payment_id",
+    "corrections": "payment_id",
+}
+"""The layout of versions 1 and 2."""
+
+
 class Cluster(NamedTuple):
     """One database on all machines."""
 
@@ -31,23 +40,38 @@ class Cluster(NamedTuple):
 
 
 @contextmanager
-def new_cluster() -> Iterator[Cluster]:
+def new_cluster(machines: Sequence[Server] = MACHINES) -> Iterator[Cluster]:
     """Create a database with the extension on each machine, and connect the machines."""
-    cluster = cluster_of(MACHINES[0].url.set(database=f"payproc_test_{uuid.uuid4().hex[:12]}"))
-    try:
-        for url in (*cluster.workers, cluster.coordinator):
-            Server(url.set(database=MACHINES[0].url.database)).execute(f'CREATE DATABASE "{url.database}"')
-            with closing(Sql(url)) as sql:
+    name = f"payproc_test_{uuid.uuid4().hex[:12]}"
+    coordinator, *workers = (machine.url.set(database=name) for machine in machines)
+    with ExitStack() as made:
+        made.callback(drop_database, name, machines)
+        for machine in machines[::-1]:
+            machine.execute(f'CREATE DATABASE "{name}"')
+            with closing(Sql(machine.url.set(database=name))) as sql:
                 sql.rows("CREATE EXTENSION citus")
-        with closing(Sql(cluster.coordinator)) as sql:
-            for url, function in (
-                (cluster.coordinator, "citus_set_coordinator_host"),
-                *((each, "citus_add_node") for each in cluster.workers),
-            ):
-                sql.rows(f"SELECT {function}(%s, %s)", url.host, url.port or 5432)
-        yield cluster
-    finally:
-        drop_on_machines(cluster.coordinator.database)
+        with closing(Sql(coordinator)) as sql:
+            sql.rows("SELECT citus_set_coordinator_host(%s, %s)", coordinator.host, coordinator.port or 5432)
+            for worker in workers:
+                sql.rows("SELECT citus_add_node(%s, %s)", worker.host, worker.port or 5432)
+        yield Cluster(coordinator, workers)
+
+
+def drop_database(name: str, machines: Sequence[Server] = MACHINES) -> None:
+    """Drop a database on each machine."""
+    end_sessions(name, machines)
+    for machine in machines:
+        machine.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+def end_sessions(name: str, machines: Sequence[Server] = MACHINES) -> None:
+    """End all sessions of a database, Citus' daemons included, and allow no new ones."""
+    for statement in (
+        f"UPDATE pg_database SET datallowconn = false WHERE datname = '{name}'",
+        f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'",
+    ):
+        for machine in machines:
+            machine.execute(statement)
 
 
 class ClusterServer(Server):
@@ -82,30 +106,13 @@ class ClusterServer(Server):
 
     def drop_database(self, name: str | None) -> None:
         """Drop a database on each machine, in the background because Citus' daemon needs 2 s."""
-        self._drops.append(self._pool.submit(drop_on_machines, name))
+        self._drops.append(self._pool.submit(drop_database, str(name)))
 
     def close(self) -> None:
         """Wait until all databases are dropped."""
         with self._pool:
             for each in self._drops:
                 each.result()
-
-
-def drop_on_machines(name: str | None) -> None:
-    """Drop a database on each machine."""
-    end_sessions(name)
-    for machine in MACHINES:
-        machine.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
-
-
-def end_sessions(name: str | None) -> None:
-    """End all sessions of a database, Citus' daemons included, and allow no new ones."""
-    for statement in (
-        f"UPDATE pg_database SET datallowconn = false WHERE datname = '{name}'",
-        f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'",
-    ):
-        for machine in MACHINES:
-            machine.execute(statement)
 
 
 @contextmanager
@@ -144,7 +151,7 @@ def load_distributed_version(sql: Sql, version: int) -> None:
     sql.rows(dump_of(version, for_citus=True).read_text("utf-8"))
     present = {name for (name,) in sql.rows("SELECT tablename FROM pg_tables WHERE schemaname = 'payproc'")}
     first: dict[str, str] = {}
-    for table, column in DISTRIBUTED_BY.items():
+    for table, column in _DISTRIBUTED_BY.items():
         if table in present:
             beside = first.setdefault(column, "none")
             sql.rows(f"SELECT create_distributed_table('payproc.{table}', %s, colocate_with => %s)", column, beside)

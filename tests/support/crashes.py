@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 
 from tests.support.command import Payproc, RunningCommand
-from tests.support.postgres import Sql, contents, wait_for
+from tests.support.postgres import TABLES, Sql, contents, wait_for
 from tests.support.reports import DECISIONS, assert_verified
 from tests.support.workload import Day, expected_day, messy_day
 
@@ -94,7 +94,4 @@ def rerun(payproc: Payproc, day: Day, sql: Sql) -> None:
 
 def empty_tables(sql: Sql) -> None:
     """Empty the tables."""
-    sql.rows(
-        "TRUNCATE payproc.payments, payproc.events, payproc.event_conflicts, payproc.redeliveries, payproc.runs,"
-        " payproc.resolutions"
-    )
+    sql.rows(f"TRUNCATE {TABLES}")

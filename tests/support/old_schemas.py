@@ -17,30 +17,15 @@ from tests.support.postgres import Sql, as_database
 
 DUMPS = Path(__file__).parents[1] / "integration" / "schema_versions"
 
-# The parameters are those of Citus 13.
-_CITUS_STUB = """
-    CREATE TABLE public.distributed (relation regclass, distribution_column text, colocate_with text);
-    CREATE FUNCTION pg_catalog.create_distributed_table(
-        table_name regclass, distribution_column text, distribution_type text DEFAULT 'hash',
-        colocate_with text DEFAULT 'default', shard_count integer DEFAULT NULL
-    ) RETURNS void LANGUAGE sql
-    AS 'INSERT INTO public.distributed VALUES (table_name, distribution_column, colocate_with)';
-"""
 
-
-def dump_of(version: int, *, for_citus: bool) -> Path:
+def dump_of(version: int, *, for_citus: bool = False) -> Path:
     """Return the dump of a database of this version."""
     return DUMPS / f"version_{version}{'_citus' if for_citus else ''}.sql"
 
 
 def load_version(sql: Sql, version: int, *, for_citus: bool = False) -> None:
-    """Load a database of this version.
-
-    For Citus, also a stand-in for its function, which PostgreSQL lacks.
-    """
+    """Load a database of this version."""
     sql.rows(dump_of(version, for_citus=for_citus).read_text("utf-8"))
-    if for_citus:
-        sql.rows(_CITUS_STUB)
 
 
 Catalog = dict[str, list[tuple[Any, ...]]]
@@ -146,13 +131,13 @@ class OldDatabase:
 class NewOldDatabase(Protocol):
     """Makes a database of an earlier version, for as long as the test runs."""
 
-    def __call__(self, *, for_citus: bool = False, version: int = 1) -> OldDatabase: ...
+    def __call__(self, *, version: int = 1) -> OldDatabase: ...
 
 
 class NewCatalog(Protocol):
     """Returns the catalog of a newly created schema."""
 
-    def __call__(self, *, for_citus: bool) -> Catalog: ...
+    def __call__(self) -> Catalog: ...
 
 
 def one_error(payproc: Payproc, *command: str, stdin: bytes | None = None) -> str:

@@ -11,6 +11,7 @@ import psycopg2
 import psycopg2.extensions
 from sqlalchemy import URL
 
+from payproc.db.citus import DISTRIBUTED_BY
 from payproc.db.connection import Database
 from payproc.db.location import parse_url
 from payproc.logic import STATE_NAMED_BY, TABLE, EventType, Outcome, Resolution, State
@@ -24,6 +25,9 @@ IS_ON_CLUSTER = bool(os.environ.get("PAYPROC_TEST_CITUS"))
 
 IS_FOR_CITUS = IS_ON_CLUSTER or os.environ.get("PAYPROC_TEST_SCHEMA") == "citus"
 """True if the template has the tables for Citus."""
+
+TABLES = ", ".join(f"payproc.{table}" for table in (*DISTRIBUTED_BY, "runs") if table != "event_ids" or IS_FOR_CITUS)
+"""All tables, for TRUNCATE."""
 
 
 def wait_for(condition: Callable[[], Any]) -> Any:
@@ -154,6 +158,15 @@ def fill_queue(sql: Sql, first: int, last: int, size: int = 0) -> None:
         last,
         size,
     )
+    claim_events(sql)
+
+
+def claim_events(sql: Sql) -> None:
+    """Claim the event_ids of events that a test has inserted, which Citus needs to find them."""
+    if IS_FOR_CITUS:
+        sql.rows(
+            "INSERT INTO payproc.event_ids SELECT event_id, payment_id, type FROM payproc.events ON CONFLICT DO NOTHING"
+        )
 
 
 Contents = dict[str, list[tuple[Any, ...]]]

@@ -19,12 +19,12 @@ def bare_url(new_database: NewDatabase) -> URL:
 
 @pytest.fixture
 def old(new_database: NewDatabase, sql_on: SqlOn, tmp_path: Path) -> NewOldDatabase:
-    """Databases of an earlier version, in either variant."""
+    """Databases of an earlier version."""
 
-    def make(*, for_citus: bool = False, version: int = 1) -> OldDatabase:
+    def make(*, version: int = 1) -> OldDatabase:
         url = new_database("template0", "UTF8")
         sql = sql_on(url)
-        load_version(sql, version, for_citus=for_citus)
+        load_version(sql, version)
         return OldDatabase(url, sql, Payproc(tmp_path, url))
 
     return make
@@ -34,10 +34,10 @@ def old(new_database: NewDatabase, sql_on: SqlOn, tmp_path: Path) -> NewOldDatab
 def new_catalog(new_database: NewDatabase, sql_on: SqlOn) -> NewCatalog:
     """The catalog of a new schema, to compare with."""
 
-    def make(*, for_citus: bool) -> Catalog:
+    def make() -> Catalog:
         url = new_database("template0", "UTF8")
         with as_database(url, "a new database").transaction() as cursor:
-            schema.create_schema(cursor, for_citus=for_citus)
+            schema.create_schema(cursor)
         return catalog(sql_on(url))
 
     return make

@@ -16,9 +16,10 @@ from payproc.db.mark import VERSION
 from payproc.embedded.initdb import SUPERUSER
 from payproc.embedded.server import run_server
 from payproc.errors import CannotFinish
-from tests.support.command import Payproc
+from tests.support.command import Payproc, error_line
 from tests.support.events import event_line
-from tests.support.old_schemas import BROUGHT_UP, NewOldDatabase, catalog, load_version, one_error
+from tests.support.in_process import InProcess
+from tests.support.old_schemas import BROUGHT_UP, NewOldDatabase, catalog, load_version, one_error, records
 from tests.support.postgres import Sql, SqlOn, as_database
 from tests.support.servers import Pristine, new_folder
 
@@ -52,14 +53,13 @@ def test_newer_schema_is_refused(old: NewOldDatabase) -> None:
     assert database.state() == before
 
 
-@pytest.mark.parametrize("for_citus", [False, True], ids=["one server", "Citus"])
 @pytest.mark.parametrize("version", [1, 2, 3])
-def test_lost_mark_is_restored_by_the_message(old: NewOldDatabase, for_citus: bool, version: int) -> None:
+def test_lost_mark_is_restored_by_the_message(old: NewOldDatabase, version: int) -> None:
     """`pg_restore --no-comments` loses the mark.
 
     The error holds the statement that sets it again.
     """
-    database = old(for_citus=for_citus, version=min(version, VERSION - 1))
+    database = old(version=min(version, VERSION - 1))
     if version == VERSION:
         database.bring_up()
     mark = database.mark().partition(",")[0]
@@ -73,6 +73,49 @@ def test_lost_mark_is_restored_by_the_message(old: NewOldDatabase, for_citus: bo
     database.bring_up()
     assert database.payproc("verify").code == 0
     assert database.bring_up() == []
+
+
+def test_lost_mark_for_citus_is_restored(bare_url: URL, sql_on: SqlOn) -> None:
+    sql, database = sql_on(bare_url), as_database(bare_url, "a database")
+    with database.transaction() as cursor:
+        schema.create_schema(cursor, for_citus=True)
+    mark = f"payproc schema version {VERSION} for Citus by payment"
+    sql.rows("COMMENT ON TABLE payproc.runs IS NULL")
+    with pytest.raises(CannotFinish, match=rf"COMMENT ON TABLE payproc\.runs IS '{mark}'$"):
+        schema.require_schema(database)
+
+
+EVERY = [
+    *READING,
+    *WRITING,
+    ["status"],
+    ["payments"],
+    ["history"],
+    ["resolve", "--all", "--dismiss", "--note", "n", "--yes"],
+    ["resolve", "--from", "-", "--dismiss", "--note", "n", "--yes"],
+    ["init"],
+    ["init", "--citus"],
+    ["init", "--sql"],
+    ["init", "--reader", "pg_monitor"],
+]
+
+
+@pytest.mark.parametrize("has_mark", [True, False], ids=["mark", "no mark"])
+@pytest.mark.parametrize("version", [1, 2])
+def test_earlier_layout_for_citus_is_refused(
+    bare_url: URL, sql_on: SqlOn, tmp_path: Path, version: int, has_mark: bool
+) -> None:
+    """Its events are on other machines than their payments."""
+    sql, run = sql_on(bare_url), InProcess(tmp_path, bare_url)
+    load_version(sql, version, for_citus=True)
+    if not has_mark:
+        sql.rows("COMMENT ON TABLE payproc.runs IS NULL")
+    before = catalog(sql), records(sql)
+    for command in EVERY:
+        line = error_line(run(*command, "--quiet", stdin=NEW_EVENT), 1)
+        assert "is for Citus and of an earlier payproc" in line, command
+        assert "pipe `payproc export` of that payproc into `payproc ingest`" in line, command
+    assert (catalog(sql), records(sql)) == before
 
 
 def test_foreign_schema_is_left_alone(bare_url: URL, sql_on: SqlOn) -> None:

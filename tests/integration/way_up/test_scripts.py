@@ -5,7 +5,6 @@ import os
 import subprocess
 from pathlib import Path
 
-import pytest
 from sqlalchemy import URL
 
 from tests.support.command import Payproc
@@ -36,10 +35,9 @@ def is_only_comment(script: str) -> bool:
     return all(row.startswith("--") for row in script.splitlines() if row)
 
 
-@pytest.mark.parametrize("for_citus", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one server", "Citus"])
-def test_sql_run_by_psql_equals_init(old: NewOldDatabase, new_catalog: NewCatalog, for_citus: bool) -> None:
+def test_sql_run_by_psql_equals_init(old: NewOldDatabase, new_catalog: NewCatalog) -> None:
     """Printing changes nothing, and the printed statements do all that `init` does."""
-    database, brought_up = old(for_citus=for_citus), old(for_citus=for_citus)
+    database, brought_up = old(), old()
     before = database.state()
     finished = database.payproc("init", "--sql", "--quiet")
     assert (finished.code, finished.stderr) == (0, "")
@@ -47,7 +45,7 @@ def test_sql_run_by_psql_equals_init(old: NewOldDatabase, new_catalog: NewCatalo
     psql(database.url, finished.stdout)
     brought_up.bring_up()
     assert database.state() == brought_up.state()
-    assert catalog(database.sql) == new_catalog(for_citus=for_citus)
+    assert catalog(database.sql) == new_catalog()
     assert database.bring_up() == []
     assert is_only_comment(database.payproc("init", "--sql").stdout)
 
@@ -58,7 +56,7 @@ def test_sql_for_an_empty_database_creates_the_schema(
     """The script of an empty database equals a plain `init`."""
     payproc, sql = Payproc(tmp_path, bare_url), sql_on(bare_url)
     psql(bare_url, payproc("init", "--sql", "--quiet").stdout)
-    assert catalog(sql) == new_catalog(for_citus=False)
+    assert catalog(sql) == new_catalog()
     assert is_only_comment(payproc("init", "--sql").stdout)
 
 

@@ -26,8 +26,6 @@ from tests.support.old_schemas import (
 )
 from tests.support.postgres import IS_FOR_CITUS, Sql
 
-variants = pytest.mark.parametrize("for_citus", [False, True], ids=["one server", "Citus"])
-
 
 def since(before: Catalog) -> dict[str, str]:
     """Return when each payment last changed its state, from the rows of version 1."""
@@ -41,13 +39,12 @@ def since(before: Catalog) -> dict[str, str]:
     return times
 
 
-@variants
 @pytest.mark.parametrize("version", range(1, VERSION))
-def test_catalog_equals_a_new_one(old: NewOldDatabase, new_catalog: NewCatalog, for_citus: bool, version: int) -> None:
+def test_catalog_equals_a_new_one(old: NewOldDatabase, new_catalog: NewCatalog, version: int) -> None:
     """Nothing in the catalog shows which way led to the schema."""
-    database = old(for_citus=for_citus, version=version)
+    database = old(version=version)
     assert database.bring_up() == BROUGHT_UP[version - 1 :]
-    expected = new_catalog(for_citus=for_citus)
+    expected = new_catalog()
     found = catalog(database.sql)
     for kind, facts in expected.items():
         assert found[kind] == facts, kind
@@ -55,10 +52,9 @@ def test_catalog_equals_a_new_one(old: NewOldDatabase, new_catalog: NewCatalog, 
     assert catalog(database.sql) == found
 
 
-@variants
-def test_records_stay_and_state_since_is_computed(old: NewOldDatabase, for_citus: bool) -> None:
+def test_records_stay_and_state_since_is_computed(old: NewOldDatabase) -> None:
     """A payment's state dates from the last entry that moved it, not from the last entry."""
-    database = old(for_citus=for_citus)
+    database = old()
     before = records(database.sql)
     database.bring_up()
     after = records(database.sql)
@@ -73,34 +69,17 @@ def test_records_stay_and_state_since_is_computed(old: NewOldDatabase, for_citus
     assert times != updated_at, "the dump needs a payment whose last entry moved nothing"
 
 
-@variants
-def test_records_of_version_2_stay(old: NewOldDatabase, for_citus: bool) -> None:
-    database = old(for_citus=for_citus, version=2)
+def test_records_of_version_2_stay(old: NewOldDatabase) -> None:
+    database = old(version=2)
     before = records(database.sql)
     database.bring_up()
     assert records(database.sql) == {**before, "redeliveries": []}
 
 
-@variants
-def test_new_tables_are_distributed_with_others(old: NewOldDatabase, for_citus: bool) -> None:
-    """Corrections are distributed as their payments are, redeliveries as their events."""
-    database = old(for_citus=for_citus)
-    database.bring_up()
-    if for_citus:
-        query = "SELECT relname, distribution_column, colocate_with FROM distributed, pg_class WHERE oid = relation"
-        assert database.sql.rows(query) == [
-            ("corrections", "payment_id", "payproc.payments"),
-            ("redeliveries", "event_id", "payproc.events"),
-        ]
-    else:
-        assert database.sql.value("SELECT to_regclass('public.distributed')") is None
-
-
 @pytest.mark.slow
-@variants
-def test_commands_work_afterwards(old: NewOldDatabase, for_citus: bool) -> None:
+def test_commands_work_afterwards(old: NewOldDatabase) -> None:
     """Events, resolutions and questions go on where version 1 left them."""
-    database = old(for_citus=for_citus)
+    database = old()
     payproc = database.payproc
     assert payproc("init")[:2] == (0, "\n".join([*BROUGHT_UP, ""]))
     assert payproc("verify").code == 0
@@ -147,7 +126,7 @@ def test_comment_above_the_procedure_is_no_change(database: Database, monkeypatc
 
 # ---- A version for every change ------------------------------------------------------------------
 
-TABLES = {2: "ac14875303afa25b", 3: "35d0108900f30976"}
+TABLES = {2: "ac14875303afa25b", 3: "dcfb81f6051d5fa8"}
 """Digest by version of the statements that create the tables, in both variants."""
 
 
@@ -155,7 +134,7 @@ def test_other_tables_need_another_version() -> None:
     """If this fails, the tables differ from those of this version.
 
     If a payproc of this version has been released: raise VERSION in mark.py, add the step to it
-    to versions/, add a dump of the version before in both variants, and a line to TABLES. Otherwise
+    to versions/, add a dump of the version before, and a line to TABLES. Otherwise
     change the version's own step, and the line in TABLES.
     """
     statements = sorted(
@@ -168,9 +147,8 @@ def test_other_tables_need_another_version() -> None:
 
 
 def test_earlier_versions_have_dumps_and_steps() -> None:
-    """Each earlier version has a dump in both variants, and a step to the next version."""
+    """Each earlier version has a dump, and a step to the next version."""
     steps = {path.name[:4] for path in resources.files("payproc.db").joinpath("versions").iterdir()}
     for version in range(1, VERSION):
-        for for_citus in (False, True):
-            assert dump_of(version, for_citus=for_citus).stat().st_size > 0
+        assert dump_of(version).stat().st_size > 0
         assert f"{version + 1:04}" in steps

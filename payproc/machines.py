@@ -1,0 +1,152 @@
+"""A batch on Citus: its share for each machine, claimed, looked up and recorded there.
+
+Belongs here: what handlers.py asks of the tables of a cluster. Every step is one call a machine,
+which Citus runs on the machine that holds the rows. So a decision is recorded by a local
+transaction, and no two-phase commit is in its way.
+
+An event is recorded only under a claim of its own, made before the batch is looked up. A claim for
+another payment or type is the conflict, even if its event is not on record yet.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+import psycopg2.extensions
+
+from payproc.batch import EventResult, Known, RecordedEvent
+from payproc.content import MAX_COMPARED_BYTES
+from payproc.db.citus import route
+from payproc.db.connection import Database
+from payproc.logic import EventType
+from payproc.lookup import SEPARATOR, ThisRun, make_payment, make_recorded
+from payproc.recording import record
+from payproc.schemas import PaymentEvent
+
+PART_SEPARATOR = "\x1e"
+"""Separates the parts of a machine's share, one a shard. Like SEPARATOR, no id holds it."""
+
+_CLAIM = "SELECT * FROM payproc.claim_event_ids(%s, %s, %s, %s, %s)"
+
+_LOOK_UP = "SELECT * FROM payproc.look_up_payments(%s, %s, %s, %s, %s, %s, %s)"
+
+
+Item = TypeVar("Item")
+
+
+class Claim(NamedTuple):
+    """What an event_id belongs to."""
+
+    payment_id: str
+    type: EventType
+
+
+class Machines:
+    """The tables of a cluster. Not for two batches at once."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._machine_of: Mapping[str, int] = {}
+        self._spokesmen: Mapping[int, str] = {}
+        """The machine of each payment of the batch, and a payment of each machine."""
+
+    def look_up(
+        self,
+        connection: psycopg2.extensions.connection,
+        run: ThisRun,
+        events: Sequence[PaymentEvent],
+        *,
+        claim: bool,
+    ) -> Known:
+        """Return the facts that the events are decided on; with `claim`, claim their event_ids."""
+        claims = self._claim(connection, events, claim=claim)
+        pairs = [(each.payment_id, event_id) for event_id, each in claims.items()]
+        payment_ids = {event.payment_id for event in events}
+        places = route(connection, "payments", sorted({*payment_ids, *(payment_id for payment_id, _ in pairs)}))
+        self._machine_of = {payment_id: machine for payment_id, (machine, _) in places.items()}
+        self._spokesmen = {machine: payment_id for payment_id, machine in self._machine_of.items()}
+        recorded: dict[str, RecordedEvent] = {}
+        payments = {}
+        pairs_by_part = _group(pairs, [places[payment_id] for payment_id, _ in pairs])
+        payments_by_part = _group(payment_ids, [places[payment_id] for payment_id in payment_ids])
+        for machine, spokesman in self._spokesmen.items():
+            pair_parts = pairs_by_part.get(machine, [])
+            arguments = (
+                spokesman,
+                *run,
+                MAX_COMPARED_BYTES,
+                _join([event_id for _, event_id in part] for part in pair_parts),
+                _join([payment_id for payment_id, _ in part] for part in pair_parts),
+                _join(payments_by_part.get(machine, [])),
+            )
+            with connection.cursor() as cursor:
+                cursor.execute(_LOOK_UP, arguments)
+                for event_id, payment_id, event_type, outcome, own, line, state, version in cursor:
+                    if event_id is None:
+                        payments[payment_id] = make_payment(state, version)
+                    else:
+                        recorded[event_id] = make_recorded(payment_id, event_type, outcome, own, line)
+        for event in events:
+            claimed = claims.get(event.event_id)
+            if claimed not in (None, (event.payment_id, event.type)):
+                recorded.setdefault(event.event_id, RecordedEvent(*claimed, None, ""))
+        return Known(recorded, payments, {})
+
+    def record(self, connection: psycopg2.extensions.connection, run_id: int, new: Sequence[EventResult]) -> list[int]:
+        """Write the new results of the batch that was looked up last, machine by machine.
+
+        Returns the places of contested ones, from 1.
+        """
+        places: dict[int, list[int]] = {machine: [] for machine in self._spokesmen}
+        for place, result in enumerate(new):
+            places[self._machine_of[result.input_event.event.payment_id]].append(place)
+        contested = []
+        for machine, share in places.items():
+            answer = record(
+                self._database, connection, run_id, [new[place] for place in share], self._spokesmen[machine]
+            )
+            contested += [share[number - 1] + 1 for number in answer]
+        return contested
+
+    def _claim(
+        self, connection: psycopg2.extensions.connection, events: Sequence[PaymentEvent], *, claim: bool
+    ) -> dict[str, Claim]:
+        """Return the earlier claims by event_id; with `claim`, make the missing ones.
+
+        Of two events of the batch with one event_id, the first one claims it.
+        """
+        firsts = {event.event_id: event for event in reversed(events)}
+        # In order, so that two processes with the same event_ids wait for each other in one order.
+        event_ids = sorted(firsts)
+        places = route(connection, "event_ids", event_ids)
+        claims: dict[str, Claim] = {}
+        for parts in _group(event_ids, places.values()).values():
+            first = [firsts[event_id] for part in parts for event_id in part]
+            arguments = (
+                first[0].event_id,
+                claim,
+                _join(parts),
+                SEPARATOR.join(event.payment_id for event in first),
+                SEPARATOR.join(event.type for event in first),
+            )
+            with connection.cursor() as cursor:
+                cursor.execute(_CLAIM, arguments)
+                claims.update(
+                    (event_id, Claim(payment_id, EventType(event_type))) for event_id, payment_id, event_type in cursor
+                )
+        return claims
+
+
+def _group(items: Iterable[Item], places: Iterable[tuple[int, int]]) -> dict[int, list[list[Item]]]:
+    """Return the items of each machine, in parts of one shard."""
+    shards: dict[tuple[int, int], list[Item]] = defaultdict(list)
+    for item, place in zip(items, places, strict=True):
+        shards[place].append(item)
+    machines: dict[int, list[list[Item]]] = defaultdict(list)
+    for machine, shard in sorted(shards):
+        machines[machine].append(shards[machine, shard])
+    return machines
+
+
+def _join(parts: Iterable[Iterable[str]]) -> str:
+    return PART_SEPARATOR.join(map(SEPARATOR.join, parts))

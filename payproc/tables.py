@@ -1,0 +1,61 @@
+"""The tables that a batch is decided on and recorded in, on one server or on a cluster.
+
+Belongs here: the choice between the two, made once at connect. Everything else about a batch is the
+same for both.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import psycopg2.extensions
+
+from payproc.batch import EventResult, Known
+from payproc.db.connection import Database
+from payproc.lookup import ThisRun, look_up
+from payproc.machines import Machines
+from payproc.recording import record
+from payproc.schemas import PaymentEvent
+
+
+class Tables(Protocol):
+    """The two accesses of a batch to the database."""
+
+    def look_up(
+        self,
+        connection: psycopg2.extensions.connection,
+        run: ThisRun,
+        events: Sequence[PaymentEvent],
+        *,
+        claim: bool,
+    ) -> Known:
+        """Return the facts that the events are decided on. `claim` is for events to be recorded."""
+
+    def record(self, connection: psycopg2.extensions.connection, run_id: int, new: Sequence[EventResult]) -> list[int]:
+        """Write the new results, flush everything looked up, return the contested ones from 1."""
+
+
+class OneServer:
+    """The tables of one server."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def look_up(
+        self,
+        connection: psycopg2.extensions.connection,
+        run: ThisRun,
+        events: Sequence[PaymentEvent],
+        *,
+        claim: bool,  # noqa: ARG002
+    ) -> Known:
+        return look_up(connection, run, [event.event_id for event in events], {event.payment_id for event in events})
+
+    def record(self, connection: psycopg2.extensions.connection, run_id: int, new: Sequence[EventResult]) -> list[int]:
+        return record(self._database, connection, run_id, new)
+
+
+def choose_tables(database: Database, connection: psycopg2.extensions.connection) -> Tables:
+    """Return the tables that the database has."""
+    with connection.cursor() as cursor:
+        is_for_citus = database.has_claims(cursor)
+    return Machines(database) if is_for_citus else OneServer(database)
