@@ -122,16 +122,18 @@ class Sql:
             yield
             holder.rollback()
 
-    def wait_for_blocked_call(self) -> int:
-        """Wait until a CALL of record_decisions waits for a lock.
+    def find_blocked(self) -> list[int]:
+        """Return the backends whose statement waits for a lock, on whichever machine it waits."""
+        column, view = "pid", "pg_stat_activity"
+        if self.value("SELECT to_regclass('citus_stat_activity') IS NOT NULL"):
+            # A worker's backend has the global_pid of the coordinator's, which ends with its pid.
+            column, view = "global_pid % 10000000000", "citus_stat_activity"
+        where = "datname = current_database() AND wait_event_type = 'Lock'"
+        return [int(pid) for (pid,) in self.rows(f"SELECT DISTINCT {column} FROM {view} WHERE {where}")]
 
-        Return the process id of its backend.
-        """
-        query = (
-            "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
-            " AND wait_event_type = 'Lock' AND query LIKE 'CALL payproc.record_decisions%'"
-        )
-        return int(wait_for(lambda: self.rows(query))[0][0])
+    def wait_for_blocked(self, count: int = 1) -> int:
+        """Wait until so many backends wait for a lock; return the process id of one."""
+        return int(wait_for(lambda: len(found := self.find_blocked()) >= count and found)[0])
 
 
 SqlOn = Callable[[URL], Sql]
