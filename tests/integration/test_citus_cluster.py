@@ -6,6 +6,7 @@ are tested on plain PostgreSQL in test_citus_variant.py.
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import psycopg2.errors
@@ -219,6 +220,25 @@ def test_lost_race_is_decided_again(
         assert second.result()[::2] == (0, "")
     assert '"duplicate_event":1' in second.result().stdout
     assert_books_right(coordinator)
+
+
+def test_claim_made_meanwhile_is_met(run: InProcess, coordinator: Sql, tmp_path: Path) -> None:
+    """Another process claims event_ids between this one's look and its own claim."""
+    assert run("init", "--citus", "--quiet").code == 0
+    names = [f"evt_{number}" for number in range(20)]
+    events = write_lines(tmp_path / "events.jsonl", [event_line(name, f"late_{name}", "authorize") for name in names])
+    with ThreadPoolExecutor(1) as pool:
+        with closing(coordinator.connect()) as other:
+            other.autocommit = False
+            with other.cursor() as cursor:
+                claim = "INSERT INTO payproc.event_ids (event_id, payment_id, type) VALUES (%s, %s, 'authorize')"
+                cursor.executemany(claim, [(name, f"first_{name}") for name in names])
+            second = pool.submit(run.process, "ingest", events, "--quiet", "--format", "jsonl")
+            coordinator.wait_for_blocked()
+            other.commit()
+        assert second.result()[::2] == (0, "")
+    assert '"event_id_conflict":20' in second.result().stdout
+    assert coordinator.value("SELECT count(*) FROM payproc.events") == 0
 
 
 def test_lost_connections_to_workers_are_survived(
