@@ -43,9 +43,8 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip the tests that a cluster cannot run."""
-    for item in items:
-        name = item.name.partition("[")[0]
-        if MACHINES and name in NOT_ON_CLUSTER:
+    for item in items if MACHINES else ():
+        for name in {item.path.stem, item.name.partition("[")[0], item.name} & NOT_ON_CLUSTER.keys():
             item.add_marker(pytest.mark.skip(reason=f"not on a Citus cluster: {NOT_ON_CLUSTER[name]}"))
 
 

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import URL
 
 from tests.support.citus import MACHINES
-from tests.support.postgres import MAX_WAIT_SECONDS, Server, Sql, wait_for
+from tests.support.postgres import Server, Sql, wait_for
 from tests.support.servers import as_owner_of
 
 MAX_RECOVERY_SECONDS = 120
@@ -41,7 +41,7 @@ class Machine:
         options = (process / "cmdline").read_text().split("\0")[1:-1]
         if "-D" in options:
             del options[options.index("-D") : options.index("-D") + 2]
-        self._start: list[str | Path] = [programs / "pg_ctl", "start", "-w", "-t", str(MAX_WAIT_SECONDS)]
+        self._start: list[str | Path] = [programs / "pg_ctl", "start", "-w", "-t", str(MAX_RECOVERY_SECONDS)]
         self._start += ["-D", self._data, "-l", log if log.is_file() else "/dev/null", "-o", shlex.join(options)]
 
     def _process(self) -> Path:
