@@ -60,7 +60,22 @@ BEGIN
         table_name, distribution_column, colocate_with,
         current_setting('citus.multi_shard_modify_mode'), current_setting('citus.enable_schema_based_sharding')
     );
+    INSERT INTO pg_dist_shard VALUES (table_name, 0, '-2147483648');
 END $$;
+CREATE FUNCTION pg_catalog.worker_hash(value text) RETURNS integer LANGUAGE sql AS 'SELECT hashtext(value)';
+CREATE TABLE public.pg_dist_shard (logicalrelid regclass, shardid bigint, shardminvalue text);
+CREATE TABLE public.pg_dist_placement (shardid bigint, groupid integer);
+INSERT INTO public.pg_dist_placement VALUES (0, 0);
+ALTER TABLE public.pg_dist_shard SET SCHEMA pg_catalog;
+ALTER TABLE public.pg_dist_placement SET SCHEMA pg_catalog;
+CREATE TABLE public.functions (name text, argument text, colocate_with text);
+CREATE FUNCTION pg_catalog.create_distributed_function(
+    function regprocedure, distribution_arg_name text DEFAULT NULL, colocate_with text DEFAULT 'default'
+) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO public.functions
+    SELECT proname, distribution_arg_name, colocate_with FROM pg_proc
+    WHERE oid = function AND proargnames[1] = distribution_arg_name;
+$$;
 CREATE TABLE public.pg_dist_local_group (groupid integer);
 CREATE TABLE public.pg_dist_node (nodename text, nodeport integer, groupid integer);
 INSERT INTO public.pg_dist_local_group VALUES (0);
@@ -118,11 +133,12 @@ def new_coordinator(citus_server: OwnServer, sql_on: SqlOn, tmp_path: Path) -> N
 
 CALLS = [
     ("payments", "payment_id", "none", "sequential", "off"),
-    ("events", "event_id", "none", "sequential", "off"),
-    ("event_conflicts", "event_id", "payproc.events", "sequential", "off"),
-    ("redeliveries", "event_id", "payproc.events", "sequential", "off"),
-    ("resolutions", "event_id", "payproc.events", "sequential", "off"),
+    ("events", "payment_id", "payproc.payments", "sequential", "off"),
+    ("resolutions", "payment_id", "payproc.payments", "sequential", "off"),
     ("corrections", "payment_id", "payproc.payments", "sequential", "off"),
+    ("event_ids", "event_id", "none", "sequential", "off"),
+    ("event_conflicts", "event_id", "payproc.event_ids", "sequential", "off"),
+    ("redeliveries", "event_id", "payproc.event_ids", "sequential", "off"),
 ]
 """Tables with their distribution column and co-location, and the settings of the session."""
 
@@ -166,9 +182,15 @@ def test_init_distributes_the_tables_once(new_coordinator: NewCoordinator) -> No
     run, sql = new_coordinator("with")
     assert run("init", "--citus")[:2] == (0, "created the schema payproc\n")
     assert calls(sql) == CALLS
+    assert sql.rows("SELECT * FROM public.functions ORDER BY 1") == [
+        ("claim_event_ids", "in_event_id", "payproc.event_ids"),
+        ("look_up_payments", "in_payment_id", "payproc.payments"),
+        ("record_decisions", "in_payment_id", "payproc.payments"),
+    ]
     assert tables(sql) == [
         "corrections",
         "event_conflicts",
+        "event_ids",
         "events",
         "payments",
         "redeliveries",

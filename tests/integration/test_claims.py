@@ -14,10 +14,9 @@ from sqlalchemy import URL
 from payproc.db import schema
 from payproc.db.connection import Database
 from payproc.handlers import DryRun, Recorder
-from payproc.logic import Reason
 from payproc.lookup import NO_RUN
 from payproc.machines import Machines
-from tests.support.events import input_events
+from tests.support.events import input_events, reasons
 from tests.support.postgres import NewDatabase, Sql, as_database, wait_for
 
 CLAIMS = "SELECT event_id, payment_id, type::text FROM payproc.event_ids ORDER BY 1"
@@ -51,7 +50,7 @@ def url(new_database: NewDatabase) -> URL:
 def record(database: Database) -> Iterator[Recording]:
     """Records facts and returns the reasons of the decisions."""
     with closing(Recorder(database, 1)) as recorder:
-        yield lambda *facts: [result.decision.reason.value for result in recorder.handle(input_events(*facts))]
+        yield lambda *facts: reasons(recorder.handle(input_events(*facts)))
 
 
 def leave_claim(sql: Sql, *fact: str) -> None:
@@ -116,7 +115,7 @@ def test_dry_run_claims_nothing(database: Database, sql: Sql) -> None:
     leave_claim(sql, *FIRST)
     with closing(DryRun(database)) as dry_run:
         results = dry_run.handle(input_events(INTRUDER, ("e2", "p2", "authorize")))
-    assert [result.decision.reason for result in results] == [Reason.EVENT_ID_CONFLICT, Reason.TRANSITION]
+    assert reasons(results) == ["event_id_conflict", "transition"]
     assert sql.rows(CLAIMS) == [FIRST]
 
 

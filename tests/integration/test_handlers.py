@@ -15,6 +15,7 @@ from payproc.batch import EventResult
 from payproc.db.connection import Database
 from payproc.errors import CannotFinish
 from payproc.handlers import DryRun, Recorder
+from payproc.logic import Outcome
 from tests.support.events import input_events, reasons
 from tests.support.postgres import IS_FOR_CITUS, Sql, assert_books_right, contents
 
@@ -77,7 +78,7 @@ def test_duplicates_and_conflicts_name_the_record(recorder: Recorder) -> None:
     duplicate, conflict = recorder.handle(input_events(("e1", "p1", "capture"), ("e1", "p2", "fail"), first_line=2))
     assert isinstance(duplicate, EventResult)
     assert duplicate.recorded is not None
-    assert duplicate.recorded.outcome.value == "MANUAL_REVIEW"
+    assert duplicate.recorded.outcome is Outcome.MANUAL_REVIEW
     assert isinstance(conflict, EventResult)
     assert conflict.recorded is not None
     assert (conflict.recorded.payment_id, conflict.recorded.type.value) == ("p1", "capture")
