@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import URL
 
 from payproc.db.mark import VERSION
+from payproc.db.schema import require_schema
 from payproc.db.views import VIEWS
 from tests.support.citus import (
     MACHINES,
@@ -27,7 +28,7 @@ from tests.support.command import Finished, error_line
 from tests.support.documents import blocks
 from tests.support.events import event_line, write_lines
 from tests.support.in_process import InProcess
-from tests.support.postgres import Sql, SqlOn, assert_books_right, contents, wait_for
+from tests.support.postgres import Sql, SqlOn, as_database, assert_books_right, contents, wait_for
 
 SAMPLES = sorted((Path(__file__).parents[2] / "sample_events").glob("*.jsonl"))
 
@@ -259,3 +260,20 @@ def test_shards_move_while_writes_are_blocked(
         assert finished.result()[::2] == (0, "")
     assert '"duplicate_event":4000' in run("ingest", events, "--quiet", "--format", "jsonl").stdout
     assert_books_right(coordinator)
+
+
+def test_decisions_wait_for_the_disk_of_a_machine(run: InProcess, cluster: Cluster, coordinator: Sql) -> None:
+    """Also where the machine's settings do not ask for it."""
+    assert run("init", "--citus", "--quiet").code == 0
+    assert run("ingest", *SAMPLES, "--quiet").code == 3
+    coordinator.rows(f'ALTER DATABASE "{coordinator.url.database}" SET synchronous_commit = off')
+    database = as_database(cluster.coordinator, "the cluster")
+    require_schema(database)
+    with database.transaction() as cursor:
+        cursor.execute(
+            "SELECT current_setting('port'), current_setting('synchronous_commit')"
+            " FROM payproc.payments WHERE payment_id = 'pay_coat'"
+        )
+        ((port, setting),) = cursor.fetchall()
+    assert int(port) in {url.port for url in cluster.workers}
+    assert setting == "on"
