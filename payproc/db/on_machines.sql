@@ -45,11 +45,17 @@ BEGIN
         IF pg_catalog.current_setting('synchronous_commit') = 'off' THEN
             SET LOCAL synchronous_commit = local;
         END IF;
-        INSERT INTO payproc.event_ids (event_id, payment_id, type)
-        SELECT each.event_id, each.payment_id, each.type::payproc.event_type
-        FROM unnest(event_ids, payment_ids, types) AS each(event_id, payment_id, type)
-        ON CONFLICT DO NOTHING;
-        GET DIAGNOSTICS found = ROW_COUNT;
+        -- Citus' ROW_COUNT of this statement counts the conflicts as well, so count what it returns.
+        found := 0;
+        FOR part IN
+            INSERT INTO payproc.event_ids (event_id, payment_id, type)
+            SELECT each.event_id, each.payment_id, each.type::payproc.event_type
+            FROM unnest(event_ids, payment_ids, types) AS each(event_id, payment_id, type)
+            ON CONFLICT DO NOTHING
+            RETURNING event_id
+        LOOP
+            found := found + 1;
+        END LOOP;
         IF found = missing THEN
             RETURN;
         END IF;
