@@ -11,6 +11,7 @@ import pytest
 from payproc import models
 from payproc.db import schema
 from payproc.db.citus import DISTRIBUTED_BY
+from tests.support.citus import NOT_ON_CLUSTER
 from tests.support.postgres import NewDatabase, as_database
 
 
@@ -88,3 +89,11 @@ def test_queries_join_tables_of_one_machine() -> None:
             assert left.startswith("payproc.") or f"{left} AS MATERIALIZED (" in source, join
             assert not outer or left.startswith("payproc.") or tables in ([], ["runs"]), join
     assert joins >= 6, "the search found too few joins"
+
+
+def test_tests_that_a_cluster_skips_exist() -> None:
+    """A renamed test would run on a cluster, and fail there."""
+    files = sorted(Path(__file__).parent.rglob("test_*.py"))
+    sources = "".join(file.read_text("utf-8") for file in files)
+    names = {*(file.stem for file in files), *re.findall(r"^def (test_\w+)\(", sources, re.MULTILINE)}
+    assert {name.partition("[")[0] for name in NOT_ON_CLUSTER} <= names
