@@ -26,7 +26,7 @@ from tests.support.command import Payproc, RunningCommand, error_line
 from tests.support.crashes import FILE, day_of, ingesting, wait_for_random_moment
 from tests.support.events import event_line, write_lines
 from tests.support.machines import Machine, local_machines, wait_for_recovery
-from tests.support.postgres import Contents, Sql, assert_books_right, contents, wait_for
+from tests.support.postgres import Contents, Sql, SqlOn, assert_books_right, contents, wait_for
 from tests.support.reports import DECISIONS, assert_decisions_recorded, assert_verified, read_decisions
 from tests.support.tally import count
 
@@ -147,6 +147,18 @@ def test_cluster_killed_at_any_moment(payproc: Payproc, url: URL, seed: int) -> 
         assert sql.rows("SELECT event_id FROM payproc.events GROUP BY event_id HAVING count(*) > 1") == []
         assert unused_claims(sql) == 0
     assert_verified(payproc)
+
+
+def test_transaction_in_doubt_is_counted_and_settled(url: URL, sql_on: SqlOn) -> None:
+    """The crashes above count such transactions, and wait until Citus has settled them."""
+    machines = local_machines()
+    worker = sql_on(machines[1].url.set(database=url.database))
+    worker.rows("BEGIN")
+    worker.rows("PREPARE TRANSACTION 'citus_0_1_1_0'")
+    with machines[1].away():
+        pass
+    assert machines[1].in_doubt(url) == {"citus_0_1_1_0"}
+    wait_for_recovery(machines, url)
 
 
 def machine_of(sql: Sql, payment_id: str) -> str:
