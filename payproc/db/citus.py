@@ -29,7 +29,7 @@ _ROUTE = """
         SELECT pg_catalog.array_agg(groupid ORDER BY shardminvalue::integer) AS machines,
                pg_catalog.array_agg(shardminvalue::integer ORDER BY shardminvalue::integer) AS starts
         FROM pg_catalog.pg_dist_shard JOIN pg_catalog.pg_dist_placement USING (shardid)
-        WHERE logicalrelid = %s::regclass
+        WHERE logicalrelid::oid = %s::regclass::oid
     ) AS shards, pg_catalog.unnest(string_to_array(%s, chr(31))) WITH ORDINALITY AS each(id, number),
     LATERAL pg_catalog.width_bucket(pg_catalog.worker_hash(each.id), starts) AS shard
     ORDER BY number

@@ -190,6 +190,28 @@ def test_unknown_role_names_the_machine(run: InProcess, coordinator: Sql, tmp_pa
         assert f'role "{role}" does not exist; run it again when that machine runs, and has this' in line
 
 
+SHADOW = """
+    CREATE FUNCTION public.shadow(regclass, regclass) RETURNS boolean LANGUAGE plpgsql
+        AS $$ BEGIN RAISE EXCEPTION 'a shadow was called'; END $$;
+    CREATE OPERATOR public.= (FUNCTION = public.shadow, LEFTARG = regclass, RIGHTARG = regclass);
+"""
+
+
+def test_routing_calls_no_operator_of_public(run: InProcess, coordinator: Sql) -> None:
+    """An exact match in `public` would run as the caller."""
+    assert run("init", "--citus", "--quiet").code == 0
+    coordinator.rows(SHADOW)
+    assert run("ingest", *SAMPLES, "--quiet").code == 3
+
+
+def test_role_that_asks_for_generic_plans_records(run: InProcess, coordinator: Sql) -> None:
+    """Citus cannot find a shard with one."""
+    assert run("init", "--citus", "--quiet").code == 0
+    coordinator.rows(f'ALTER DATABASE "{coordinator.url.database}" SET plan_cache_mode = force_generic_plan')
+    for _ in range(2):
+        assert run("ingest", *SAMPLES, "--quiet").code == 3
+
+
 def test_lost_race_is_decided_again(
     run: InProcess, cluster: Cluster, coordinator: Sql, sql_on: SqlOn, tmp_path: Path
 ) -> None:
