@@ -44,9 +44,9 @@ BEGIN
         IF step = 2 OR missing = 0 OR NOT in_claim THEN
             RETURN;
         END IF;
-        IF pg_catalog.current_setting('synchronous_commit') = 'off' THEN
-            SET LOCAL synchronous_commit = local;
-        END IF;
+        -- Also on another machine, to which a shard has moved.
+        SET LOCAL citus.propagate_set_commands TO local;
+        SET LOCAL synchronous_commit TO on;
         INSERT INTO payproc.event_ids (event_id, payment_id, type)
         SELECT each.event_id, each.payment_id, each.type::payproc.event_type
         FROM unnest(event_ids, payment_ids, types) AS each(event_id, payment_id, type)

@@ -7,15 +7,18 @@ are tested on plain PostgreSQL in test_citus_variant.py.
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import psycopg2.errors
 import pytest
 from sqlalchemy import URL
 
+from payproc.db.citus import route
 from payproc.db.mark import VERSION
-from payproc.db.schema import require_schema
+from payproc.db.schema import bring_up, require_schema
 from payproc.db.views import VIEWS
+from payproc.handlers import Recorder
 from tests.support.citus import (
     MACHINES,
     Cluster,
@@ -26,7 +29,7 @@ from tests.support.citus import (
 )
 from tests.support.command import Finished, error_line
 from tests.support.documents import blocks
-from tests.support.events import event_line, write_lines
+from tests.support.events import event_line, input_events, reasons, write_lines
 from tests.support.in_process import InProcess
 from tests.support.postgres import Sql, SqlOn, as_database, assert_books_right, contents, wait_for
 
@@ -188,6 +191,22 @@ def test_unknown_role_names_the_machine(run: InProcess, coordinator: Sql, tmp_pa
         assert re.search(rf'refused: role "{role}" does not exist \(machine .+\); create it on each machine', line)
         line = error_line(InProcess(tmp_path, coordinator.url.set(username=role))("review"), 1)
         assert f'role "{role}" does not exist; run it again when that machine runs, and has this' in line
+
+
+@pytest.mark.skipif(len(MACHINES) < 3, reason="needs two workers")
+def test_evidence_waits_for_the_disk_of_its_machine(cluster: Cluster, coordinator: Sql) -> None:
+    """Also where the database does not ask for it, because the last commit flushes another machine."""
+    database = as_database(cluster.coordinator, "the cluster")
+    bring_up(database, for_citus=True)
+    coordinator.rows("ALTER TABLE payproc.event_conflicts ADD CHECK (current_setting('synchronous_commit') <> 'off')")
+    coordinator.rows(f'ALTER DATABASE "{coordinator.url.database}" SET synchronous_commit = off')
+    with closing(database.connect()) as connection, closing(Recorder(database, 1)) as recorder:
+        (machine, _) = route(connection, "payments", ["p2"])["p2"]
+        others = route(connection, "event_ids", [f"e{n}" for n in range(20)])
+        event_id = next(each for each, (other, _) in others.items() if other != machine)
+        facts = [(event_id, "p1", "authorize"), (event_id, "p2", "authorize")]
+        assert reasons(recorder.handle(input_events(*facts))) == ["transition", "event_id_conflict"]
+    assert coordinator.value("SELECT count(*) FROM payproc.event_conflicts") == 1
 
 
 SHADOW = """
