@@ -73,6 +73,15 @@ _IS_INSTALLED = "SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus'"
 
 _AVAILABLE = "SELECT installed_version FROM pg_catalog.pg_available_extensions WHERE name = 'citus'"
 
+_OTHER_ENCODINGS = """
+    SELECT pg_catalog.current_setting('server_encoding'), ''
+    WHERE pg_catalog.current_setting('server_encoding') <> 'UTF8'
+    UNION ALL
+    SELECT result, pg_catalog.format(' on %s:%s', nodename, nodeport)
+    FROM pg_catalog.run_command_on_all_nodes('SHOW server_encoding') JOIN pg_catalog.pg_dist_node USING (nodeid)
+    WHERE success AND result <> 'UTF8'
+"""
+
 # Group 0 is the coordinator's, and every worker has a group of its own. Workers know all machines.
 _CLUSTER = """
     SELECT (SELECT groupid FROM pg_catalog.pg_dist_local_group) <> 0,
@@ -203,6 +212,20 @@ def require_extension(cursor: psycopg2.extensions.cursor, where: str) -> None:
         raise CannotFinish(
             f"the database {where} does not have the extension citus, though its server does; run "
             "`CREATE EXTENSION citus` in it, on each machine, and then this command again"
+        )
+
+
+def require_utf8(cursor: psycopg2.extensions.cursor, where: str) -> None:
+    """Raise CannotFinish unless the database has the encoding UTF8 on each machine.
+
+    In another, an event_id may be claimed for an event that a machine then refuses to store, or
+    read back as another event_id, whose claim is not found.
+    """
+    cursor.execute(_OTHER_ENCODINGS)
+    for encoding, machine in cursor.fetchmany(1):
+        raise CannotFinish(
+            f"the database {where} has the encoding {encoding}{machine}, expected UTF8 on each machine of Citus; "
+            "create it with ENCODING 'UTF8'"
         )
 
 

@@ -31,7 +31,7 @@ from tests.support.command import Finished, error_line
 from tests.support.documents import blocks
 from tests.support.events import event_line, input_events, reasons, write_lines
 from tests.support.in_process import InProcess
-from tests.support.postgres import Sql, SqlOn, as_database, assert_books_right, contents, wait_for
+from tests.support.postgres import Server, Sql, SqlOn, as_database, assert_books_right, contents, wait_for
 
 SAMPLES = sorted((Path(__file__).parents[2] / "sample_events").glob("*.jsonl"))
 
@@ -181,6 +181,16 @@ def test_missing_extension_names_the_machine(run: InProcess, cluster: Cluster, s
     assert error_line(run("init", "--citus"), 1).endswith(
         f" (machine {worker.host}:{worker.port or 5432}); run CREATE EXTENSION citus in this database of that machine"
     )
+
+
+@pytest.mark.parametrize("machines", [MACHINES, MACHINES[:1]], ids=["worker", "coordinator"])
+def test_other_encodings_are_refused(machines: list[Server], tmp_path: Path) -> None:
+    """An event_id could read back as another, and be recorded under two payments."""
+    with new_cluster(machines, last_encoding="EUC_JP") as cluster:
+        line = error_line(InProcess(tmp_path, cluster.coordinator)("init", "--citus"), 1)
+    machine = machines[-1].url
+    where = f" on {machine.host}:{machine.port or 5432}" if len(machines) > 1 else ""
+    assert f"has the encoding EUC_JP{where}, expected UTF8 on each machine of Citus; create it with" in line
 
 
 def test_unknown_role_names_the_machine(run: InProcess, coordinator: Sql, tmp_path: Path) -> None:
