@@ -46,9 +46,10 @@ class Machines:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._machine_of: Mapping[str, int] = {}
+        self._machine_of_event_id: Mapping[str, int] = {}
+        self._machine_of_payment: Mapping[str, int] = {}
         self._spokesmen: Mapping[int, str] = {}
-        """The machine of each payment of the batch, and a payment of each machine."""
+        """A payment of the batch for each machine."""
 
     def look_up(
         self,
@@ -63,8 +64,8 @@ class Machines:
         pairs = [(each.payment_id, event_id) for event_id, each in claims.items()]
         payment_ids = {event.payment_id for event in events}
         places = route(connection, "payments", sorted({*payment_ids, *(payment_id for payment_id, _ in pairs)}))
-        self._machine_of = {payment_id: machine for payment_id, (machine, _) in places.items()}
-        self._spokesmen = {machine: payment_id for payment_id, machine in self._machine_of.items()}
+        self._machine_of_payment = {payment_id: machine for payment_id, (machine, _) in places.items()}
+        self._spokesmen = {machine: payment_id for payment_id, machine in self._machine_of_payment.items()}
         recorded: dict[str, RecordedEvent] = {}
         payments = {}
         pairs_by_part = _group(pairs, [places[payment_id] for payment_id, _ in pairs])
@@ -97,14 +98,37 @@ class Machines:
 
         Returns the places of contested ones, from 1.
         """
-        places: dict[int, list[int]] = {machine: [] for machine in self._spokesmen}
+        events: dict[int, list[int]] = {machine: [] for machine in self._spokesmen}
+        evidence: dict[int, list[int]] = defaultdict(list)
         for place, result in enumerate(new):
-            places[self._machine_of[result.input_event.event.payment_id]].append(place)
+            event = result.input_event.event
+            if result.recorded is None:
+                events[self._machine_of_payment[event.payment_id]].append(place)
+            else:
+                evidence[self._machine_of_event_id[event.event_id]].append(place)
+        contested = self._record_shares(connection, run_id, new, events)
+        # Evidence is on the machine of its claim, and comes last: without its event it would be
+        # evidence of nothing. That of a contested event is decided again.
+        lost = {new[place - 1].input_event.event.event_id for place in contested}
+        shares = {
+            machine: [place for place in share if new[place].input_event.event.event_id not in lost]
+            for machine, share in evidence.items()
+        }
+        return contested + self._record_shares(connection, run_id, new, shares)
+
+    def _record_shares(
+        self,
+        connection: psycopg2.extensions.connection,
+        run_id: int,
+        new: Sequence[EventResult],
+        shares: Mapping[int, Sequence[int]],
+    ) -> list[int]:
+        """Write the results at these places of each machine; return the contested ones, from 1."""
         contested = []
-        for machine, share in places.items():
-            answer = record(
-                self._database, connection, run_id, [new[place] for place in share], self._spokesmen[machine]
-            )
+        for machine, share in shares.items():
+            # Without a payment of the batch on that machine, another one does it over the network.
+            payment_id = self._spokesmen.get(machine) or next(iter(self._spokesmen.values()))
+            answer = record(self._database, connection, run_id, [new[place] for place in share], payment_id)
             contested += [share[number - 1] + 1 for number in answer]
         return contested
 
@@ -119,6 +143,7 @@ class Machines:
         # In order, so that two processes with the same event_ids wait for each other in one order.
         event_ids = sorted(firsts)
         places = route(connection, "event_ids", event_ids)
+        self._machine_of_event_id = {event_id: machine for event_id, (machine, _) in places.items()}
         claims: dict[str, Claim] = {}
         for parts in _group(event_ids, places.values()).values():
             first = [firsts[event_id] for part in parts for event_id in part]

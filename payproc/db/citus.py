@@ -29,7 +29,7 @@ _ROUTE = """
         SELECT pg_catalog.array_agg(groupid ORDER BY shardminvalue::integer) AS machines,
                pg_catalog.array_agg(shardminvalue::integer ORDER BY shardminvalue::integer) AS starts
         FROM pg_catalog.pg_dist_shard JOIN pg_catalog.pg_dist_placement USING (shardid)
-        WHERE logicalrelid = %s::regclass
+        WHERE logicalrelid::oid = %s::regclass::oid
     ) AS shards, pg_catalog.unnest(string_to_array(%s, chr(31))) WITH ORDINALITY AS each(id, number),
     LATERAL pg_catalog.width_bucket(pg_catalog.worker_hash(each.id), starts) AS shard
     ORDER BY number
@@ -73,6 +73,15 @@ _IS_INSTALLED = "SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus'"
 
 _AVAILABLE = "SELECT installed_version FROM pg_catalog.pg_available_extensions WHERE name = 'citus'"
 
+_OTHER_ENCODINGS = """
+    SELECT pg_catalog.current_setting('server_encoding'), ''
+    WHERE pg_catalog.current_setting('server_encoding') <> 'UTF8'
+    UNION ALL
+    SELECT result, pg_catalog.format(' on %s:%s', nodename, nodeport)
+    FROM pg_catalog.run_command_on_all_nodes('SHOW server_encoding') JOIN pg_catalog.pg_dist_node USING (nodeid)
+    WHERE success AND result <> 'UTF8'
+"""
+
 # Group 0 is the coordinator's, and every worker has a group of its own. Workers know all machines.
 _CLUSTER = """
     SELECT (SELECT groupid FROM pg_catalog.pg_dist_local_group) <> 0,
@@ -92,11 +101,20 @@ def name_event_ids(*, for_citus: bool) -> str:
 def adapt_procedure(statement: str) -> str:
     """Return record_decisions with one more parameter, the payment_id that names its machine.
 
+    Commits on other machines wait for their disks, because the last commit flushes only this one.
+    Evidence is often on another machine, and so is everything while Citus does not pass on a CALL.
+
     Each statement is planned anew, because Citus 14.0 keeps one more plan of a shard with each use
     of a plan that it keeps: 17 % of 2,000 events' time, and more with more of them.
     """
+    settings = (
+        f"{WAIT_ON_MACHINES};",
+        "SET LOCAL citus.propagate_set_commands TO none;",
+        _ASYNCHRONOUS_COMMIT,
+        "SET LOCAL plan_cache_mode = force_custom_plan;",
+    )
     return statement.replace("    in_run_id bigint,", "    in_payment_id text,\n    in_run_id bigint,", 1).replace(
-        _ASYNCHRONOUS_COMMIT, f"{_ASYNCHRONOUS_COMMIT}\n        SET LOCAL plan_cache_mode = force_custom_plan;"
+        _ASYNCHRONOUS_COMMIT, "\n        ".join(settings)
     )
 
 
@@ -194,6 +212,20 @@ def require_extension(cursor: psycopg2.extensions.cursor, where: str) -> None:
         raise CannotFinish(
             f"the database {where} does not have the extension citus, though its server does; run "
             "`CREATE EXTENSION citus` in it, on each machine, and then this command again"
+        )
+
+
+def require_utf8(cursor: psycopg2.extensions.cursor, where: str) -> None:
+    """Raise CannotFinish unless the database has the encoding UTF8 on each machine.
+
+    In another, an event_id may be claimed for an event that a machine then refuses to store, or
+    read back as another event_id, whose claim is not found.
+    """
+    cursor.execute(_OTHER_ENCODINGS)
+    for encoding, machine in cursor.fetchmany(1):
+        raise CannotFinish(
+            f"the database {where} has the encoding {encoding}{machine}, expected UTF8 on each machine of Citus; "
+            "create it with ENCODING 'UTF8'"
         )
 
 

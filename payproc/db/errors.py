@@ -39,6 +39,9 @@ _DATA_EXCEPTION = "22"
 _RACE_KEYS = ("events_are_recorded_once", "payments_have_one_state")
 """Unique keys that end a CALL if another process was first."""
 
+_SHARD_NUMBER = re.compile(r"_\d+$")
+"""The end of the name that Citus gives a key of a shard."""
+
 _ADVICE_BY_SQLSTATE = {
     psycopg2.errorcodes.INSUFFICIENT_PRIVILEGE: (
         "payproc needs its schema once (an owner runs `payproc init`) and, on schema payproc, USAGE on the schema, "
@@ -120,8 +123,10 @@ def is_about_content(error: psycopg2.Error) -> bool:
 
 def is_lost_race(error: psycopg2.errors.UniqueViolation) -> bool:
     """Return whether another process has recorded the event, or opened the payment, first."""
-    # Citus does not pass on the name of the key. On its tables no other key can end a CALL.
-    return error.diag.constraint_name in _RACE_KEYS or _is_of_machine(error)
+    # Citus does not pass on the name of the key. On its tables no other key can end a CALL. If it
+    # runs the CALL on the coordinator, the name is that of the shard's key.
+    key = _SHARD_NUMBER.sub("", error.diag.constraint_name or "")
+    return key in _RACE_KEYS or _is_of_machine(error)
 
 
 def is_about_privileges(error: CannotFinish) -> bool:

@@ -3,7 +3,8 @@
 --
 -- A list is a machine's share of a batch. Its parts are separated by U+001E, one for each shard, so a
 -- statement reads one shard; their items are separated by U+001F. Without the parts each statement
--- would look for all ids in all shards.
+-- would look for all ids in all shards. Each statement is planned with its ids, because a generic
+-- plan, which the role's plan_cache_mode may ask for, cannot find the shard.
 --
 -- A claim says which payment and type an event_id belongs to. It is made before the event is
 -- recorded, waits for the disk, and never changes. If its run ends before the event is recorded, a
@@ -33,6 +34,7 @@ DECLARE
     part_claims bigint;
     missing bigint := pg_catalog.cardinality(event_ids);
 BEGIN
+    SET LOCAL plan_cache_mode = force_custom_plan;
     FOREACH part IN ARRAY string_to_array(in_event_ids, part_ends) LOOP
         part_ids := string_to_array(part, item_ends);
         RETURN QUERY SELECT claim.event_id, claim.payment_id, claim.type::text
@@ -43,9 +45,9 @@ BEGIN
     IF missing = 0 OR NOT in_claim THEN
         RETURN;
     END IF;
-    IF pg_catalog.current_setting('synchronous_commit') = 'off' THEN
-        SET LOCAL synchronous_commit = local;
-    END IF;
+    -- Also on another machine, to which a shard has moved.
+    SET LOCAL citus.propagate_set_commands TO local;
+    SET LOCAL synchronous_commit TO on;
     INSERT INTO payproc.event_ids (event_id, payment_id, type)
     SELECT each.event_id, each.payment_id, each.type::payproc.event_type
     FROM unnest(event_ids, payment_ids, types) AS each(event_id, payment_id, type)
@@ -86,6 +88,7 @@ DECLARE
     parts_of_payments text[] := string_to_array(in_event_payment_ids, part_ends);
     number integer := 0;
 BEGIN
+    SET LOCAL plan_cache_mode = force_custom_plan;
     FOREACH part IN ARRAY string_to_array(in_event_ids, part_ends) LOOP
         number := number + 1;
         part_event_ids := string_to_array(part, item_ends);

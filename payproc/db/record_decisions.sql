@@ -112,25 +112,21 @@ BEGIN
         -- content. It changes no payment, and a repeat adds nothing. An expression here would be set
         -- up anew in each transaction, 1 % of a fresh event.
         IF this_is_evidence THEN
-            IF this_reason OPERATOR(pg_catalog.=) 'event_id_conflict' THEN
-                SELECT 1 INTO new_version FROM payproc.{event_ids} AS original
-                WHERE original.event_id = this_event
-                  AND NOT (original.payment_id = this_payment AND original.type OPERATOR(pg_catalog.=) this_type);
-                IF new_version IS NOT NULL THEN
-                    INSERT INTO payproc.event_conflicts (event_id, payment_id, type, run_id, source, line, payload)
-                    VALUES (this_event, this_payment, this_type, in_run_id, this_source, this_line, this_payload)
-                    ON CONFLICT DO NOTHING;
-                END IF;
+            SELECT 1 INTO new_version FROM payproc.{event_ids} AS original
+            WHERE original.event_id = this_event
+              AND (original.payment_id = this_payment AND original.type OPERATOR(pg_catalog.=) this_type)
+                  = (this_reason OPERATOR(pg_catalog.=) 'duplicate_event');
+            IF new_version IS NULL THEN
+                NULL;
+            ELSIF this_reason OPERATOR(pg_catalog.=) 'event_id_conflict' THEN
+                INSERT INTO payproc.event_conflicts (event_id, payment_id, type, run_id, source, line, payload)
+                VALUES (this_event, this_payment, this_type, in_run_id, this_source, this_line, this_payload)
+                ON CONFLICT DO NOTHING;
             ELSE
-                SELECT 1 INTO new_version FROM payproc.events AS original
-                WHERE original.payment_id = this_payment AND original.event_id = this_event
-                  AND original.type OPERATOR(pg_catalog.=) this_type;
-                IF new_version IS NOT NULL THEN
-                    this_digest := sha256(pg_catalog.convert_to(this_payload::text, 'UTF8'));
-                    INSERT INTO payproc.redeliveries (event_id, digest, run_id, source, line, payload)
-                    VALUES (this_event, this_digest, in_run_id, this_source, this_line, this_payload)
-                    ON CONFLICT DO NOTHING;
-                END IF;
+                this_digest := sha256(pg_catalog.convert_to(this_payload::text, 'UTF8'));
+                INSERT INTO payproc.redeliveries (event_id, digest, run_id, source, line, payload)
+                VALUES (this_event, this_digest, in_run_id, this_source, this_line, this_payload)
+                ON CONFLICT DO NOTHING;
             END IF;
             COMMIT;
             CONTINUE;

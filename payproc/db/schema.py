@@ -205,6 +205,7 @@ def _choose_step(
     if found is None:
         if for_citus:
             citus.require_extension(cursor, database.where)
+            citus.require_utf8(cursor, database.where)
         elif for_citus is None:
             citus.refuse_one_machine(cursor, database.where)
         return _make_creation_step(cursor, for_citus=bool(for_citus))

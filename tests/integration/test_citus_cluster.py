@@ -13,23 +13,34 @@ import psycopg2.errors
 import pytest
 from sqlalchemy import URL
 
-from payproc.db.citus import DISTRIBUTED_BY
+from payproc.db.citus import DISTRIBUTED_BY, route
 from payproc.db.mark import VERSION
-from payproc.db.schema import require_schema
+from payproc.db.schema import bring_up, require_schema
 from payproc.db.views import VIEWS
+from payproc.handlers import Recorder
 from tests.support.citus import (
     MACHINES,
     Cluster,
     cluster_of,
     find_blocked_backends,
     load_distributed_version,
+    new_cluster,
     new_role,
 )
 from tests.support.command import Finished, error_line
 from tests.support.documents import blocks
-from tests.support.events import event_line, write_lines
+from tests.support.events import event_line, input_events, reasons, write_lines
 from tests.support.in_process import InProcess
-from tests.support.postgres import NewDatabase, Sql, SqlOn, as_database, assert_books_right, contents, wait_for
+from tests.support.postgres import (
+    NewDatabase,
+    Server,
+    Sql,
+    SqlOn,
+    as_database,
+    assert_books_right,
+    contents,
+    wait_for,
+)
 
 SAMPLES = sorted((Path(__file__).parents[2] / "sample_events").glob("*.jsonl"))
 
@@ -187,6 +198,16 @@ def test_missing_extension_names_the_machine(run: InProcess, cluster: Cluster, s
     )
 
 
+@pytest.mark.parametrize("machines", [MACHINES, MACHINES[:1]], ids=["worker", "coordinator"])
+def test_other_encodings_are_refused(machines: list[Server], tmp_path: Path) -> None:
+    """An event_id could read back as another, and be recorded under two payments."""
+    with new_cluster(machines, last_encoding="EUC_JP") as cluster:
+        line = error_line(InProcess(tmp_path, cluster.coordinator)("init", "--citus"), 1)
+    machine = machines[-1].url
+    where = f" on {machine.host}:{machine.port or 5432}" if len(machines) > 1 else ""
+    assert f"has the encoding EUC_JP{where}, expected UTF8 on each machine of Citus; create it with" in line
+
+
 def test_unknown_role_names_the_machine(run: InProcess, coordinator: Sql, tmp_path: Path) -> None:
     """Citus passes on CREATE ROLE only from a database with its extension."""
     assert run("init", "--citus", "--quiet").code == 0
@@ -195,6 +216,44 @@ def test_unknown_role_names_the_machine(run: InProcess, coordinator: Sql, tmp_pa
         assert re.search(rf'refused: role "{role}" does not exist \(machine .+\); create it on each machine', line)
         line = error_line(InProcess(tmp_path, coordinator.url.set(username=role))("review"), 1)
         assert f'role "{role}" does not exist; run it again when that machine runs, and has this' in line
+
+
+@pytest.mark.skipif(len(MACHINES) < 3, reason="needs two workers")
+def test_evidence_waits_for_the_disk_of_its_machine(cluster: Cluster, coordinator: Sql) -> None:
+    """Also where the database does not ask for it; the last commit flushes another machine."""
+    database = as_database(cluster.coordinator, "the cluster")
+    bring_up(database, for_citus=True)
+    coordinator.rows("ALTER TABLE payproc.event_conflicts ADD CHECK (current_setting('synchronous_commit') <> 'off')")
+    coordinator.rows(f'ALTER DATABASE "{coordinator.url.database}" SET synchronous_commit = off')
+    with closing(database.connect()) as connection, closing(Recorder(database, 1)) as recorder:
+        (machine, _) = route(connection, "payments", ["p2"])["p2"]
+        others = route(connection, "event_ids", [f"e{n}" for n in range(20)])
+        event_id = next(each for each, (other, _) in others.items() if other != machine)
+        facts = [(event_id, "p1", "authorize"), (event_id, "p2", "authorize")]
+        assert reasons(recorder.handle(input_events(*facts))) == ["transition", "event_id_conflict"]
+    assert coordinator.value("SELECT count(*) FROM payproc.event_conflicts") == 1
+
+
+SHADOW = """
+    CREATE FUNCTION public.shadow(regclass, regclass) RETURNS boolean LANGUAGE plpgsql
+        AS $$ BEGIN RAISE EXCEPTION 'a shadow was called'; END $$;
+    CREATE OPERATOR public.= (FUNCTION = public.shadow, LEFTARG = regclass, RIGHTARG = regclass);
+"""
+
+
+def test_routing_calls_no_operator_of_public(run: InProcess, coordinator: Sql) -> None:
+    """An exact match in `public` would run as the caller."""
+    assert run("init", "--citus", "--quiet").code == 0
+    coordinator.rows(SHADOW)
+    assert run("ingest", *SAMPLES, "--quiet").code == 3
+
+
+def test_role_that_asks_for_generic_plans_records(run: InProcess, coordinator: Sql) -> None:
+    """Citus cannot find a shard with one."""
+    assert run("init", "--citus", "--quiet").code == 0
+    coordinator.rows(f'ALTER DATABASE "{coordinator.url.database}" SET plan_cache_mode = force_generic_plan')
+    for _ in range(2):
+        assert run("ingest", *SAMPLES, "--quiet").code == 3
 
 
 def test_lost_race_is_decided_again(

@@ -58,14 +58,15 @@ class Cluster(NamedTuple):
 
 
 @contextmanager
-def new_cluster(machines: Sequence[Server] = MACHINES) -> Iterator[Cluster]:
+def new_cluster(machines: Sequence[Server] = MACHINES, last_encoding: str = "UTF8") -> Iterator[Cluster]:
     """Create a database with the extension on each machine, and connect the machines."""
     name = f"payproc_test_{uuid.uuid4().hex[:12]}"
     coordinator, *workers = (machine.url.set(database=name) for machine in machines)
     with ExitStack() as made:
         made.callback(drop_database, name, machines)
         for machine in machines[::-1]:
-            machine.execute(f'CREATE DATABASE "{name}"')
+            encoding = last_encoding if machine is machines[-1] else "UTF8"
+            machine.execute(f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
             with closing(Sql(machine.url.set(database=name))) as sql:
                 sql.rows("CREATE EXTENSION citus")
         with closing(Sql(machines[0].url)) as turn, closing(Sql(coordinator)) as sql:

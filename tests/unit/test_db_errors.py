@@ -3,7 +3,8 @@
 Belongs here: anything about `payproc.db.errors`, with errors made here instead of by a server.
 """
 
-from typing import NamedTuple
+from types import SimpleNamespace
+from typing import NamedTuple, cast
 
 import psycopg2
 import psycopg2.errors
@@ -164,6 +165,21 @@ def test_unique_violation_of_a_machine_is_a_lost_race() -> None:
     error = make_machine_error("23505", 'duplicate key value violates unique constraint "payments_have_one_state_17"')
     assert isinstance(error, psycopg2.errors.UniqueViolation)
     assert is_lost_race(error)
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("payments_have_one_state", True),
+        ("payments_have_one_state_102008", True),  # of a shard, on a coordinator that holds shards
+        ("events_are_recorded_once_102040", True),
+        ("runs_have_one_number", False),
+        (None, False),
+    ],
+)
+def test_lost_race_is_told_by_its_key(key: str | None, expected: bool) -> None:
+    error = SimpleNamespace(diag=SimpleNamespace(constraint_name=key, source_file="nbtinsert.c"))
+    assert is_lost_race(cast("psycopg2.errors.UniqueViolation", error)) is expected
 
 
 def test_lost_machine_is_transient() -> None:
