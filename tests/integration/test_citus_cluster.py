@@ -219,19 +219,31 @@ def test_unknown_role_names_the_machine(run: InProcess, coordinator: Sql, tmp_pa
 
 
 @pytest.mark.skipif(len(MACHINES) < 3, reason="needs two workers")
-def test_evidence_waits_for_the_disk_of_its_machine(cluster: Cluster, coordinator: Sql) -> None:
-    """Also where the database does not ask for it; the last commit flushes another machine."""
+def test_stale_route_waits_for_the_disk_elsewhere(
+    cluster: Cluster, coordinator: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last commit flushes the machine that ran the CALL, and the rows may be on another."""
     database = as_database(cluster.coordinator, "the cluster")
     bring_up(database, for_citus=True)
-    coordinator.rows("ALTER TABLE payproc.event_conflicts ADD CHECK (current_setting('synchronous_commit') <> 'off')")
+    payment_ids = [f"p{number}" for number in range(8)]
+    with closing(database.connect()) as connection:
+        machines = {place[0] for place in route(connection, "payments", payment_ids).values()}
+    assert len(machines) > 1
+    port = coordinator.value(
+        "SELECT nodeport FROM pg_dist_node JOIN pg_dist_placement USING (groupid)"
+        " WHERE shardid = get_shard_id_for_distribution_column('payproc.payments', %s)",
+        payment_ids[-1],
+    )
+    coordinator.rows(
+        "ALTER TABLE payproc.events"
+        f" ADD CHECK (current_setting('synchronous_commit') <> 'off' OR current_setting('port') = '{port}')"
+    )
     coordinator.rows(f'ALTER DATABASE "{coordinator.url.database}" SET synchronous_commit = off')
-    with closing(database.connect()) as connection, closing(Recorder(database, 1)) as recorder:
-        (machine, _) = route(connection, "payments", ["p2"])["p2"]
-        others = route(connection, "event_ids", [f"e{n}" for n in range(20)])
-        event_id = next(each for each, (other, _) in others.items() if other != machine)
-        facts = [(event_id, "p1", "authorize"), (event_id, "p2", "authorize")]
-        assert reasons(recorder.handle(input_events(*facts))) == ["transition", "event_id_conflict"]
-    assert coordinator.value("SELECT count(*) FROM payproc.event_conflicts") == 1
+    monkeypatch.setattr("payproc.machines.route", lambda _, __, ids: dict.fromkeys(ids, (0, 0)))
+    with closing(Recorder(database, 1)) as recorder:
+        facts = [(f"e {payment_id}", payment_id, "authorize") for payment_id in payment_ids]
+        assert reasons(recorder.handle(input_events(*facts))) == ["transition"] * 8
+    assert coordinator.value("SELECT count(*) FROM payproc.events") == 8
 
 
 SHADOW = """
