@@ -13,7 +13,7 @@ import pytest
 from payproc.db.connection import Database
 from payproc.handlers import Recorder
 from tests.support.events import input_events
-from tests.support.postgres import IS_FOR_CITUS, Sql, assert_books_right, contents, wait_for
+from tests.support.postgres import IS_FOR_CITUS, Sql, assert_books_right, claim_events, contents, wait_for
 
 SEPARATOR = "\x1f"
 COLUMNS = ("source", "line", "event", "payment", "type", "version", "outcome", "reason", "before", "after", "payload")
@@ -161,8 +161,7 @@ def test_events_after_a_contested_one_are_contested(
 def test_conflict_is_kept_once(connection: psycopg2.extensions.connection, run_id: int, sql: Sql) -> None:
     """It touches no payment."""
     record(connection, run_id, authorize("e1", "p1"))
-    if IS_FOR_CITUS:
-        sql.rows("INSERT INTO payproc.event_ids VALUES ('e1', 'p1', 'authorize')")
+    claim_events(sql)
     for _ in range(2):
         assert record(connection, run_id, conflict("e1", "p2", "authorize"), conflict("e1", "p1", "fail")) == ""
     assert sql.rows("SELECT event_id, payment_id, type FROM payproc.event_conflicts ORDER BY payment_id") == [
@@ -182,6 +181,7 @@ def test_conflict_with_no_record_is_not_kept(connection: psycopg2.extensions.con
 def test_redelivery_is_kept_once(connection: psycopg2.extensions.connection, run_id: int, sql: Sql) -> None:
     """Once for each text, and it touches no payment."""
     record(connection, run_id, authorize("e1", "p1"))
+    claim_events(sql)
     texts = ['{"x":1}', '{"x":2}', '{"x": 1}']
     for _ in range(2):
         assert record(connection, run_id, *[redelivery("e1", "p1", "authorize", text) for text in texts]) == ""
