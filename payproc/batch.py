@@ -98,7 +98,7 @@ def decide(batch: Sequence[InputEvent], known: Known) -> list[EventResult]:
         event_id, payment_id = event.event_id, event.payment_id
         original = recorded.get(event_id)
         state, version = payments.get(payment_id, _NEW_PAYMENT)
-        if original is None or _is_own_claim(original, event):
+        if original is None or (original.outcome is None and _is_own_claim(original, event)):
             decision = classify(event, None, state)
             own = RecordedByThisRun(input_event.source, input_event.line, decision)
             recorded[event_id] = RecordedEvent(payment_id, event.type, decision.outcome, input_event.payload, own)
@@ -163,11 +163,11 @@ def _find_states_before(batch: Sequence[InputEvent], known: Known) -> dict[str, 
 
 
 def _is_own_claim(original: RecordedEvent, event: PaymentEvent) -> bool:
-    """Return whether the event_id is only claimed, and for this event.
+    """Return whether an event_id that is only claimed is claimed for this event.
 
     Another event of the batch, which conflicts with the claim, has brought the claim here.
     """
-    return original.outcome is None and (original.payment_id, original.type) == (event.payment_id, event.type)
+    return (original.payment_id, original.type) == (event.payment_id, event.type)
 
 
 def _is_of(recorded: RecordedByThisRun, input_event: InputEvent) -> bool:

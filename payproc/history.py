@@ -143,6 +143,9 @@ _KINDS = {name: "conflict" if name == "redelivery" else name for name in _TABLES
 
 _ENTRIES = "SELECT {columns} FROM {table} {conditions}"
 
+# The newest of each table, so that a machine of a cluster sends no more than these.
+_NEWEST = "SELECT * FROM ({entries} ORDER BY {order} LIMIT %s) AS newest"
+
 _COUNT = "SELECT count(*) FROM ({entries}) AS entry"
 
 _ORDER = "recorded_at {0}, payment_id {0}, position {0}, event_id {0}"
@@ -224,7 +227,7 @@ def list_entries(
 
 def count_entries(database: Database, picked: HistoryFilter, limit: int | None = None) -> int:
     """Return the number of entries that fit, for a progress bar. Raises CannotFinish."""
-    entries, arguments = _build_entries(picked, with_payload=False)
+    entries, arguments = _build_entries(picked, None, with_payload=False)
     if not entries:
         return 0
     with database.snapshot() as connection, connection.cursor() as cursor:
@@ -235,7 +238,7 @@ def count_entries(database: Database, picked: HistoryFilter, limit: int | None =
 
 def _build_query(picked: HistoryFilter, limit: int | None, *, with_payload: bool) -> tuple[str, list[Any]]:
     """Return the query for the entries that fit and its arguments; no query if no table can fit."""
-    entries, arguments = _build_entries(picked, with_payload=with_payload)
+    entries, arguments = _build_entries(picked, limit, with_payload=with_payload)
     if not entries:
         return "", []
     query = _STREAM.format(
@@ -248,7 +251,7 @@ def _build_query(picked: HistoryFilter, limit: int | None, *, with_payload: bool
     return query, arguments if limit is None else [*arguments, limit]
 
 
-def _build_entries(picked: HistoryFilter, *, with_payload: bool) -> tuple[str, list[Any]]:
+def _build_entries(picked: HistoryFilter, limit: int | None, *, with_payload: bool) -> tuple[str, list[Any]]:
     """Return the union of the tables that can fit, and its arguments."""
     wanted = {name: value for name, value in picked._asdict().items() if value is not None and name != "kind"}
     parts: list[str] = []
@@ -262,8 +265,12 @@ def _build_entries(picked: HistoryFilter, *, with_payload: bool) -> tuple[str, l
             own["payload"] = "'null'::json"
         columns = ", ".join(f"{own.get(name, f'NULL::{type_}')} AS {name}" for name, type_ in _COLUMNS.items())
         conditions = " AND ".join(_CONDITIONS[key][name] for name in wanted)
-        parts.append(_ENTRIES.format(columns=columns, table=table, conditions=conditions and f"WHERE {conditions}"))
+        entries = _ENTRIES.format(columns=columns, table=table, conditions=conditions and f"WHERE {conditions}")
         arguments += [getattr(value, "value", value) for value in wanted.values()]
+        if limit is not None:
+            entries = _NEWEST.format(entries=entries, order=_ORDER.format("DESC"))
+            arguments.append(limit)
+        parts.append(entries)
     return " UNION ALL ".join(parts), arguments
 
 

@@ -10,7 +10,6 @@ from typing import Protocol
 import psycopg2.extensions
 
 from payproc.batch import EventResult, Known
-from payproc.db.citus import has_claims
 from payproc.db.connection import Database
 from payproc.lookup import ThisRun, look_up
 from payproc.machines import Machines
@@ -58,5 +57,5 @@ class OneServer:
 def choose_tables(database: Database, connection: psycopg2.extensions.connection) -> Tables:
     """Return the tables that the database has."""
     with connection.cursor() as cursor:
-        is_for_citus = has_claims(cursor)
+        is_for_citus = database.has_claims(cursor)
     return Machines(database) if is_for_citus else OneServer(database)

@@ -15,7 +15,7 @@ A decision that differs from today's table is no fault, because rules change.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from enum import Enum
-from itertools import chain, groupby
+from itertools import chain, groupby, islice
 from operator import itemgetter
 from typing import Any, cast
 
@@ -23,7 +23,7 @@ import msgspec
 import psycopg2.extensions
 
 from payproc.db.connection import Database
-from payproc.db.rows import open_stream
+from payproc.db.rows import FETCH_ROWS, open_stream
 from payproc.escape import unambiguous
 from payproc.logic import STATE_NAMED_BY, TABLE, Decision, EventType, Outcome, Resolution, State
 
@@ -64,7 +64,7 @@ _UNCLAIMED = """
     HAVING bool_and(position IS NOT NULL)
 """
 
-_CLAIM = "SELECT payment_id, type::text FROM payproc.event_ids WHERE event_id = %s"
+_CLAIMS = "SELECT event_id, payment_id, type::text FROM payproc.event_ids WHERE event_id = ANY (%s)"
 
 _COUNT = """
     SELECT (SELECT count(*) FROM payproc.events) + (SELECT count(*) FROM payproc.resolutions)
@@ -146,15 +146,16 @@ def _check_claims(database: Database, connection: psycopg2.extensions.connection
         closing(database.connect()) as later,
         later.cursor() as cursor,
     ):
-        for event_id, payment_id, event_type, position in events:
+        while page := list(islice(events, FETCH_ROWS)):
             # An event may have been claimed after the snapshot of the machine that has the claim.
-            cursor.execute(_CLAIM, (event_id,))
-            claim = cursor.fetchone()
-            if claim == (payment_id, event_type):
-                continue
-            event = f"event {unambiguous(event_id)}"
-            found = f"claimed for {claim[1]} of payment {unambiguous(claim[0])}" if claim else "not claimed"
-            yield Finding(payment_id, Problem.WRONG_CLAIM, position, f"{event} {found}", f"a claim for {event_type}")
+            cursor.execute(_CLAIMS, ([event_id for event_id, *_ in page],))
+            claims = {event_id: tuple(claim) for event_id, *claim in cursor}
+            for event_id, payment_id, event_type, position in page:
+                claim = claims.get(event_id)
+                if claim != (payment_id, event_type):
+                    found = f"claimed for {claim[1]} of payment {unambiguous(claim[0])}" if claim else "not claimed"
+                    found = f"event {unambiguous(event_id)} {found}"
+                    yield Finding(payment_id, Problem.WRONG_CLAIM, position, found, f"a claim for {event_type}")
 
 
 def count_entries(database: Database) -> int:

@@ -7,13 +7,14 @@ copies it for each test.
 
 PAYPROC_TEST_SCHEMA=citus creates the template as `payproc init --citus` does, on the same plain
 PostgreSQL. It has the tables, keys and procedure for Citus, and distributes nothing.
+
+PAYPROC_TEST_CITUS names the machines of a cluster, and each database is on all of them.
 """
 
 import os
 import shutil
 import signal
 import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -27,8 +28,9 @@ from payproc.db.connection import Database
 from payproc.embedded.binaries import POSTGRES_VERSION
 from payproc.embedded.initdb import SUPERUSER
 from payproc.embedded.server import run_server
+from tests.support.citus import MACHINES, NOT_ON_CLUSTER, cluster_server
 from tests.support.command import Payproc
-from tests.support.postgres import IS_FOR_CITUS, NewDatabase, Server, Sql, SqlOn, as_database
+from tests.support.postgres import IS_FOR_CITUS, IS_ON_CLUSTER, NewDatabase, Server, Sql, SqlOn, as_database
 from tests.support.servers import OwnServers, Pristine, pristine_home, running
 from tests.support.tally import figures
 
@@ -37,6 +39,14 @@ def pytest_configure() -> None:
     """Restore SIGINT: shells start background jobs with it ignored, and children inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests that a cluster cannot run."""
+    for item in items:
+        name = item.name.partition("[")[0]
+        if MACHINES and name in NOT_ON_CLUSTER:
+            item.add_marker(pytest.mark.skip(reason=f"not on a Citus cluster: {NOT_ON_CLUSTER[name]}"))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -62,6 +72,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """Return the server that the tests work on."""
+    if MACHINES:
+        with cluster_server() as found:
+            yield found
+        return
     if given := os.environ.get("PAYPROC_TEST_DATABASE_URL"):
         yield Server(make_url(given).set(drivername="postgresql+psycopg2"))
         return
@@ -89,29 +103,28 @@ def _memory() -> Path | None:
 @pytest.fixture(scope="session")
 def template(server: Server) -> Iterator[str]:
     """Create a database with payproc's schema and nothing else."""
-    name = f"payproc_template_{uuid.uuid4().hex[:8]}"
-    server.execute(f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING 'UTF8'")
-    with as_database(server.url.set(database=name), name).transaction() as cursor:
-        schema.create_schema(cursor, for_citus=IS_FOR_CITUS)
-    yield name
-    server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    with server.new_template() as url:
+        database = as_database(url, "the template")
+        if IS_ON_CLUSTER:
+            schema.bring_up(database, for_citus=True)
+        else:
+            with database.transaction() as cursor:
+                schema.create_schema(cursor, for_citus=IS_FOR_CITUS)
+        yield str(url.database)
 
 
 @pytest.fixture
 def new_database(server: Server) -> Iterator[NewDatabase]:
     """Create databases for the test from a template, in its encoding or another."""
-    made: list[str] = []
+    made: list[URL] = []
 
     def make(template: str, encoding: str | None = None) -> URL:
-        name = f"payproc_test_{uuid.uuid4().hex[:12]}"
-        options = f" ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'" if encoding else ""
-        server.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"{options}')
-        made.append(name)
-        return server.url.set(database=name)
+        made.append(server.create_database(template, encoding))
+        return made[-1]
 
     yield make
-    for name in made:
-        server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    for url in made:
+        server.drop_database(url.database)
 
 
 @pytest.fixture

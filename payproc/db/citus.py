@@ -14,6 +14,9 @@ import psycopg2.extensions
 
 from payproc.errors import CannotFinish
 
+WAIT_ON_MACHINES = "SET LOCAL citus.propagate_set_commands TO local; SET LOCAL synchronous_commit TO on"
+"""Makes the commit on a worker wait for the disk, even if its own settings do not ask for it."""
+
 _HAS_CLAIMS = """
     SELECT FROM pg_catalog.pg_class
     WHERE relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = 'payproc') AND relname = 'event_ids'

@@ -18,7 +18,7 @@ from typing import Any
 import psycopg2
 import psycopg2.extensions
 
-from payproc.db.citus import has_claims, name_event_ids
+from payproc.db.citus import WAIT_ON_MACHINES, has_claims, name_event_ids
 from payproc.db.errors import describe_error, is_about_connection
 from payproc.errors import CannotFinish
 from payproc.signals import interrupt
@@ -88,7 +88,8 @@ class Database:
         self.is_embedded = is_embedded
         self._why_gone = why_gone
         self._interruptible = interruptible
-        self._has_claims: bool | None = None
+        self.is_for_citus: bool | None = None
+        """Whether the schema is the variant for Citus. None: not known yet."""
         self._parameters: dict[str, Any] = {
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
             # Three settings limit a wait in silence, the fourth one for an acknowledgement.
@@ -144,6 +145,8 @@ class Database:
         try:
             with connection.cursor() as cursor:
                 cursor.execute(_WAIT_FOR_DISK)
+                if self.is_for_citus:
+                    cursor.execute(WAIT_ON_MACHINES)
                 yield cursor
             connection.notices.clear()
             connection.commit()
@@ -176,9 +179,9 @@ class Database:
 
     def has_claims(self, cursor: psycopg2.extensions.cursor) -> bool:
         """Return whether the schema is for Citus, where an event_id is claimed. Asks once."""
-        if self._has_claims is None:
-            self._has_claims = has_claims(cursor)
-        return self._has_claims
+        if self.is_for_citus is None:
+            self.is_for_citus = has_claims(cursor)
+        return self.is_for_citus
 
     def refuse_warnings(self, connection: psycopg2.extensions.connection, notices: Sequence[str]) -> None:
         """Raise CannotFinish for a warning at a commit, as after a canceled wait for a standby."""

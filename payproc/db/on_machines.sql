@@ -9,7 +9,9 @@
 -- recorded, waits for the disk, and never changes. If its run ends before the event is recorded, a
 -- later delivery of the same event uses the same claim.
 
--- Return the earlier claims of event_ids. If in_claim is set, claim the others.
+-- Return the earlier claims of event_ids. If in_claim is set, claim the others. The claims are read
+-- again after that, because another process may have been faster: what is on record counts, not the
+-- number of rows that Citus says it has inserted, which includes those that met another claim.
 CREATE OR REPLACE FUNCTION payproc.claim_event_ids(
     in_event_id text,
     in_claim boolean,
@@ -28,32 +30,33 @@ DECLARE
     types CONSTANT text[] := string_to_array(in_types, item_ends);
     part text;
     part_ids text[];
-    found bigint;
+    part_claims bigint;
     missing bigint := pg_catalog.cardinality(event_ids);
 BEGIN
-    FOR step IN 1 .. 2 LOOP
-        FOREACH part IN ARRAY string_to_array(in_event_ids, part_ends) LOOP
-            part_ids := string_to_array(part, item_ends);
-            RETURN QUERY SELECT claim.event_id, claim.payment_id, claim.type::text
-            FROM payproc.event_ids AS claim WHERE claim.event_id = ANY (part_ids);
-            GET DIAGNOSTICS found = ROW_COUNT;
-            missing := missing - found;
-        END LOOP;
-        IF step = 2 OR missing = 0 OR NOT in_claim THEN
-            RETURN;
-        END IF;
-        IF pg_catalog.current_setting('synchronous_commit') = 'off' THEN
-            SET LOCAL synchronous_commit = local;
-        END IF;
-        INSERT INTO payproc.event_ids (event_id, payment_id, type)
-        SELECT each.event_id, each.payment_id, each.type::payproc.event_type
-        FROM unnest(event_ids, payment_ids, types) AS each(event_id, payment_id, type)
-        ON CONFLICT DO NOTHING;
-        GET DIAGNOSTICS found = ROW_COUNT;
-        IF found = missing THEN
-            RETURN;
-        END IF;
-        -- Another process was faster with some of them. Its claims count, so look again.
+    FOREACH part IN ARRAY string_to_array(in_event_ids, part_ends) LOOP
+        part_ids := string_to_array(part, item_ends);
+        RETURN QUERY SELECT claim.event_id, claim.payment_id, claim.type::text
+        FROM payproc.event_ids AS claim WHERE claim.event_id = ANY (part_ids);
+        GET DIAGNOSTICS part_claims = ROW_COUNT;
+        missing := missing - part_claims;
+    END LOOP;
+    IF missing = 0 OR NOT in_claim THEN
+        RETURN;
+    END IF;
+    IF pg_catalog.current_setting('synchronous_commit') = 'off' THEN
+        SET LOCAL synchronous_commit = local;
+    END IF;
+    INSERT INTO payproc.event_ids (event_id, payment_id, type)
+    SELECT each.event_id, each.payment_id, each.type::payproc.event_type
+    FROM unnest(event_ids, payment_ids, types) AS each(event_id, payment_id, type)
+    ON CONFLICT DO NOTHING;
+    FOREACH part IN ARRAY string_to_array(in_event_ids, part_ends) LOOP
+        part_ids := string_to_array(part, item_ends);
+        RETURN QUERY SELECT claim.event_id, claim.payment_id, claim.type::text
+        FROM payproc.event_ids AS claim
+        JOIN unnest(event_ids, payment_ids, types) AS own(event_id, payment_id, type) ON own.event_id = claim.event_id
+        WHERE claim.event_id = ANY (part_ids)
+          AND (claim.payment_id <> own.payment_id OR claim.type::text <> own.type);
     END LOOP;
 END
 $function$;

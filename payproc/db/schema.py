@@ -154,7 +154,10 @@ def read_procedure(*, for_citus: bool) -> str:
 
 def _read(database: Database) -> FoundSchema | None:
     with database.transaction() as cursor:
-        return read_schema(cursor, database.where)
+        found = read_schema(cursor, database.where)
+    if found is not None:
+        database.is_for_citus = found.mark.for_citus
+    return found
 
 
 def _is_current(found: FoundSchema) -> bool:

@@ -1,6 +1,5 @@
 """Fixtures of the command's tests: the command in this process, and a database for a module."""
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,10 +20,9 @@ def run_in_process(tmp_path: Path, url: URL) -> InProcess:
 @pytest.fixture(scope="module")
 def shared(server: Server, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
     """The command on a database that the module's tests share. They only read it."""
-    name = f"payproc_shared_{uuid.uuid4().hex[:12]}"
-    server.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
-    yield InProcess(tmp_path_factory.mktemp("shared"), server.url.set(database=name))
-    server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    url = server.create_database(template)
+    yield InProcess(tmp_path_factory.mktemp("shared"), url)
+    server.drop_database(url.database)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from payproc.logic import Outcome, State
 from payproc.verify import count_entries
 from tests.support.in_process import InProcess
 from tests.support.old_schemas import load_version
-from tests.support.postgres import IS_FOR_CITUS, NewDatabase, Server, Sql, SqlOn
+from tests.support.postgres import IS_FOR_CITUS, NewDatabase, Server, Sql, SqlOn, claim_events
 from tests.support.shadows import SHADOW_CALLED, plant_shadows
 
 SAMPLES = Path(__file__).parents[2] / "sample_events"
@@ -66,6 +66,7 @@ def template(server: Server, template: str) -> Iterator[str]:
     server.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     with closing(Sql(server.url.set(database=name))) as sql:
         sql.rows(HISTORY)
+        claim_events(sql)
         plant_shadows(sql)
     yield name
     server.execute(f'DROP DATABASE "{name}" WITH (FORCE)')

@@ -62,7 +62,7 @@ def test_conflict_of_a_retried_batch_is_new(payproc: Payproc, run_in_process: In
     write_lines(payproc.folder / "day.jsonl", [event_line(*fact) for fact in facts])
     with payproc.start("ingest", "day.jsonl", "--workers", "1", "--decisions", "-") as process:
         with sql.locked_payment("slow"):
-            backend = sql.wait_for_blocked_call()
+            backend = sql.wait_for_blocked()
             assert sql.value("SELECT count(*) FROM payproc.event_conflicts") == 1
             assert sql.value("SELECT pg_terminate_backend(%s, 30000)", backend)
         stdout, _ = process.communicate()

@@ -118,7 +118,7 @@ def test_password_is_not_kept(payproc: Payproc, sql: Sql, server: Server, url: U
     assert first.code == 0, first
     with sql.locked_payment("p1"):
         process = payproc.start("ingest", "more", "--workers", "1", "--database-url", given, env=environment)
-        blocked = sql.wait_for_blocked_call()
+        blocked = sql.wait_for_blocked()
         activity = sql.rows("SELECT * FROM pg_stat_activity WHERE pid = %s", blocked)
         server.execute(f'ALTER DATABASE "{url.database}" WITH ALLOW_CONNECTIONS false')
         server.execute(f"SELECT pg_terminate_backend({blocked})")

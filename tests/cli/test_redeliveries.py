@@ -88,7 +88,7 @@ def test_redelivery_in_a_retried_batch(payproc: Payproc, run_in_process: InProce
     write_lines(payproc.folder / "day.jsonl", lines)
     with payproc.start("ingest", "day.jsonl", "--workers", "1", "--decisions", "-") as process:
         with sql.locked_payment("slow"):
-            backend = sql.wait_for_blocked_call()
+            backend = sql.wait_for_blocked()
             assert sql.value("SELECT count(*) FROM payproc.redeliveries") == 1
             assert sql.value("SELECT pg_terminate_backend(%s, 30000)", backend)
         stdout, _ = process.communicate()

@@ -98,7 +98,7 @@ def test_second_interrupt_kills_a_blocked_run(payproc: Payproc, sql: Sql, tmp_pa
     payproc("ingest", "first.jsonl")
     with sql.locked_payment("p1"):
         process = payproc.start("ingest", "second.jsonl")
-        sql.wait_for_blocked_call()
+        sql.wait_for_blocked()
         process.send_signal(signal.SIGINT)
         for _ in itertools.count():  # signals sent before the first one is handled count as one
             if process.poll() is not None:

@@ -248,7 +248,7 @@ def test_lost_answer_is_found_recorded(network: Network, hosts: Hosts, sql: Sql)
     assert hosts.ingest(0, over_tcp()).wait(timeout=60) == 0
     with sql.locked_payment("p1"):
         waiting = hosts.ingest(1, over_tcp(**IMPATIENT))
-        sql.wait_for_blocked_call()
+        sql.wait_for_blocked()
         network.cut(1)
     wait_for(lambda: sql.value("SELECT count(*) FROM payproc.events") == 2)
     wait_for(lambda: not network.connections(1))

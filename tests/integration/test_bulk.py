@@ -18,7 +18,7 @@ from payproc.review import ReviewDecision, resolve_review
 from payproc.review_queue import QueueCounts, ReviewFilter, open_reviews
 from payproc.verify import VerifySummary, verify_histories
 from tests.support.events import input_events
-from tests.support.postgres import NewDatabase, Sql, as_database, claim_events, contents, wait_for
+from tests.support.postgres import NewDatabase, Sql, as_database, claim_events, contents
 
 APPLY = ReviewDecision(Resolution.APPLY, "it was paid", "alice")
 DISMISS = ReviewDecision(Resolution.DISMISS, "a stale report", "bob")
@@ -272,7 +272,7 @@ def test_moved_payment_is_looked_at_again(database: Database, recorder: Recorder
                     " 'created', 'authorized', source, run_id, line, now(), payload FROM payproc.events"
                 )
             deciding = background.submit(resolver.resolve, Order("e1", APPLY))
-            wait_for(lambda: sql.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
+            sql.wait_for_blocked()
             ingest.commit()
         result, reason = deciding.result()
     claim_events(sql)

@@ -5,29 +5,31 @@ are tested on plain PostgreSQL in test_citus_variant.py.
 """
 
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import psycopg2.errors
 import pytest
 from sqlalchemy import URL
 
+from payproc.db.citus import DISTRIBUTED_BY
 from payproc.db.mark import VERSION
+from payproc.db.schema import require_schema
 from payproc.db.views import VIEWS
 from tests.support.citus import (
     MACHINES,
     Cluster,
+    cluster_of,
     find_blocked_backends,
     load_distributed_version,
-    new_cluster,
     new_role,
 )
 from tests.support.command import Finished, error_line
 from tests.support.documents import blocks
 from tests.support.events import event_line, write_lines
 from tests.support.in_process import InProcess
-from tests.support.postgres import Sql, SqlOn, assert_books_right, contents, wait_for
+from tests.support.postgres import NewDatabase, Sql, SqlOn, as_database, assert_books_right, contents, wait_for
 
 SAMPLES = sorted((Path(__file__).parents[2] / "sample_events").glob("*.jsonl"))
 
@@ -35,10 +37,9 @@ pytestmark = pytest.mark.skipif(not MACHINES, reason="needs a Citus cluster, nam
 
 
 @pytest.fixture
-def cluster() -> Iterator[Cluster]:
+def cluster(bare_url: URL) -> Cluster:
     """Create a database on all machines, without payproc's schema."""
-    with new_cluster() as made:
-        yield made
+    return cluster_of(bare_url)
 
 
 @pytest.fixture
@@ -85,12 +86,19 @@ def without_times(finished: Finished) -> Finished:
     return finished._replace(stdout="\n".join(sorted(stdout.splitlines())))
 
 
+def test_tests_of_one_server_run_on_all_machines(sql: Sql) -> None:
+    """The other integration tests get their databases from the same fixtures."""
+    assert sql.value("SELECT count(*) FROM pg_dist_partition") == len(DISTRIBUTED_BY)
+    assert sql.value("SELECT count(DISTINCT groupid) FROM pg_dist_placement") == len(MACHINES) - 1
+
+
 def test_every_command_answers_as_on_one_server(
-    run: InProcess, coordinator: Sql, bare_url: URL, sql_on: SqlOn, tmp_path: Path
+    run: InProcess, coordinator: Sql, new_database: NewDatabase, sql_on: SqlOn, tmp_path: Path
 ) -> None:
     assert run("init", "--citus", "--quiet").code == 0
-    assert answers(run) == answers(InProcess(tmp_path, bare_url))
-    one_server = sql_on(bare_url)
+    plain = new_database("template0", "UTF8")
+    assert answers(run) == answers(InProcess(tmp_path, plain))
+    one_server = sql_on(plain)
     assert contents(coordinator) == contents(one_server)
     assert_books_right(coordinator)
     for view in VIEWS:
@@ -168,7 +176,7 @@ def test_coordinator_asks_for_a_choice(run: InProcess, coordinator: Sql) -> None
         assert "run `payproc init --citus` to spread it" in error_line(run(*command), 1)
     assert run("init", "--no-citus", "--quiet").code == 0
     assert run("ingest", SAMPLES[0], "--quiet").code == 0
-    assert coordinator.rows("SELECT FROM pg_dist_partition") == []
+    assert coordinator.rows("SELECT 1 FROM pg_dist_partition") == []
 
 
 def test_missing_extension_names_the_machine(run: InProcess, cluster: Cluster, sql_on: SqlOn) -> None:
@@ -212,6 +220,25 @@ def test_lost_race_is_decided_again(
         assert second.result()[::2] == (0, "")
     assert '"duplicate_event":1' in second.result().stdout
     assert_books_right(coordinator)
+
+
+def test_claim_made_meanwhile_is_met(run: InProcess, coordinator: Sql, tmp_path: Path) -> None:
+    """Another process claims event_ids between this one's look and its own claim."""
+    assert run("init", "--citus", "--quiet").code == 0
+    names = [f"evt_{number}" for number in range(20)]
+    events = write_lines(tmp_path / "events.jsonl", [event_line(name, f"late_{name}", "authorize") for name in names])
+    with ThreadPoolExecutor(1) as pool:
+        with closing(coordinator.connect()) as other:
+            other.autocommit = False
+            with other.cursor() as cursor:
+                claim = "INSERT INTO payproc.event_ids (event_id, payment_id, type) VALUES (%s, %s, 'authorize')"
+                cursor.executemany(claim, [(name, f"first_{name}") for name in names])
+            second = pool.submit(run.process, "ingest", events, "--quiet", "--format", "jsonl")
+            coordinator.wait_for_blocked()
+            other.commit()
+        assert second.result()[::2] == (0, "")
+    assert '"event_id_conflict":20' in second.result().stdout
+    assert coordinator.value("SELECT count(*) FROM payproc.events") == 0
 
 
 def test_lost_connections_to_workers_are_survived(
@@ -259,3 +286,20 @@ def test_shards_move_while_writes_are_blocked(
         assert finished.result()[::2] == (0, "")
     assert '"duplicate_event":4000' in run("ingest", events, "--quiet", "--format", "jsonl").stdout
     assert_books_right(coordinator)
+
+
+def test_decisions_wait_for_the_disk_of_a_machine(run: InProcess, cluster: Cluster, coordinator: Sql) -> None:
+    """Also where the machine's settings do not ask for it."""
+    assert run("init", "--citus", "--quiet").code == 0
+    assert run("ingest", *SAMPLES, "--quiet").code == 3
+    coordinator.rows(f'ALTER DATABASE "{coordinator.url.database}" SET synchronous_commit = off')
+    database = as_database(cluster.coordinator, "the cluster")
+    require_schema(database)
+    with database.transaction() as cursor:
+        cursor.execute(
+            "SELECT current_setting('port'), current_setting('synchronous_commit')"
+            " FROM payproc.payments WHERE payment_id = 'pay_coat'"
+        )
+        ((port, setting),) = cursor.fetchall()
+    assert int(port) in {url.port for url in cluster.workers}
+    assert setting == "on"

@@ -14,7 +14,7 @@ from payproc.logic import Resolution, State
 from payproc.payments import CorrectionEntry, load_payment
 from payproc.review import ReviewDecision, resolve_review
 from tests.support.events import input_events
-from tests.support.postgres import Sql, contents, wait_for
+from tests.support.postgres import Sql, contents
 
 PATHS = {
     State.CREATED: ("capture",),
@@ -154,11 +154,6 @@ def test_declined_correction_changes_nothing(database: Database, recorder: Recor
 # ---- Writers at the same time --------------------------------------------------------------------
 
 
-def blocked(sql: Sql) -> int:
-    """Return the number of statements that wait for a lock."""
-    return int(sql.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"))
-
-
 def test_second_of_two_same_corrections_is_refused(
     database: Database, recorder: Recorder, sql: Sql, verified: Callable[[], None]
 ) -> None:
@@ -167,7 +162,7 @@ def test_second_of_two_same_corrections_is_refused(
     with ThreadPoolExecutor(2) as people:
         with sql.locked_payment("p1"):
             attempts = [people.submit(correct, database, "p1", to(State.CAPTURED), agree) for _ in range(2)]
-            wait_for(lambda: blocked(sql) == 2)
+            sql.wait_for_blocked(2)
         errors = [error for error in (attempt.exception() for attempt in attempts) if error is not None]
     assert [*map(str, errors)] == ['payment "p1": is already captured, expected another state; nothing was changed']
     assert len(sql.rows(STORED)) == 1
@@ -189,7 +184,7 @@ def test_second_of_two_unlike_corrections_follows(
     with ThreadPoolExecutor(2) as people:
         with sql.locked_payment("p1"):
             attempts = [people.submit(correct, database, "p1", to(state), confirm) for state in states]
-            wait_for(lambda: blocked(sql) == 2)
+            sql.wait_for_blocked(2)
         assert all(attempt.result() for attempt in attempts)
     first, second = ((before, after) for _, before, after, *_ in sql.rows(STORED))
     assert first[0] == "failed"
@@ -271,7 +266,7 @@ def test_ingest_decides_again_after_a_correction(
         with sql.locked_payment("slow"):
             batch = input_events(("e3", "slow", "capture"), ("e4", "p1", "refund"), first_line=3)
             handling = background.submit(recorder.handle, batch)
-            sql.wait_for_blocked_call()
+            sql.wait_for_blocked()
             correct(database, "p1", to(State.CAPTURED), agree)
         results = handling.result()
     assert [result.decision.reason.value for result in results] == ["transition", "transition"]  # type: ignore[union-attr]

@@ -188,7 +188,7 @@ def test_connection_ended_after_commit_is_no_warning(database: Database, sql: Sq
     """The last message is FATAL, and it came after the answer to the commit."""
     with closing(database.connect()) as connection:
         sql.rows("SELECT pg_terminate_backend(%s)", connection.info.backend_pid)
-        wait_for(lambda: not sql.rows("SELECT FROM pg_stat_activity WHERE pid = %s", connection.info.backend_pid))
+        wait_for(lambda: not sql.rows("SELECT 1 FROM pg_stat_activity WHERE pid = %s", connection.info.backend_pid))
         database.refuse_warnings(connection, ["FATAL:  terminating connection due to administrator command"])
 
 

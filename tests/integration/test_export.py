@@ -196,7 +196,7 @@ def test_abandoned_export_closes_its_connection(database: Database, record: Call
     record(*[(f"e{number}", f"p{number}", "authorize") for number in range(20 * FETCH_LINES)])
     blocks = export_events(database, ExportSummary())
     next(blocks)
-    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'payproc'"
     assert sql.value(others) == 1
     blocks.close()
     wait_for(lambda: sql.value(others) == 0)

@@ -108,7 +108,7 @@ def test_contested_events_are_decided_again(
     )
     with sql.locked_payment("p1"):
         handling = background.submit(recorder.handle, batch)
-        sql.wait_for_blocked_call()
+        sql.wait_for_blocked()
         with closing(sql.connect()) as connection, connection.cursor() as cursor:
             # The rows of a capture of p2 by another process. Payproc itself would wait for the
             # lock, too.
@@ -145,7 +145,7 @@ def test_lost_connection_keeps_outcomes(
     )
     with sql.locked_payment("slow"):
         handling = background.submit(recorder.handle, batch)
-        backend = sql.wait_for_blocked_call()
+        backend = sql.wait_for_blocked()
         assert sql.value("SELECT count(*) FROM payproc.events WHERE event_id IN ('e1', 'e2', 'e3')") == 3
         sql.rows("SELECT pg_terminate_backend(%s)", backend)
     assert reasons(handling.result()) == [
@@ -177,7 +177,7 @@ def test_lost_connection_keeps_states(
     )
     with sql.locked_payment("slow"):
         handling = background.submit(recorder.handle, batch)
-        sql.rows("SELECT pg_terminate_backend(%s)", sql.wait_for_blocked_call())
+        sql.rows("SELECT pg_terminate_backend(%s)", sql.wait_for_blocked())
     states = [
         (result.decision.reason.value, result.decision.state_before.value, result.decision.state_after.value)
         for result in handling.result()
@@ -200,7 +200,7 @@ def test_batches_after_a_failed_one_are_refused(recorder: Recorder, sql: Sql, ba
     with sql.locked_payment("p1"):
         first = background.submit(recorder.handle, input_events(("e1", "p1", "capture"), ("e2", "p2", "authorize")))
         second = background.submit(recorder.handle, input_events(("e3", "p2", "capture"), first_line=3))
-        sql.rows("SELECT pg_cancel_backend(%s)", sql.wait_for_blocked_call())
+        sql.rows("SELECT pg_cancel_backend(%s)", sql.wait_for_blocked())
         with pytest.raises(CannotFinish, match="canceling statement due to user request"):
             first.result()
         with pytest.raises(CannotFinish, match="an earlier batch failed"):
@@ -220,7 +220,7 @@ def test_serialization_failure_is_retried(
             holder.cursor().execute("UPDATE payproc.payments SET created_at = now() WHERE payment_id = 'p1'")
             batch = input_events(("e1", "p2", "authorize"), ("e2", "p1", "capture"))
             handling = background.submit(recorder.handle, batch)
-            sql.wait_for_blocked_call()
+            sql.wait_for_blocked()
             holder.commit()  # under SERIALIZABLE, the waiting CALL gets 40001
         assert reasons(handling.result()) == ["transition", "transition"]
     assert_books_right(sql)

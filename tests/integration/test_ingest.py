@@ -70,7 +70,7 @@ def test_first_line_of_an_id_wins_while_blocked(database: Database, sql: Sql, tm
     with ThreadPoolExecutor(1) as background:
         with sql.locked_payment(first):
             running = background.submit(run, database, file)
-            sql.wait_for_blocked_call()
+            sql.wait_for_blocked()
             # The second worker has no lock to wait for. If it did not wait for the first, it would
             # record e1 now.
             threading.Event().wait(0.2)
@@ -107,7 +107,7 @@ def test_first_storable_line_of_an_id_wins(
     with closing(type(sql)(url)) as latin, ThreadPoolExecutor(1) as background:
         with latin.locked_payment(first):
             running = background.submit(run, database, file)
-            latin.wait_for_blocked_call()
+            latin.wait_for_blocked()
             threading.Event().wait(0.2)  # the other worker has no lock to wait for
         decisions, _ = running.result()
     assert "cannot store it" in decisions[0]["error"]

@@ -12,7 +12,7 @@ from payproc.logic import STATE_NAMED_BY, EventType, Outcome, Resolution, State
 from payproc.payments import load_payment
 from payproc.review import Review, ReviewDecision, count_open, resolve_review
 from tests.support.events import input_events
-from tests.support.postgres import Sql, contents, wait_for
+from tests.support.postgres import Sql, contents
 
 APPLY = ReviewDecision(Resolution.APPLY, "it was paid", "alice")
 DISMISS = ReviewDecision(Resolution.DISMISS, "a stale report", "bob")
@@ -174,7 +174,7 @@ def test_one_of_two_concurrent_resolutions_wins(
     with ThreadPoolExecutor(2) as people:
         with sql.locked_payment("p1"):
             attempts = [people.submit(resolve_review, database, "e1", decision, agree) for decision in (APPLY, DISMISS)]
-            wait_for(lambda: sql.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'") == 2)
+            sql.wait_for_blocked(2)
         errors = [error for error in (attempt.exception() for attempt in attempts) if error is not None]
     (message,) = map(str, errors)
     assert message.startswith('event "e1": already resolved: ')
@@ -241,7 +241,7 @@ def test_ingest_decides_again_after_a_resolution(
         with sql.locked_payment("slow"):
             batch = input_events(("e3", "slow", "capture"), ("e4", "p1", "refund"), first_line=3)
             handling = background.submit(recorder.handle, batch)
-            sql.wait_for_blocked_call()
+            sql.wait_for_blocked()
             resolve_review(database, "e1", APPLY, agree)
         results = handling.result()
     assert [result.decision.reason.value for result in results] == ["transition", "transition"]  # type: ignore[union-attr]

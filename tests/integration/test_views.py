@@ -26,7 +26,7 @@ from payproc.review_queue import open_reviews
 from payproc.runs import Run, list_runs
 from tests.support.documents import blocks
 from tests.support.old_schemas import REPLACED
-from tests.support.postgres import IS_FOR_CITUS, Server, Sql
+from tests.support.postgres import IS_FOR_CITUS, Sql
 
 Record = Callable[..., None]
 
@@ -118,15 +118,15 @@ def test_lost_view_is_created_again(database: Database, sql: Sql) -> None:
 
 
 @pytest.fixture
-def reader(server: Server, sql: Sql) -> Iterator[Sql]:
+def reader(sql: Sql) -> Iterator[Sql]:
     """SQL as a role that has been granted the views."""
     name = f'reader "{uuid.uuid4().hex[:8]}"'
     quoted = '"' + name.replace('"', '""') + '"'
-    server.execute(f"CREATE ROLE {quoted} LOGIN PASSWORD 's3cret'")
+    sql.rows(f"CREATE ROLE {quoted} LOGIN PASSWORD 's3cret'")
     with closing(Sql(sql.url.set(username=name, password="s3cret"))) as reader:
         yield reader
     sql.rows(f"DROP OWNED BY {quoted} CASCADE")
-    server.execute(f"DROP ROLE {quoted}")
+    sql.rows(f"DROP ROLE {quoted}")
 
 
 def test_reader_reads_the_views_and_nothing_else(filled: Database, sql: Sql, reader: Sql) -> None:

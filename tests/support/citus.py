@@ -3,6 +3,7 @@
 import os
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from typing import NamedTuple
 
@@ -16,6 +17,9 @@ MACHINES = [
     for url in os.environ.get("PAYPROC_TEST_CITUS", "").split()
 ]
 """The coordinator, then the workers. Empty without a cluster."""
+
+NOT_ON_CLUSTER: dict[str, str] = {}
+"""Tests that a cluster cannot run, each with its reason."""
 
 
 _DISTRIBUTED_BY = {
@@ -41,9 +45,9 @@ def new_cluster(machines: Sequence[Server] = MACHINES) -> Iterator[Cluster]:
     name = f"payproc_test_{uuid.uuid4().hex[:12]}"
     coordinator, *workers = (machine.url.set(database=name) for machine in machines)
     with ExitStack() as made:
-        for machine in machines[::-1]:  # the coordinator's is dropped first, because it uses the others
+        made.callback(drop_database, name, machines)
+        for machine in machines[::-1]:
             machine.execute(f'CREATE DATABASE "{name}"')
-            made.callback(machine.execute, f'DROP DATABASE "{name}" WITH (FORCE)')
             with closing(Sql(machine.url.set(database=name))) as sql:
                 sql.rows("CREATE EXTENSION citus")
         with closing(Sql(coordinator)) as sql:
@@ -51,6 +55,76 @@ def new_cluster(machines: Sequence[Server] = MACHINES) -> Iterator[Cluster]:
             for worker in workers:
                 sql.rows("SELECT citus_add_node(%s, %s)", worker.host, worker.port or 5432)
         yield Cluster(coordinator, workers)
+
+
+def drop_database(name: str, machines: Sequence[Server] = MACHINES) -> None:
+    """Drop a database on each machine."""
+    end_sessions(name, machines)
+    for machine in machines:
+        machine.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+def end_sessions(name: str, machines: Sequence[Server] = MACHINES) -> None:
+    """End all sessions of a database, Citus' daemons included, and allow no new ones."""
+    for statement in (
+        f"UPDATE pg_database SET datallowconn = false WHERE datname = '{name}'",
+        f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = '{name}'",
+    ):
+        for machine in machines:
+            machine.execute(statement)
+
+
+class ClusterServer(Server):
+    """The coordinator, which makes each database on all machines."""
+
+    def __init__(self, bare: str) -> None:
+        super().__init__(MACHINES[0].url)
+        self._bare = bare
+        self._pool = ThreadPoolExecutor(32)
+        self._drops: list[Future[None]] = []
+
+    @contextmanager
+    def new_template(self) -> Iterator[URL]:
+        """Create a database with the extension and connected machines, to be filled and copied."""
+        url = self.create_database("template0")
+        yield url
+        self.drop_database(url.database)
+
+    def create_database(self, template: str, encoding: str | None = None) -> URL:
+        """Copy a template on each machine, in a fifth of the time that connecting them anew takes.
+
+        A database in an encoding of its own is plain PostgreSQL, on the coordinator's machine.
+        """
+        if encoding is not None:
+            return super().create_database(template, encoding)
+        source = self._bare if template == "template0" else template
+        name = f"payproc_test_{uuid.uuid4().hex[:12]}"
+        end_sessions(source)
+        statement = f'CREATE DATABASE "{name}" TEMPLATE "{source}"'
+        list(self._pool.map(lambda machine: machine.execute(statement), MACHINES))
+        return self.url.set(database=name)
+
+    def drop_database(self, name: str | None) -> None:
+        """Drop a database on each machine, in the background because Citus' daemon needs 2 s."""
+        self._drops.append(self._pool.submit(drop_database, str(name)))
+
+    def close(self) -> None:
+        """Wait until all databases are dropped."""
+        with self._pool:
+            for each in self._drops:
+                each.result()
+
+
+@contextmanager
+def cluster_server() -> Iterator[ClusterServer]:
+    """Connect the machines in one database, for the others to be copied from."""
+    with new_cluster() as bare, closing(ClusterServer(str(bare.coordinator.database))) as server:
+        yield server
+
+
+def cluster_of(url: URL) -> Cluster:
+    """Return a database of the cluster, on all machines."""
+    return Cluster(url, [machine.url.set(database=url.database) for machine in MACHINES[1:]])
 
 
 @contextmanager

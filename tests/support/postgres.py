@@ -2,9 +2,10 @@
 
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import psycopg2
 import psycopg2.extensions
@@ -19,8 +20,11 @@ MAX_WAIT_SECONDS = 30
 """Seconds to wait for a condition that is due at once; a loaded machine needs some."""
 
 
-IS_FOR_CITUS = os.environ.get("PAYPROC_TEST_SCHEMA") == "citus"
-"""True if the template is for Citus."""
+IS_ON_CLUSTER = bool(os.environ.get("PAYPROC_TEST_CITUS"))
+"""True if the tests' databases are on all machines of a Citus cluster."""
+
+IS_FOR_CITUS = IS_ON_CLUSTER or os.environ.get("PAYPROC_TEST_SCHEMA") == "citus"
+"""True if the template has the tables for Citus."""
 
 TABLES = ", ".join(f"payproc.{table}" for table in (*DISTRIBUTED_BY, "runs") if table != "event_ids" or IS_FOR_CITUS)
 """All tables, for TRUNCATE."""
@@ -36,10 +40,11 @@ def wait_for(condition: Callable[[], Any]) -> Any:
     raise AssertionError(f"not true after {MAX_WAIT_SECONDS} seconds")
 
 
-class Server(NamedTuple):
+class Server:
     """A PostgreSQL server to make databases on."""
 
-    url: URL
+    def __init__(self, url: URL) -> None:
+        self.url = url
 
     def connect(self, name: str | None = None) -> psycopg2.extensions.connection:
         """Connect to one of its databases, in autocommit."""
@@ -52,6 +57,25 @@ class Server(NamedTuple):
         """Run one statement on the server's own database."""
         with closing(self.connect()) as connection, connection.cursor() as cursor:
             cursor.execute(statement)
+
+    @contextmanager
+    def new_template(self) -> Iterator[URL]:
+        """Create an empty database for the session, to be filled and copied."""
+        name = f"payproc_template_{uuid.uuid4().hex[:12]}"
+        self.execute(f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING 'UTF8'")
+        yield self.url.set(database=name)
+        self.drop_database(name)
+
+    def create_database(self, template: str, encoding: str | None = None) -> URL:
+        """Create a database from a template, in its encoding or another."""
+        name = f"payproc_test_{uuid.uuid4().hex[:12]}"
+        options = f" ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'" if encoding else ""
+        self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"{options}')
+        return self.url.set(database=name)
+
+    def drop_database(self, name: str | None) -> None:
+        """Drop a database, and end its sessions."""
+        self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
 def as_database(url: URL, name: str) -> Database:
@@ -98,16 +122,18 @@ class Sql:
             yield
             holder.rollback()
 
-    def wait_for_blocked_call(self) -> int:
-        """Wait until a CALL of record_decisions waits for a lock.
+    def find_blocked(self) -> list[int]:
+        """Return the backends whose statement waits for a lock, on whichever machine it waits."""
+        column, view = "pid", "pg_stat_activity"
+        if self.value("SELECT to_regclass('citus_stat_activity') IS NOT NULL"):
+            # A worker's backend has the global_pid of the coordinator's, which ends with its pid.
+            column, view = "global_pid % 10000000000", "citus_stat_activity"
+        where = "datname = current_database() AND wait_event_type = 'Lock'"
+        return [int(pid) for (pid,) in self.rows(f"SELECT DISTINCT {column} FROM {view} WHERE {where}")]
 
-        Return the process id of its backend.
-        """
-        query = (
-            "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
-            " AND wait_event_type = 'Lock' AND query LIKE 'CALL payproc.record_decisions%'"
-        )
-        return int(wait_for(lambda: self.rows(query))[0][0])
+    def wait_for_blocked(self, count: int = 1) -> int:
+        """Wait until so many backends wait for a lock; return the process id of one."""
+        return int(wait_for(lambda: len(found := self.find_blocked()) >= count and found)[0])
 
 
 SqlOn = Callable[[URL], Sql]

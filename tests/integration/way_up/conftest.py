@@ -3,11 +3,18 @@
 from pathlib import Path
 
 import pytest
+from sqlalchemy import URL
 
 from payproc.db import schema
 from tests.support.command import Payproc
 from tests.support.old_schemas import Catalog, NewCatalog, NewOldDatabase, OldDatabase, catalog, load_version
 from tests.support.postgres import NewDatabase, SqlOn, as_database
+
+
+@pytest.fixture
+def bare_url(new_database: NewDatabase) -> URL:
+    """Create a database of one server, also where the others are on a cluster."""
+    return new_database("template0", "UTF8")
 
 
 @pytest.fixture

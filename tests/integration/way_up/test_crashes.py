@@ -59,7 +59,7 @@ def test_crash_in_mid_step_leaves_the_old_version(old: NewOldDatabase, new_catal
     if ends == "backend":
         assert (process.returncode, stdout, stderr.count(b"\n")) == (1, b"", 1), stderr.decode()
     # The backend of a dead client finishes its statement, finds the client gone, and rolls back.
-    wait_for(lambda: not database.sql.rows("SELECT FROM pg_stat_activity WHERE pid = %s", backend))
+    wait_for(lambda: not database.sql.rows("SELECT 1 FROM pg_stat_activity WHERE pid = %s", backend))
     assert database.state() == before
     assert database.bring_up() == BROUGHT_UP
     assert catalog(database.sql) == new_catalog()
