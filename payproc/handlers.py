@@ -48,8 +48,8 @@ class Recorder:
         self._database = database
         self._connection = database.connect()
         try:
-            self._run = ThisRun(run_id, self._now())
             self._tables = choose_tables(database, self._connection)
+            self._run = ThisRun(run_id, self._now() - self._tables.clocks_differ_by)
         except psycopg2.Error as error:
             raise self._database.translate(error) from error
         self._may_go_on = True

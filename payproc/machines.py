@@ -10,6 +10,7 @@ another payment or type is the conflict, even if its event is not on record yet.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import NamedTuple, TypeVar
 
 import psycopg2.extensions
@@ -25,6 +26,9 @@ from payproc.schemas import PaymentEvent
 
 PART_SEPARATOR = "\x1e"
 """Separates the parts of a machine's share, one a shard. Like SEPARATOR, no id holds it."""
+
+CLOCKS_DIFFER_BY = timedelta(minutes=1)
+"""At most. A run's start is the coordinator's time, and that of an event its machine's."""
 
 _CLAIM = "SELECT * FROM payproc.claim_event_ids(%s, %s, %s, %s, %s)"
 
@@ -43,6 +47,8 @@ class Claim(NamedTuple):
 
 class Machines:
     """The tables of a cluster. Not for two batches at once."""
+
+    clocks_differ_by = CLOCKS_DIFFER_BY
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -5,6 +5,7 @@ same for both.
 """
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Protocol
 
 import psycopg2.extensions
@@ -19,6 +20,9 @@ from payproc.schemas import PaymentEvent
 
 class Tables(Protocol):
     """The two accesses of a batch to the database."""
+
+    clocks_differ_by: timedelta
+    """How much earlier than a run's start the times of its own events may be."""
 
     def look_up(
         self,
@@ -36,6 +40,8 @@ class Tables(Protocol):
 
 class OneServer:
     """The tables of one server."""
+
+    clocks_differ_by = timedelta(0)
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -7,6 +7,7 @@ of a batch. Processes at once are in tests/faults, on a real cluster.
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import datetime, timedelta, timezone
 
 import pytest
 from sqlalchemy import URL
@@ -127,3 +128,22 @@ def test_claims_wait_for_the_disk(database: Database, sql: Sql) -> None:
         events = [each.event for each in input_events(FIRST)]
         Machines(database).look_up(connection, NO_RUN, events, claim=True)
         assert sql.value("SELECT pg_current_wal_flush_lsn() > %s::pg_lsn", before)
+
+
+def test_own_events_are_known_beside_a_slow_clock(
+    database: Database, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The coordinator's clock, which times the run, is ahead of that of the machine."""
+    ahead = datetime.now(timezone.utc) + timedelta(seconds=30)
+    monkeypatch.setattr(Recorder, "_now", lambda _: ahead)
+    with closing(Recorder(database, 1)) as recorder, ThreadPoolExecutor(1) as pool:
+        recorder.handle(input_events(("e0", "slow", "authorize")))
+        with sql.locked_payment("slow"):
+            batch = input_events(FIRST, ("e2", "slow", "capture"), first_line=2)
+            recording = pool.submit(recorder.handle, batch)
+            wait_for(lambda: sql.rows("SELECT 1 FROM payproc.events WHERE event_id = 'e1'"))
+            sql.rows(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND query LIKE 'CALL payproc.record_decisions%'"
+            )
+        assert reasons(recording.result()) == ["transition", "transition"]
