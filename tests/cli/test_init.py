@@ -77,7 +77,10 @@ CREATE FUNCTION pg_catalog.create_distributed_function(
     WHERE oid = function AND proargnames[1] = distribution_arg_name;
 $$;
 CREATE TABLE public.pg_dist_local_group (groupid integer);
-CREATE TABLE public.pg_dist_node (nodename text, nodeport integer, groupid integer);
+CREATE TABLE public.pg_dist_node (nodename text, nodeport integer, groupid integer, nodeid serial);
+CREATE FUNCTION pg_catalog.run_command_on_all_nodes(command text)
+    RETURNS TABLE (nodeid integer, success boolean, result text) LANGUAGE sql
+    AS $$ SELECT nodeid, true, current_setting('server_encoding') FROM pg_dist_node $$;
 INSERT INTO public.pg_dist_local_group VALUES (0);
 ALTER TABLE public.pg_dist_local_group SET SCHEMA pg_catalog;
 ALTER TABLE public.pg_dist_node SET SCHEMA pg_catalog;
@@ -113,15 +116,15 @@ class Coordinator(NamedTuple):
 class NewCoordinator(Protocol):
     """Creates a database on that server."""
 
-    def __call__(self, name: str, *, extension: bool = True) -> Coordinator: ...
+    def __call__(self, name: str, *, extension: bool = True, encoding: str = "UTF8") -> Coordinator: ...
 
 
 @pytest.fixture
 def new_coordinator(citus_server: OwnServer, sql_on: SqlOn, tmp_path: Path) -> NewCoordinator:
     """Create empty databases on that server, with the extension or without."""
 
-    def make(name: str, *, extension: bool = True) -> Coordinator:
-        sql_on(citus_server.url).rows(f'CREATE DATABASE "{name}" TEMPLATE template0')
+    def make(name: str, *, extension: bool = True, encoding: str = "UTF8") -> Coordinator:
+        sql_on(citus_server.url).rows(f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
         url = citus_server.url.set(database=name)
         sql = sql_on(url)
         if extension:
@@ -205,6 +208,15 @@ def test_init_distributes_the_tables_once(new_coordinator: NewCoordinator) -> No
     assert run("resolve", "evt_4004", "--dismiss", "--note", "n", "--yes", "--quiet").code == 0
     assert run("show", "pay_coat", "--quiet").code == 0
     assert run("verify", "--quiet").code == 0
+
+
+def test_init_for_citus_needs_utf8(new_coordinator: NewCoordinator) -> None:
+    """In another encoding, an event_id may read back as another, whose claim is not found."""
+    run, sql = new_coordinator("latin", encoding="LATIN1")
+    assert error_line(run("init", "--citus"), 1).endswith(
+        "/latin has the encoding LATIN1, expected UTF8 on each machine of Citus; create it with ENCODING 'UTF8'"
+    )
+    assert tables(sql) == []
 
 
 def test_init_by_several_processes_happens_once(new_coordinator: NewCoordinator) -> None:
