@@ -34,7 +34,6 @@ _CLAIM = "SELECT * FROM payproc.claim_event_ids(%s, %s, %s, %s, %s)"
 
 _LOOK_UP = "SELECT * FROM payproc.look_up_payments(%s, %s, %s, %s, %s, %s, %s)"
 
-
 Item = TypeVar("Item")
 
 

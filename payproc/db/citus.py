@@ -102,7 +102,7 @@ def adapt_procedure(statement: str) -> str:
     """Return record_decisions with one more parameter, the payment_id that names its machine.
 
     Commits on other machines wait for their disks, because the last commit flushes only this one.
-    Evidence is often on another machine, and so is everything while Citus does not pass on a CALL.
+    Rows are on another machine if their shard has moved, or while Citus does not pass on the CALL.
 
     Each statement is planned anew, because Citus 14.0 keeps one more plan of a shard with each use
     of a plan that it keeps: 17 % of 2,000 events' time, and more with more of them.
