@@ -139,6 +139,8 @@ class Database:
 
         Raises CannotFinish for any error of the database.
         """
+        if connection.closed:  # since the commit of the transaction before
+            raise self.translate(psycopg2.OperationalError("the server closed the connection"))
         # Every write here is compare and set or harmless to lose; a stricter default would only
         # make it fail.
         connection.set_session(isolation_level="READ COMMITTED", autocommit=False)

@@ -59,6 +59,19 @@ def test_transaction_on_a_cut_link_cannot_finish(database: Database, sql: Sql, a
     assert runs(sql) == 0
 
 
+def test_transaction_after_a_lost_connection_cannot_finish(database: Database, sql: Sql) -> None:
+    """The server ended it right after the last commit, so nothing has failed yet."""
+    with closing(database.connect()) as connection:
+        sql.value("SELECT pg_terminate_backend(%s, 30000)", connection.info.backend_pid)
+        with pytest.raises(psycopg2.OperationalError), connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        with (
+            pytest.raises(CannotFinish, match=r"cannot reach the database .*: the server closed the connection"),
+            database.transaction_on(connection),
+        ):
+            pass
+
+
 def test_snapshot_on_a_cut_link_cannot_finish(database: Database) -> None:
     with pytest.raises(CannotFinish) as caught, database.snapshot() as connection:  # noqa: PT012
         cut(connection)
