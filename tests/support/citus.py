@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from typing import NamedTuple
 
+import psycopg2
 from sqlalchemy import URL, make_url
 
 from tests.support.old_schemas import dump_of
@@ -102,7 +103,7 @@ class ClusterServer(Server):
         super().__init__(MACHINES[0].url)
         self._bare = bare
         self._pool = ThreadPoolExecutor(32)
-        self._drops: list[Future[None]] = []
+        self._drops: dict[str, Future[None]] = {}
 
     @contextmanager
     def new_template(self) -> Iterator[URL]:
@@ -127,13 +128,16 @@ class ClusterServer(Server):
 
     def drop_database(self, name: str | None) -> None:
         """Drop a database on each machine, in the background because Citus' daemon needs 2 s."""
-        self._drops.append(self._pool.submit(drop_database, str(name)))
+        self._drops[str(name)] = self._pool.submit(drop_database, str(name))
 
     def close(self) -> None:
         """Wait until all databases are dropped."""
         with self._pool:
-            for each in self._drops:
-                each.result()
+            for name, dropped in self._drops.items():
+                try:
+                    dropped.result()
+                except psycopg2.OperationalError:  # a test killed a machine meanwhile
+                    drop_database(name)
 
 
 @contextmanager
