@@ -22,11 +22,12 @@ MAX_SHOWN_NOTE = 200
 """Characters of a note in a message, because a note may be as long as a book; `show` has all."""
 
 # MATERIALIZED makes a step of its own. Citus fetches its rows before it joins them to `runs`, which
-# is on another machine. A run's row may be gone, and its sources' names with it.
+# is on another machine; one server's planner reads only these events, however old its statistics
+# are. A run's row may be gone, and its sources' names with it.
 REVIEWS = """
-    WITH review AS MATERIALIZED (
-        SELECT events.*, payments.state, payments.version FROM payproc.events JOIN payproc.payments USING (payment_id)
-        WHERE {events}
+    WITH event AS MATERIALIZED (SELECT * FROM payproc.events WHERE {events}),
+    review AS MATERIALIZED (
+        SELECT event.*, payments.state, payments.version FROM event JOIN payproc.payments USING (payment_id)
     )
     SELECT event_id, payment_id, state, version, type, outcome, reason, state_before AS state_when_flagged, recorded_at,
            run_id, COALESCE(runs.sources[review.source + 1], 'source ' || review.source::text) AS source, line,

@@ -45,12 +45,12 @@ _BY_PAYMENT = """
 
 _RESOLVED_OF = """
     SELECT payment_id, event_id FROM payproc.resolutions
-    WHERE payment_id = ANY (%(payment_ids)s) AND event_id = ANY (%(event_ids)s)
+    WHERE {of_payments} event_id = ANY (%(event_ids)s)
 """
 
 _STATES_OF = "SELECT payment_id, state, version FROM payproc.payments WHERE payment_id = ANY (%(payment_ids)s)"
 
-_PAGE = REVIEWS.format(events="events.payment_id = ANY (%(payment_ids)s) AND events.event_id = ANY (%(event_ids)s)")
+_PAGE = REVIEWS.format(events="{of_payments} event_id = ANY (%(event_ids)s)")
 
 
 class ReviewFilter(msgspec.Struct, frozen=True):
@@ -87,7 +87,7 @@ def open_reviews(
     """
     with database.snapshot() as connection:
         left = limit
-        for page in _read_pages(connection, filters or ReviewFilter()):
+        for page in _read_pages(database, connection, filters or ReviewFilter()):
             if counts is not None:
                 counts.waiting.update(each.reason for each in page)
                 counts.legal.update(each.reason for each in page if is_legal(each.state, each.type))
@@ -95,7 +95,7 @@ def open_reviews(
                 return
             shown = page[:left]
             left = None if left is None else left - len(shown)
-            yield from _read_details(connection, shown)
+            yield from _read_details(database, connection, shown)
 
 
 def read_by_payment(database: Database, filters: ReviewFilter) -> Iterator[PendingEvent]:
@@ -111,19 +111,27 @@ def read_by_payment(database: Database, filters: ReviewFilter) -> Iterator[Pendi
         yield from read_structs(events, PendingEvent)
 
 
-def _read_details(connection: psycopg2.extensions.connection, shown: Sequence[PendingEvent]) -> Iterator[Review]:
-    """Yield the reviews of a page. One query for all, because on Citus it goes to every machine."""
-    if not shown:
-        return
-    ids = {
-        "payment_ids": list({each.payment_id for each in shown}),
-        "event_ids": [each.event_id for each in shown],
-    }
-    with open_stream(connection, _PAGE, ids, fetch_rows=FETCH_LINES) as reviews:
-        yield from map(make_review, read_rows(reviews))
+def _read_details(
+    database: Database, connection: psycopg2.extensions.connection, shown: Sequence[PendingEvent]
+) -> Iterator[Review]:
+    """Yield the reviews of a page.
+
+    On Citus one query fetches all of them, because it goes to every machine. On one server many
+    ids in one query could make the planner read all events.
+    """
+    with connection.cursor() as cursor:
+        rows = FETCH_ROWS if database.has_claims(cursor) else FETCH_LINES
+        query = database.complete(_PAGE, cursor)
+    for first in range(0, len(shown), rows):
+        some = shown[first : first + rows]
+        ids = {"payment_ids": list({each.payment_id for each in some}), "event_ids": [each.event_id for each in some]}
+        with open_stream(connection, query, ids, fetch_rows=FETCH_LINES) as reviews:
+            yield from map(make_review, read_rows(reviews))
 
 
-def _read_pages(connection: psycopg2.extensions.connection, filters: ReviewFilter) -> Iterator[Sequence[PendingEvent]]:
+def _read_pages(
+    database: Database, connection: psycopg2.extensions.connection, filters: ReviewFilter
+) -> Iterator[Sequence[PendingEvent]]:
     """Yield pages of the pending events that the filters pick."""
     with (
         connection.cursor() as cursor,
@@ -135,7 +143,7 @@ def _read_pages(connection: psycopg2.extensions.connection, filters: ReviewFilte
                 "payment_ids": list({row["payment_id"] for row in page}),
                 "event_ids": [row["event_id"] for row in page],
             }
-            cursor.execute(_RESOLVED_OF, ids)
+            cursor.execute(database.complete(_RESOLVED_OF, cursor), ids)
             resolved = {*cursor}
             cursor.execute(_STATES_OF, ids)
             payments = {row.pop("payment_id"): row for row in read_rows(cursor)}

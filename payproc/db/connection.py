@@ -18,7 +18,7 @@ from typing import Any
 import psycopg2
 import psycopg2.extensions
 
-from payproc.db.citus import WAIT_ON_MACHINES, has_claims, name_event_ids
+from payproc.db.citus import WAIT_ON_MACHINES, has_claims, name_event_ids, narrow_to_machines
 from payproc.db.errors import describe_error, is_about_connection
 from payproc.errors import CannotFinish
 from payproc.signals import interrupt
@@ -176,8 +176,10 @@ class Database:
                 _rollback_quietly(connection)
 
     def complete(self, query: str, cursor: psycopg2.extensions.cursor) -> str:
-        """Return a query with the table's name in place of {event_ids}, as citus.py names it."""
-        return query.replace("{event_ids}", name_event_ids(for_citus=self.has_claims(cursor)))
+        """Return a query with citus.py's words in place of {event_ids} and {of_payments}."""
+        for_citus = self.has_claims(cursor)
+        query = query.replace("{of_payments}", narrow_to_machines(for_citus=for_citus))
+        return query.replace("{event_ids}", name_event_ids(for_citus=for_citus))
 
     def has_claims(self, cursor: psycopg2.extensions.cursor) -> bool:
         """Return whether the schema is for Citus, where an event_id is claimed. Asks once."""

@@ -12,7 +12,7 @@ from payproc.logic import Resolution, State
 from payproc.review import Review, ReviewDecision, count_open, resolve_review
 from payproc.review_queue import ReviewFilter, open_reviews
 from tests.support.events import input_events
-from tests.support.postgres import Sql, fill_queue, wait_for
+from tests.support.postgres import IS_FOR_CITUS, Sql, fill_queue, wait_for
 
 DISMISS = ReviewDecision(Resolution.DISMISS, "a stale report", "bob")
 
@@ -45,21 +45,21 @@ def test_queue_is_oldest_first_with_current_states(database: Database, recorder:
     assert count_open(database) == 3
 
 
-def test_details_of_a_page_are_one_query(database: Database, sql: Sql, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On Citus each query goes to every shard, so a hundred rows a query were too many queries."""
+def test_details_are_few_queries_on_citus(database: Database, sql: Sql, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each goes to every shard. On one server each is small, so that it uses the index."""
     fill_queue(sql, 1, 7)
     monkeypatch.setattr(review_queue, "FETCH_LINES", 2)
     monkeypatch.setattr(review_queue, "FETCH_ROWS", 4)
     asked: list[int] = []
 
     def count(connection: Any, query: str, arguments: Any, **options: Any) -> Any:
-        if query == review_queue._PAGE:
+        if "event_ids" in (arguments or {}):
             asked.append(len(arguments["event_ids"]))
         return open_stream(connection, query, arguments, **options)
 
     monkeypatch.setattr(review_queue, "open_stream", count)
     assert len(list(open_reviews(database))) == 7
-    assert asked == [4, 3]
+    assert asked == ([4, 3] if IS_FOR_CITUS else [2, 2, 2, 1])
 
 
 def test_paged_queue_is_whole_and_in_order(
@@ -93,6 +93,7 @@ def test_queue_with_resolved_pages_is_whole(
     assert sorted(review.event_id for review in open_reviews(database)) == ["e1", "e2", "e6", "e8"]
 
 
+@pytest.mark.skipif(IS_FOR_CITUS, reason="a page of details is one query there, which may read a shard")
 @pytest.mark.parametrize(
     "known", [pytest.param(0, marks=pytest.mark.slow), 3_000], ids=["nothing", "the first of them"]
 )
