@@ -27,9 +27,6 @@ from payproc.schemas import PaymentEvent
 PART_SEPARATOR = "\x1e"
 """Separates the parts of a machine's share, one a shard. Like SEPARATOR, no id holds it."""
 
-CLOCKS_DIFFER_BY = timedelta(minutes=1)
-"""At most. A run's start is the coordinator's time, and that of an event its machine's."""
-
 _CLAIM = "SELECT * FROM payproc.claim_event_ids(%s, %s, %s, %s, %s)"
 
 _LOOK_UP = "SELECT * FROM payproc.look_up_payments(%s, %s, %s, %s, %s, %s, %s)"
@@ -47,7 +44,8 @@ class Claim(NamedTuple):
 class Machines:
     """The tables of a cluster. Not for two batches at once."""
 
-    clocks_differ_by = CLOCKS_DIFFER_BY
+    clocks_differ_by = timedelta(minutes=1)
+    """At most. A run's start is the coordinator's time, and that of an event its machine's."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -140,7 +138,7 @@ class Machines:
     def _claim(
         self, connection: psycopg2.extensions.connection, events: Sequence[PaymentEvent], *, claim: bool
     ) -> dict[str, Claim]:
-        """Return the earlier claims by event_id; with `claim`, make the missing ones.
+        """Return the claims that were there first by event_id; with `claim`, make the missing ones.
 
         Of two events of the batch with one event_id, the first one claims it.
         """

@@ -6,7 +6,6 @@ same for both.
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Protocol
 
 import psycopg2.extensions
 
@@ -18,30 +17,11 @@ from payproc.recording import record
 from payproc.schemas import PaymentEvent
 
 
-class Tables(Protocol):
-    """The two accesses of a batch to the database."""
-
-    clocks_differ_by: timedelta
-    """How much earlier than a run's start the times of its own events may be."""
-
-    def look_up(
-        self,
-        connection: psycopg2.extensions.connection,
-        run: ThisRun,
-        events: Sequence[PaymentEvent],
-        *,
-        claim: bool,
-    ) -> Known:
-        """Return the facts that the events are decided on. `claim` is for events to be recorded."""
-
-    def record(self, connection: psycopg2.extensions.connection, run_id: int, new: Sequence[EventResult]) -> list[int]:
-        """Write the new results, flush everything looked up, return the contested ones from 1."""
-
-
 class OneServer:
     """The tables of one server."""
 
     clocks_differ_by = timedelta(0)
+    """How much earlier than a run's start the times of its own events may be."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -54,13 +34,15 @@ class OneServer:
         *,
         claim: bool,  # noqa: ARG002
     ) -> Known:
+        """Return the facts that the events are decided on. There is nothing to claim."""
         return look_up(connection, run, [event.event_id for event in events], {event.payment_id for event in events})
 
     def record(self, connection: psycopg2.extensions.connection, run_id: int, new: Sequence[EventResult]) -> list[int]:
+        """Write the new results, flush everything looked up, return the contested ones from 1."""
         return record(self._database, connection, run_id, new)
 
 
-def choose_tables(database: Database, connection: psycopg2.extensions.connection) -> Tables:
+def choose_tables(database: Database, connection: psycopg2.extensions.connection) -> OneServer | Machines:
     """Return the tables that the database has."""
     with connection.cursor() as cursor:
         is_for_citus = database.has_claims(cursor)
