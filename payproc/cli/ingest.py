@@ -184,12 +184,12 @@ def _run(
             database if has_schema else None,
             names,
             Options(workers, report.dry_run, *outputs, label),
+            on_open=outputs.empty,
             on_malformed=problems.add_line,
             on_progress=bar.enter_context(show_progress(_count_bytes(names), "bytes", is_progress_shown)),
         )
         try:
             stop.check()
-            outputs.empty()
             ingesting.run(stop)
         except PayprocError as error:
             bar.close()
