@@ -72,13 +72,13 @@ def read_orders(
 ) -> Iterator[Order | MalformedOrder]:
     """Yield an order for each line that is not blank, or the reason why it is malformed.
 
-    `check_start` gets the first bytes of the file, and refuses one that holds no lines.
+    `check_start` gets the first line of the file, and refuses one that holds no lines.
     """
     number = 0
     while raw := file.readline(MAX_ORDER_BYTES + 1):
         number += 1
         if number == 1:
-            check_start(raw[:8])
+            check_start(raw)
         if len(raw) > MAX_ORDER_BYTES and not raw.endswith(b"\n"):
             while raw and not raw.endswith(b"\n"):
                 raw = file.readline(MAX_ORDER_BYTES)

@@ -59,7 +59,7 @@ def refuse_unreadable(name: str, start: bytes, command: str = "payproc ingest -"
     """Raise WrongUsage if these are the first bytes of a file that has to be converted first."""
     for pattern, (kind, tool) in _UNREADABLE.items():
         if re.match(pattern, start, re.DOTALL):
-            fix = f"use: {tool} {as_argument(name)} | {command}" if tool else "save it as CSV in UTF-8, and ingest that"
+            fix = f"use: {tool} {as_argument(name)} | {command}" if tool else "save it as CSV in UTF-8 first"
             raise WrongUsage(f"{name}: is {kind}, expected JSON Lines in UTF-8; {fix}")
 
 

@@ -49,7 +49,7 @@ def pack_zip(name: str) -> bytes:
     return packed.getvalue()
 
 
-SPREADSHEET = "is a spreadsheet, expected JSON Lines in UTF-8; save it as CSV in UTF-8, and ingest that"
+SPREADSHEET = "is a spreadsheet, expected JSON Lines in UTF-8; save it as CSV in UTF-8 first"
 
 UNREADABLE: list[tuple[str, bytes | None, str]] = [
     ("missing", None, "cannot be read: No such file or directory"),
