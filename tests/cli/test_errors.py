@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import socket
+import subprocess
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -184,6 +185,24 @@ def test_unreadable_dotenv_is_refused(tmp_path: Path, good: Path, content: bytes
     (tmp_path / ".env").write_bytes(content)
     line = error_line(InProcess(tmp_path, None)("ingest", "good.jsonl"), 2)
     assert line == f"payproc: {message}; fix it, or name the database with --database-url"
+
+
+def test_dotenv_need_not_be_a_file(tmp_path: Path, good: Path) -> None:
+    """A pipe is read, a link to nothing is refused, and a folder is a virtual environment."""
+    run, dotenv = InProcess(tmp_path, None), tmp_path / ".env"
+    run.environment["PAYPROC_EMBEDDED"] = "never"
+    os.mkfifo(dotenv)
+    with subprocess.Popen(["sh", "-c", f"echo DATABASE_URL={NOWHERE} > .env"], cwd=tmp_path) as other:
+        finished = run("ingest", "good.jsonl")
+        other.kill()
+    assert "(from .env)" in finished.stderr
+    dotenv.unlink()
+    dotenv.symlink_to("moved")
+    line = error_line(run("ingest", "good.jsonl"), 2)
+    assert line.startswith("payproc: .env: cannot be read: No such file or directory; fix it, or ")
+    dotenv.unlink()
+    dotenv.mkdir()
+    assert error_line(run("ingest", "good.jsonl"), 2).startswith("payproc: no database is named")
 
 
 def test_dotenv_lines_about_other_things_are_ignored(tmp_path: Path, url: URL, good: Path) -> None:
