@@ -109,13 +109,15 @@ BEGIN
         SET LOCAL synchronous_commit = off;
 
         -- Evidence of an event_id used for something else, or of an event delivered again with other
-        -- content. It changes no payment, and a repeat adds nothing. An expression here would be set
-        -- up anew in each transaction, 1 % of a fresh event.
+        -- content. It changes no payment, and a repeat adds nothing. That of a contested payment is
+        -- decided again, because the line that it was compared with is not on record. An expression
+        -- here would be set up anew in each transaction, 1 % of a fresh event.
         IF this_is_evidence THEN
             SELECT 1 INTO new_version FROM payproc.{event_ids} AS original
             WHERE original.event_id = this_event
               AND (original.payment_id = this_payment AND original.type OPERATOR(pg_catalog.=) this_type)
-                  = (this_reason OPERATOR(pg_catalog.=) 'duplicate_event');
+                  = (this_reason OPERATOR(pg_catalog.=) 'duplicate_event')
+              AND this_payment <> ALL (contested_payments);
             IF new_version IS NULL THEN
                 NULL;
             ELSIF this_reason OPERATOR(pg_catalog.=) 'event_id_conflict' THEN
