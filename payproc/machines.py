@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 import psycopg2.extensions
 
 from payproc.batch import EventResult, Known, RecordedEvent
-from payproc.content import MAX_COMPARED_BYTES
+from payproc.content import MAX_LOOKED_UP_BYTES
 from payproc.db.citus import route
 from payproc.db.connection import Database
 from payproc.logic import EventType
@@ -78,7 +78,7 @@ class Machines:
             arguments = (
                 spokesman,
                 *run,
-                MAX_COMPARED_BYTES,
+                MAX_LOOKED_UP_BYTES,
                 _join([event_id for _, event_id in part] for part in pair_parts),
                 _join([payment_id for payment_id, _ in part] for part in pair_parts),
                 _join(payments_by_part.get(machine, [])),
