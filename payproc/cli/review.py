@@ -24,6 +24,7 @@ from payproc.cli.filters import (
 from payproc.cli.options import DatabaseUrl, ListingFormat, ListingFormatOption, Quiet, format_examples
 from payproc.cli.render import MEANING, MIN_WIDE_COLUMNS, format_age, format_origin, to_json_line
 from payproc.cli.table import Column, Row, Styled
+from payproc.cli.wrap import join_parts
 from payproc.escape import cell_text
 from payproc.logic import Reason
 
@@ -47,6 +48,7 @@ _LAYOUTS = (
     [[0], [1], [2], [3], [4], [5], [6]],
     [[0, 1], [3, 2], [4], [5, 6]],
     [[0, 1], [3, 2, 5], [4, 6]],
+    [[0, 1, 6], [3, 2, 5], [4]],
 )
 """The widest first; that of a row a line is for wide screens."""
 
@@ -69,8 +71,8 @@ def review(
 ) -> None:
     """List the events that need review, the oldest first.
 
-    The last line counts all that the filters pick, also beyond --limit. As JSON, one object a line;
-    as CSV, the same fields.
+    It ends with the counts of all that the filters pick, also beyond --limit. As JSON, one object a
+    line; as CSV, the same fields.
     """
     with exit_on_errors():
         from payproc.cli.listings import print_listing  # msgspec takes 6 ms of CPU, which --help need not pay
@@ -86,21 +88,23 @@ def review(
                 return
             counts = QueueCounts(Counter(), Counter())
             reviews = open_reviews(database, filters, limit, counts)
-            if _print_queue(open_screen(), reviews, datetime.now(timezone.utc)):
-                typer.echo(_describe_counts(counts))
+            screen = open_screen()
+            if _print_queue(screen, reviews, datetime.now(timezone.utc)):
+                screen.print(join_parts(_describe_counts(counts), ", ", screen.width))
             else:
                 typer.echo(describe_no_reviews(filters))
 
 
-def _describe_counts(counts: "QueueCounts") -> str:
-    """Return the closing line, as in `2 events need review: repeated_refund 2 (1 legal now)`."""
+def _describe_counts(counts: "QueueCounts") -> list[str]:
+    """Return the counts, as in `2 events need review: repeated_refund 2 (1 legal now)`."""
     total = sum(counts.waiting.values())
     parts = []
     for reason in Reason:
         if count := counts.waiting[reason]:
             legal = counts.legal[reason]
             parts.append(f"{reason.value} {count:,}" + (f" ({legal:,} legal now)" if legal else ""))
-    return f"{total:,} {'event needs' if total == 1 else 'events need'} review: {', '.join(parts)}"
+    parts[0] = f"{total:,} {'event needs' if total == 1 else 'events need'} review: {parts[0]}"
+    return parts
 
 
 def _print_queue(screen: Screen, reviews: "Iterable[Review]", now: datetime) -> bool:

@@ -10,7 +10,7 @@ from payproc.cli.console import make_notifier, open_screen, print_message
 from payproc.cli.exits import DONE_WITH_FINDINGS, exit_on_errors
 from payproc.cli.options import MAX_LIMIT, DatabaseUrl, Format, FormatOption, Quiet, format_examples, parse_age_option
 from payproc.cli.render import MEANING, format_age, format_count, format_time, to_json
-from payproc.escape import unambiguous
+from payproc.escape import shorten, unambiguous
 
 if TYPE_CHECKING:  # as in `status`
     from payproc.status import Status
@@ -104,7 +104,7 @@ def _describe_last_run(found: "Status") -> Iterator[str]:
     if (run := found.last_run) is None:
         yield "none"
         return
-    label = f" ({unambiguous(run.label)})" if run.label else ""
+    label = f" ({unambiguous(shorten(run.label))})" if run.label else ""
     state = "finished" if run.finished_at else "not finished"
     yield f"run {run.run_id}{label}, {format_time(run.started_at)} UTC, {state}: {format_count(run.events, 'event')}"
     if run.malformed:
