@@ -99,13 +99,15 @@ def history(
         )
         is_table = output_format is ListingFormat.TABLE
         # A table on a terminal, or in a pager, is its own progress.
-        is_progress_shown = not quiet and sys.stderr.isatty() and identify_file(sys.stdout.fileno()) is not None
+        is_terminal = not quiet and sys.stderr.isatty()
+        is_progress_shown = is_terminal and identify_file(sys.stdout.fileno()) is not None
         screen = open_screen()  # before the bar, which takes the place of stdout
         with location.open_database(database_url, make_notifier(quiet)) as database:
             schema.require_schema(database)
             total = count_entries(database, picked, limit) if is_progress_shown else None
             with show_progress(total, "entries", is_progress_shown) as on_progress:
-                found = report_progress(list_entries(database, picked, limit, with_payload=not is_table), on_progress)
+                found = list_entries(database, picked, limit, with_payload=not is_table)
+                found = report_progress(found, on_progress, is_wait_noted=is_terminal)
                 if is_table:
                     _print_table(screen, found)
                 else:

@@ -71,13 +71,15 @@ def payments(
         picked = listing.PaymentFilter(state, None if older_than is None else now - older_than, waiting)
         screen = open_screen()  # before the bar, which takes the place of stdout
         # A table on a terminal, or in a pager, is its own progress.
-        is_progress_shown = not quiet and sys.stderr.isatty() and identify_file(sys.stdout.fileno()) is not None
+        is_terminal = not quiet and sys.stderr.isatty()
+        is_progress_shown = is_terminal and identify_file(sys.stdout.fileno()) is not None
         with location.open_database(database_url, make_notifier(quiet)) as database:
             schema.require_schema(database)
             has_total = is_progress_shown and not waiting
             total = listing.count_payments(database, picked, limit) if has_total else None
             with show_progress(total, "payments", is_progress_shown) as on_progress:
-                found = report_progress(listing.list_payments(database, picked, limit), on_progress)
+                found = listing.list_payments(database, picked, limit)
+                found = report_progress(found, on_progress, is_wait_noted=is_terminal)
                 if output_format is not ListingFormat.TABLE:
                     print_listing(map(to_json_line, found), [listing.ListedPayment], output_format)
                 else:
