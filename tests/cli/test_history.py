@@ -154,9 +154,12 @@ def test_listing_bar_is_drawn_unless_in_a_pipe(payproc: Payproc, run_in_process:
 def test_tables_show_real_ids_whole(run_in_process: InProcess, columns: int) -> None:
     """Ids of 27 and 36 characters, and the line of a file of a long name in a deep folder."""
     event, payment = "evt_3MmlLrLkdIwHu7ix0snN0B1", "1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed"
+    second = event_line("4f1c2d9e-7a3b-4c8d-9e0f-112233445566", payment, "refund")
     folder = run_in_process.folder / "spool" / "psp" / "2026-11-18"
     folder.mkdir(parents=True)
-    (folder / "events-2026-11-18-newest-first.jsonl").write_bytes(b"\n" * 15176 + event_line(event, payment, "capture"))
+    (folder / "events-2026-11-18-newest-first.jsonl").write_bytes(
+        b"\n" * 15176 + event_line(event, payment, "capture") + b"\n" + second
+    )
     run_in_process("ingest", folder / "events-2026-11-18-newest-first.jsonl")
     for command in (["history"], ["review"], ["show", payment]):
         shown = run_in_process(*command, env={"COLUMNS": str(columns)}).stdout
