@@ -139,7 +139,7 @@ def _check_histories(
 def _check_claims(database: Database, connection: psycopg2.extensions.connection) -> Iterator[Finding]:
     """Yield the events on Citus whose claim is missing, or names another payment or type."""
     with connection.cursor() as cursor:
-        if not database.has_claims(cursor):
+        if not database.is_for_citus(cursor):
             return
     with (
         open_stream(connection, _UNCLAIMED) as events,

@@ -7,7 +7,6 @@ A cluster has one coordinator, which every command must connect to, and workers,
 distributed rows. Citus shows the schema on all of them, except the table `runs`.
 """
 
-from collections.abc import Sequence
 from typing import NoReturn
 
 import psycopg2.extensions
@@ -17,22 +16,12 @@ from payproc.errors import CannotFinish
 WAIT_ON_MACHINES = "SET LOCAL citus.propagate_set_commands TO local; SET LOCAL synchronous_commit TO on"
 """Makes the commit on a worker wait for the disk, even if its own settings do not ask for it."""
 
-_HAS_CLAIMS = """
+LIFT_RESULT_LIMIT = "SET LOCAL citus.max_intermediate_result_size TO -1"
+"""Citus answers some queries in steps. Of the rows between two it keeps 1 GB by default."""
+
+_CLAIMS = """
     SELECT FROM pg_catalog.pg_class
     WHERE relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = 'payproc') AND relname = 'event_ids'
-"""
-
-# worker_hash is the hash that create_distributed_table spreads rows by.
-_ROUTE = """
-    SELECT machines[shard], shard
-    FROM (
-        SELECT pg_catalog.array_agg(groupid ORDER BY shardminvalue::integer) AS machines,
-               pg_catalog.array_agg(shardminvalue::integer ORDER BY shardminvalue::integer) AS starts
-        FROM pg_catalog.pg_dist_shard JOIN pg_catalog.pg_dist_placement USING (shardid)
-        WHERE logicalrelid::oid = %s::regclass::oid
-    ) AS shards, pg_catalog.unnest(string_to_array(%s, chr(31))) WITH ORDINALITY AS each(id, number),
-    LATERAL pg_catalog.width_bucket(pg_catalog.worker_hash(each.id), starts) AS shard
-    ORDER BY number
 """
 
 DISTRIBUTED_BY = {
@@ -69,7 +58,7 @@ SETTINGS = (
 _ASYNCHRONOUS_COMMIT = "SET LOCAL synchronous_commit = off;"
 """The line at the start of each transaction of record_decisions."""
 
-_IS_INSTALLED = "SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus'"
+_EXTENSION = "SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus'"
 
 _AVAILABLE = "SELECT installed_version FROM pg_catalog.pg_available_extensions WHERE name = 'citus'"
 
@@ -154,23 +143,16 @@ def distribute_tables() -> list[str]:
     return statements
 
 
-def has_claims(cursor: psycopg2.extensions.cursor) -> bool:
-    """Return whether the schema is the variant for Citus."""
-    cursor.execute(_HAS_CLAIMS)
+def is_for_citus(cursor: psycopg2.extensions.cursor) -> bool:
+    """Return whether the tables are those for Citus: they alone have claims."""
+    cursor.execute(_CLAIMS)
     return bool(cursor.rowcount)
 
 
-def route(connection: psycopg2.extensions.connection, table: str, ids: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Return the machine of each id, and its shard of a table.
-
-    Shards may move at any time. A call that went to the wrong machine is slower, and right.
-    """
-    with connection.cursor() as cursor:
-        cursor.execute(_IS_INSTALLED)
-        if not cursor.rowcount:  # tables for Citus, on one server
-            return dict.fromkeys(ids, (0, 0))
-        cursor.execute(_ROUTE, (f"payproc.{table}", "\x1f".join(ids)))
-        return dict(zip(ids, cursor.fetchall(), strict=True))
+def has_extension(cursor: psycopg2.extensions.cursor) -> bool:
+    """Return whether the database has the extension citus."""
+    cursor.execute(_EXTENSION)
+    return bool(cursor.rowcount)
 
 
 def refuse_worker(cursor: psycopg2.extensions.cursor, where: str) -> None:
@@ -242,8 +224,7 @@ def _read_cluster(cursor: psycopg2.extensions.cursor) -> tuple[bool, int, str]:
 
     Without Citus that is no worker of none.
     """
-    cursor.execute(_IS_INSTALLED)
-    if not cursor.rowcount:
+    if not has_extension(cursor):
         return False, 0, ""
     cursor.execute(_CLUSTER)
     ((is_worker, workers, coordinator),) = cursor.fetchall()

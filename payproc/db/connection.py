@@ -18,7 +18,7 @@ from typing import Any
 import psycopg2
 import psycopg2.extensions
 
-from payproc.db.citus import WAIT_ON_MACHINES, has_claims, name_event_ids, narrow_to_machines
+from payproc.db.citus import LIFT_RESULT_LIMIT, WAIT_ON_MACHINES, is_for_citus, name_event_ids, narrow_to_machines
 from payproc.db.errors import describe_error, is_about_connection
 from payproc.errors import CannotFinish
 from payproc.signals import interrupt
@@ -28,11 +28,6 @@ CONNECT_TIMEOUT_SECONDS = "10"
 
 LOST_AFTER_SECONDS = 60
 """Seconds of silence after which a connection is considered dead. TCP alone waits two hours."""
-
-# Citus answers some queries in steps. Of the rows between two it keeps 1 GB by default.
-_LIFT_CITUS_LIMIT = """
-    SELECT set_config('citus.max_intermediate_result_size', '-1', true) FROM pg_extension WHERE extname = 'citus'
-"""
 
 # A setting of the role or database must not let a commit return before the disk has it; a stronger
 # one stays. The server then sends nothing below a warning, so a message at the commit is a warning.
@@ -88,8 +83,8 @@ class Database:
         self.is_embedded = is_embedded
         self._why_gone = why_gone
         self._interruptible = interruptible
-        self.is_for_citus: bool | None = None
-        """Whether the schema is the variant for Citus. None: not known yet."""
+        self.for_citus: bool | None = None
+        """True for the tables for Citus, None before the schema is read."""
         self._parameters: dict[str, Any] = {
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
             # Three settings limit a wait in silence, the fourth one for an acknowledgement.
@@ -147,7 +142,7 @@ class Database:
         try:
             with connection.cursor() as cursor:
                 cursor.execute(_WAIT_FOR_DISK)
-                if self.is_for_citus:
+                if self.for_citus:
                     cursor.execute(WAIT_ON_MACHINES)
                 yield cursor
             connection.notices.clear()
@@ -167,8 +162,9 @@ class Database:
         with closing(self.connect()) as connection:
             connection.set_session(isolation_level="REPEATABLE READ", readonly=True, autocommit=False)
             try:
-                with connection.cursor() as cursor:
-                    cursor.execute(_LIFT_CITUS_LIMIT)
+                if self.for_citus:
+                    with connection.cursor() as cursor:
+                        cursor.execute(LIFT_RESULT_LIMIT)
                 yield connection
             except psycopg2.Error as error:
                 raise self.translate(error) from error
@@ -176,16 +172,20 @@ class Database:
                 _rollback_quietly(connection)
 
     def complete(self, query: str, cursor: psycopg2.extensions.cursor) -> str:
-        """Return a query with citus.py's words in place of {event_ids} and {of_payments}."""
-        for_citus = self.has_claims(cursor)
+        """Return a query that fits the tables: those of one server, or those for Citus.
+
+        {event_ids} stands for the table that says whose an event_id is, {of_payments} for the
+        condition by which Citus finds the machines of payments.
+        """
+        for_citus = self.is_for_citus(cursor)
         query = query.replace("{of_payments}", narrow_to_machines(for_citus=for_citus))
         return query.replace("{event_ids}", name_event_ids(for_citus=for_citus))
 
-    def has_claims(self, cursor: psycopg2.extensions.cursor) -> bool:
-        """Return whether the schema is for Citus, where an event_id is claimed. Asks once."""
-        if self.is_for_citus is None:
-            self.is_for_citus = has_claims(cursor)
-        return self.is_for_citus
+    def is_for_citus(self, cursor: psycopg2.extensions.cursor) -> bool:
+        """Return whether the tables are those for Citus. Asks the database once."""
+        if self.for_citus is None:
+            self.for_citus = is_for_citus(cursor)
+        return self.for_citus
 
     def refuse_warnings(self, connection: psycopg2.extensions.connection, notices: Sequence[str]) -> None:
         """Raise CannotFinish for a warning at a commit, as after a canceled wait for a standby."""

@@ -156,7 +156,7 @@ def _read(database: Database) -> FoundSchema | None:
     with database.transaction() as cursor:
         found = read_schema(cursor, database.where)
     if found is not None:
-        database.is_for_citus = found.mark.for_citus
+        database.for_citus = found.mark.for_citus
     return found
 
 

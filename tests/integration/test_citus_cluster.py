@@ -13,11 +13,12 @@ import psycopg2.errors
 import pytest
 from sqlalchemy import URL
 
-from payproc.db.citus import DISTRIBUTED_BY, route
+from payproc.db.citus import DISTRIBUTED_BY
 from payproc.db.mark import VERSION
 from payproc.db.schema import bring_up, require_schema
 from payproc.db.views import VIEWS
 from payproc.handlers import Recorder
+from payproc.machines import route
 from tests.support.citus import (
     MACHINES,
     Cluster,

@@ -126,7 +126,7 @@ def test_claims_wait_for_the_disk(database: Database, sql: Sql) -> None:
     with closing(database.connect()) as connection:
         before = sql.value("SELECT pg_current_wal_insert_lsn()")
         events = [each.event for each in input_events(FIRST)]
-        Machines(database).look_up(connection, NO_RUN, events, claim=True)
+        Machines(database, claims=True).look_up(connection, NO_RUN, events)
         assert sql.value("SELECT pg_current_wal_flush_lsn() > %s::pg_lsn", before)
 
 
