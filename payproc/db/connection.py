@@ -1,15 +1,12 @@
-"""Connections to the database: opening one, its transactions, and its name.
+"""Connections to the database: opening one, its transactions and its snapshots.
 
-Belongs here: opening connections, transactions and snapshots, and the database's name in messages.
-No message that leaves this module holds a password or the query part of a connection string.
-
-Everything here is plain psycopg2, because SQLAlchemy would add a quarter of a second to the start
-of every command.
+Belongs here: everything that holds for each connection, such as its time-outs and the wait of its
+commits for the disk. It is plain psycopg2, because SQLAlchemy would add a quarter of a second to
+the start of every command.
 """
 
 import os
 import select
-import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timezone
@@ -20,6 +17,7 @@ import psycopg2.extensions
 
 from payproc.db.citus import LIFT_RESULT_LIMIT, WAIT_ON_MACHINES, is_for_citus, name_event_ids, narrow_to_machines
 from payproc.db.errors import describe_error, is_about_connection
+from payproc.db.names import guess_name, read_name
 from payproc.errors import CannotFinish
 from payproc.signals import interrupt
 
@@ -36,17 +34,6 @@ _WAIT_FOR_DISK = """
            CASE WHEN pg_catalog.current_setting('synchronous_commit') = 'off'
                 THEN pg_catalog.set_config('synchronous_commit', 'local', true) END
 """
-
-_DEFAULT_PORT = 5432
-
-_VARIABLES = {
-    "user": "PGUSER",
-    "host": "PGHOST",
-    "hostaddr": "PGHOSTADDR",
-    "port": "PGPORT",
-    "dbname": "PGDATABASE",
-}
-"""Environment variables by the parameter of libpq that they stand in for."""
 
 
 class Database:
@@ -77,7 +64,7 @@ class Database:
         `note` gets `where` once, at the first attempt to connect.
         """
         self.given = parameters
-        self.where = where or _guess_name(parameters)
+        self.where = where or guess_name(parameters)
         self._is_named = where is not None
         self._note: Callable[[str], None] | None = note
         self.is_embedded = is_embedded
@@ -106,7 +93,7 @@ class Database:
         try:
             connection: psycopg2.extensions.connection = psycopg2.connect(**self._parameters)
             if not self._is_named:
-                self.where = _read_name(connection, self._parameters.get("port", ""))
+                self.where = read_name(connection, self._parameters.get("port", ""))
         except psycopg2.Error as error:
             raise self.translate(error) from error
         finally:
@@ -242,41 +229,3 @@ def _rollback_quietly(connection: psycopg2.extensions.connection) -> None:
     """
     with suppress(psycopg2.Error):  # a dead connection, whose cause is reported already
         connection.rollback()
-
-
-def _guess_name(parameters: Mapping[str, str]) -> str:
-    """Return the name of the database that libpq would connect to.
-
-    PG* variables stand in for missing parameters.
-
-    A service decides by its file, which only libpq reads.
-    """
-    service = parameters.get("service") or os.environ.get("PGSERVICE")
-    variables = {} if service else os.environ
-
-    def given(name: str) -> str:
-        return parameters.get(name) or variables.get(_VARIABLES[name], "")
-
-    host = given("hostaddr") or given("host") or ("" if service else "local socket")
-    name = _compose_name(given("user"), host, given("port"), given("dbname"))
-    return f"{name}?service={service}" if service else name
-
-
-def _read_name(connection: psycopg2.extensions.connection, given_port: str) -> str:
-    """Return the name of the database that this connection is to.
-
-    A default port is omitted unless it was given.
-    """
-    info = connection.info
-    host = info.host
-    if info.dsn_parameters.get("hostaddr"):  # it overrides the host; the driver does not say which one of a list
-        with socket.socket(fileno=os.dup(connection.fileno())) as link, suppress(OSError):  # a dead connection
-            host = link.getpeername()[0]
-    port = "" if info.port == _DEFAULT_PORT and not given_port else str(info.port)
-    return _compose_name(info.user, host, port, info.dbname)
-
-
-def _compose_name(user: str, host: str, port: str, dbname: str) -> str:
-    """Return a name by which a person recognizes the database, without a secret."""
-    host = f"[{host}]" if ":" in host and not host.startswith("/") else host
-    return f"postgresql://{user}{user and '@'}{host}{port and ':'}{port}/{dbname}"

@@ -12,10 +12,8 @@ from typing import NamedTuple
 import psycopg2
 
 from payproc.db.connection import Database
+from payproc.db.names import name_variable
 from payproc.errors import CannotFinish, WrongUsage
-
-_NAMES = {"dbname": "PGDATABASE", "application_name": "PGAPPNAME", "connect_timeout": "PGCONNECT_TIMEOUT"}
-"""Variables that are not PG and the parameter without its underscores."""
 
 _SESSION_VARIABLES = frozenset({"PGCLIENTENCODING", "PGDATESTYLE", "PGTZ", "PG_COLOR", "PG_COLORS"})
 """Variables of the caller that lead to no other database. All others are removed."""
@@ -95,8 +93,4 @@ def build_environment(before: Mapping[str, str], target: Target) -> dict[str, st
             )
     kept = {name: each for name, each in before.items() if not name.startswith("PG") or name in _SESSION_VARIABLES}
     parameters = {**target.parameters, "password": target.password}
-    return kept | {_name_variable(name): each for name, each in parameters.items() if each and name not in _OMITTED}
-
-
-def _name_variable(parameter: str) -> str:
-    return _NAMES.get(parameter, f"PG{parameter.replace('_', '').upper()}")
+    return kept | {name_variable(name): each for name, each in parameters.items() if each and name not in _OMITTED}
