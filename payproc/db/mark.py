@@ -24,7 +24,7 @@ _LATER_TABLES = ((2, "corrections"), (3, "redeliveries"))
 """Later tables, each with the version that added it."""
 
 _PATTERN = re.compile(r"payproc schema version (\d+)( for Citus)?( by payment)?(?:, procedure ([0-9a-f]+))?")
-"""Without \"by payment\", a schema for Citus has the layout of earlier versions."""
+"""Without "by payment", a schema for Citus has the layout of earlier versions."""
 
 _RELATIONS = """
     SELECT relname::text, pg_catalog.obj_description(oid, 'pg_class'), pg_catalog.pg_get_userbyid(relowner)::text,
@@ -42,7 +42,7 @@ _PROCEDURES = """
 _HAS_UNIQUE_POSITIONS = """
     SELECT FROM pg_catalog.pg_constraint WHERE conrelid = %s::regclass::oid AND contype = 'u'
 """
-"""Earlier versions had no such key on Citus."""
+"""A key of events that earlier versions lack on Citus."""
 
 
 class Mark(NamedTuple):
