@@ -182,10 +182,8 @@ def refuse_one_machine(cursor: psycopg2.extensions.cursor, where: str) -> None:
 def refuse_earlier_layout(where: str) -> NoReturn:
     """Raise CannotFinish for the layout of earlier versions, with events spread by event_id."""
     raise CannotFinish(
-        f"the schema payproc of the database {where} is for Citus and of an earlier payproc, which spread events by "
-        "event_id, expected by payment_id; pipe `payproc export` of that payproc into `payproc ingest` of this one, on "
-        "another database after `payproc init --citus`, and carry over the decisions of people as payproc/db/README.md "
-        "tells"
+        f"the schema payproc of the database {where} is an earlier payproc's for Citus, with events spread by event_id, "
+        "expected by payment_id; export it with that payproc into a new database, as payproc/db/citus.md describes"
     )
 
 

@@ -113,7 +113,7 @@ def test_earlier_layout_for_citus_is_refused(
     before = catalog(sql), records(sql)
     for command in EVERY:
         line = error_line(run(*command, "--quiet", stdin=NEW_EVENT), 1)
-        assert "is for Citus and of an earlier payproc" in line, command
+        assert "with events spread by event_id, expected by payment_id" in line, command
         assert "pipe `payproc export` of that payproc into `payproc ingest`" in line, command
     assert (catalog(sql), records(sql)) == before
 
