@@ -137,7 +137,9 @@ def test_earlier_layout_is_refused(run: InProcess, coordinator: Sql, version: in
     resolve = ("resolve", "--from", "-", "--note", "n", "--dismiss", "--yes")
     for command in [*COMMANDS, ("init",), ("init", "--citus"), ("init", "--sql"), ("ingest", SAMPLES[0]), resolve]:
         line = error_line(run(*command, "--quiet"), 1)
-        assert "with events spread by event_id, expected by payment_id" in line, command
+        assert "spread by event_id, expected by payment_id; export it with that payproc into a new database" in line, (
+            command
+        )
     assert coordinator.value("SELECT count(*) FROM payproc.events") == before > 0
 
 

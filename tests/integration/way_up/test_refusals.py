@@ -113,8 +113,9 @@ def test_earlier_layout_for_citus_is_refused(
     before = catalog(sql), records(sql)
     for command in EVERY:
         line = error_line(run(*command, "--quiet", stdin=NEW_EVENT), 1)
-        assert "with events spread by event_id, expected by payment_id" in line, command
-        assert "pipe `payproc export` of that payproc into `payproc ingest`" in line, command
+        assert "spread by event_id, expected by payment_id; export it with that payproc into a new database" in line, (
+            command
+        )
     assert (catalog(sql), records(sql)) == before
 
 
