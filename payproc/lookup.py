@@ -102,7 +102,7 @@ def make_recorded(
     payment_id: str, event_type: str, outcome: str, own: Sequence[str] | None, line: str
 ) -> RecordedEvent:
     """Return an event on record; `own` is the rest of its decision if this run recorded it."""
-    by_this_run = _by_this_run(outcome, *own) if own else None
+    by_this_run = _make_recorded_by_this_run(outcome, *own) if own else None
     return RecordedEvent(payment_id, _TYPES[event_type], _OUTCOMES[outcome], line, by_this_run)
 
 
@@ -111,6 +111,8 @@ def make_payment(state: str, version: int) -> tuple[State, int]:
     return _STATES[state], version
 
 
-def _by_this_run(outcome: str, source: str, line: str, reason: str, before: str, after: str) -> RecordedByThisRun:
+def _make_recorded_by_this_run(
+    outcome: str, source: str, line: str, reason: str, before: str, after: str
+) -> RecordedByThisRun:
     decision = Decision(_OUTCOMES[outcome], Reason(reason), _STATES[before], _STATES[after])
     return RecordedByThisRun(int(source), int(line), decision)

@@ -182,7 +182,7 @@ def refuse_one_machine(cursor: psycopg2.extensions.cursor, where: str) -> None:
 def refuse_earlier_layout(where: str) -> NoReturn:
     """Raise CannotFinish for the layout of earlier versions, with events spread by event_id."""
     raise CannotFinish(
-        f"the schema payproc of the database {where} is an earlier payproc's for Citus, with events spread by event_id, "
+        f"the schema payproc of the database {where} has an earlier layout for Citus, with events spread by event_id, "
         "expected by payment_id; export it with that payproc into a new database, as payproc/db/citus.md describes"
     )
 

@@ -50,7 +50,7 @@ class Database:
         *,
         interruptible: bool = False,
         is_embedded: bool = False,
-        why_gone: Callable[[], str | None] = lambda: None,
+        explain_end: Callable[[], str | None] = lambda: None,
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Store the parameters; open nothing.
@@ -60,15 +60,15 @@ class Database:
         `interruptible` lets a signal end a wait for the server; the driver's own wait is deaf to
         signals. It is a setting of the whole process, for commands with a single thread.
         `is_embedded` marks payproc's own database, whose schema may be brought up to date unasked.
-        `why_gone` explains a dead connection if the server has ended; the driver knows less.
+        `explain_end` explains a dead connection if the server has ended; the driver knows less.
         `note` gets `where` once, at the first attempt to connect.
         """
-        self.given = parameters
+        self.given_parameters = parameters
         self.where = where or guess_name(parameters)
         self._is_named = where is not None
         self._note: Callable[[str], None] | None = note
         self.is_embedded = is_embedded
-        self._why_gone = why_gone
+        self._explain_end = explain_end
         self._interruptible = interruptible
         self.for_citus: bool | None = None
         """True for the tables for Citus, None before the schema is read."""
@@ -192,7 +192,7 @@ class Database:
     def translate(self, error: psycopg2.Error) -> CannotFinish:
         """Return the CannotFinish for an error of this database."""
         password = self._parameters.get("password") or os.environ.get("PGPASSWORD")
-        cause = self._why_gone() if is_about_connection(error) else None
+        cause = self._explain_end() if is_about_connection(error) else None
         return describe_error(error, self.where, password=password, cause=cause)
 
 

@@ -122,7 +122,7 @@ def bring_up(database: Database, *, for_citus: bool | None = None) -> list[str]:
                     f"owner: {message}; run payproc init as {found.owner}"
                 ) from error
         done.append(step.summary)
-        if step.mark == _current_mark(for_citus=step.mark.for_citus):
+        if step.mark == _make_current_mark(for_citus=step.mark.for_citus):
             return done  # no second look, because a server that changes the procedure's text would make this endless
 
 
@@ -164,13 +164,13 @@ def _is_current(found: FoundSchema) -> bool:
     """Return whether there is no step to take."""
     for_citus = found.mark.for_citus
     return (
-        found.mark == _current_mark(for_citus=for_citus)
+        found.mark == _make_current_mark(for_citus=for_citus)
         and _read_body(for_citus=for_citus) in found.bodies
         and found.views >= {*VIEWS}
     )
 
 
-def _current_mark(*, for_citus: bool) -> Mark:
+def _make_current_mark(*, for_citus: bool) -> Mark:
     """Return the mark of the schema that this payproc creates."""
     import hashlib  # loads OpenSSL, 2 ms that reading commands save
 
@@ -222,7 +222,7 @@ def _choose_step(
         return _make_version_step(mark)
     if _is_current(found):
         return None
-    current = _current_mark(for_citus=mark.for_citus)
+    current = _make_current_mark(for_citus=mark.for_citus)
     return Step("replaced the procedure and the views of the schema payproc", _list_replaceable(current), current)
 
 
@@ -235,7 +235,7 @@ def _make_creation_step(cursor: psycopg2.extensions.cursor, *, for_citus: bool) 
             *citus.distribute_tables(),
             *citus.distribute_procedures(),
         ]
-    return Step("created the schema payproc", statements, _current_mark(for_citus=for_citus))
+    return Step("created the schema payproc", statements, _make_current_mark(for_citus=for_citus))
 
 
 def _list_creation_statements(cursor: psycopg2.extensions.cursor, *, for_citus: bool) -> list[str]:
@@ -243,7 +243,7 @@ def _list_creation_statements(cursor: psycopg2.extensions.cursor, *, for_citus: 
 
     statements = [
         *create_tables(citus.DISTRIBUTED_BY if for_citus else None),
-        *_list_replaceable(_current_mark(for_citus=for_citus)),
+        *_list_replaceable(_make_current_mark(for_citus=for_citus)),
     ]
     cursor.execute("SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'payproc'")
     # A role that may not create schemas may own an empty one. Even IF NOT EXISTS needs the right to
@@ -254,7 +254,9 @@ def _list_creation_statements(cursor: psycopg2.extensions.cursor, *, for_citus: 
 def _make_version_step(mark: Mark) -> Step:
     """Return the step to the next version."""
     version = mark.version + 1
-    reached = _current_mark(for_citus=mark.for_citus) if version == VERSION else Mark(version, mark.for_citus, None)
+    reached = (
+        _make_current_mark(for_citus=mark.for_citus) if version == VERSION else Mark(version, mark.for_citus, None)
+    )
     files = [file for file in _FOLDER.joinpath("versions").iterdir() if file.name.startswith(f"{version:04}_")]
     statements = [statement for file in files for statement in split_statements(file.read_text("utf-8"))]
     statements += _list_replaceable(reached) if version == VERSION else [write_mark(reached)]

@@ -51,7 +51,7 @@ def find_target(database: Database) -> Target:
         info = connection.info
         parameters = {name: value for name, value in info.dsn_parameters.items() if value}
         del parameters["client_encoding"]  # payproc's own
-        if encoding := database.given.get("client_encoding"):
+        if encoding := database.given_parameters.get("client_encoding"):
             parameters["client_encoding"] = encoding
         return Target(parameters, info.password or "", info.server_version // 10_000, info.ssl_in_use)
 
@@ -62,7 +62,7 @@ def make_read_only(target: Target, database: Database) -> Target:
     if target.parameters.get("target_session_attrs") == "read-write":
         changed["target_session_attrs"] = "primary"  # libpq takes a read-only session for a standby
     if not database.is_embedded:
-        _check_read_only(Database({**database.given, **changed}, database.where, interruptible=True))
+        _check_read_only(Database({**database.given_parameters, **changed}, database.where, interruptible=True))
     return target._replace(parameters={**target.parameters, **changed})
 
 

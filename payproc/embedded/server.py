@@ -55,7 +55,7 @@ class EmbeddedServer:
             "requirepeer": "" if self.owner is None else self.owner.pw_name,
         }
 
-    def why_gone(self) -> str | None:
+    def explain_end(self) -> str | None:
         """Return the reason why nobody can connect any more, from the log.
 
         None while the server answers.
