@@ -139,12 +139,6 @@ def list_statements(database: Database, *, for_citus: bool | None = None) -> Ite
             found = FoundSchema(step.mark, "", [], [_read_body(for_citus=step.mark.for_citus)], {*VIEWS})
 
 
-def create_schema(cursor: psycopg2.extensions.cursor, *, for_citus: bool = False) -> None:
-    """Create the schema in either variant on the cursor's server alone. Nothing is distributed."""
-    for statement in _list_creation_statements(cursor, for_citus=for_citus):
-        cursor.execute(statement)
-
-
 def read_procedure(*, for_citus: bool) -> str:
     """Return the statement of record_decisions.sql."""
     statement = _FOLDER.joinpath("record_decisions.sql").read_text("utf-8")
@@ -227,7 +221,7 @@ def _choose_step(
 
 
 def _make_creation_step(cursor: psycopg2.extensions.cursor, *, for_citus: bool) -> Step:
-    statements = _list_creation_statements(cursor, for_citus=for_citus)
+    statements = list_creation_statements(cursor, for_citus=for_citus)
     if for_citus:
         statements = [
             *citus.SETTINGS,
@@ -238,7 +232,8 @@ def _make_creation_step(cursor: psycopg2.extensions.cursor, *, for_citus: bool) 
     return Step("created the schema payproc", statements, _make_current_mark(for_citus=for_citus))
 
 
-def _list_creation_statements(cursor: psycopg2.extensions.cursor, *, for_citus: bool) -> list[str]:
+def list_creation_statements(cursor: psycopg2.extensions.cursor, *, for_citus: bool) -> list[str]:
+    """Return the statements that create the schema, in either variant, before it is distributed."""
     from payproc.models import create_tables  # SQLAlchemy, 0.25 s that every other command saves
 
     statements = [
