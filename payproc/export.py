@@ -35,7 +35,7 @@ from payproc.logic import TABLE, EventType, Outcome, Reason, Resolution, State
 from payproc.schemas import parse_line
 
 BLOCK_BYTES = 64 << 10
-"""Bytes of a block of lines, about: a pipe's buffer, and small enough to interrupt after each."""
+"""Approximate size of a block of lines: a pipe's buffer, and soon written when a signal comes."""
 
 _EVENTS = """
     SELECT payment_id, position, event_id, type, outcome, reason, state_before, state_after, payload::text AS line

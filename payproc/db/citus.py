@@ -1,7 +1,7 @@
 """Citus: a database that is spread over the machines of a cluster.
 
-Belongs here: the distribution of the tables, the part of a machine in its cluster, and the refusals
-that follow from it.
+Belongs here: the variant of the tables and procedures, their distribution, and the refusal of
+databases that do not fit. A batch on Citus is in machines.py.
 
 A cluster has one coordinator, which every command must connect to, and workers, which hold the
 distributed rows. Citus shows the schema on all of them, except the table `runs`.
@@ -220,7 +220,7 @@ def require_utf8(cursor: psycopg2.extensions.cursor, where: str) -> None:
 def _read_cluster(cursor: psycopg2.extensions.cursor) -> tuple[bool, int, str]:
     """Return whether the machine is a worker, the number of workers, and the coordinator's address.
 
-    Without Citus that is no worker of none.
+    Without Citus the machine is no worker, and there are none.
     """
     if not has_extension(cursor):
         return False, 0, ""

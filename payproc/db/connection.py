@@ -74,7 +74,7 @@ class Database:
         """True for the tables for Citus, None before the schema is read."""
         self._parameters: dict[str, Any] = {
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-            # Three settings limit a wait in silence, the fourth one for an acknowledgement.
+            # Three settings limit a silent wait, the fourth a wait for an acknowledgement.
             "keepalives_idle": str(LOST_AFTER_SECONDS // 2),
             "keepalives_interval": str(LOST_AFTER_SECONDS // 6),
             "keepalives_count": "3",
@@ -121,7 +121,7 @@ class Database:
 
         Raises CannotFinish for any error of the database.
         """
-        if connection.closed:  # since the commit of the transaction before
+        if connection.closed:  # by the server, since the last commit
             raise self.translate(psycopg2.OperationalError("the server closed the connection"))
         # Every write here is compare and set or harmless to lose; a stricter default would only
         # make it fail.

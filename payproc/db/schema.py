@@ -34,7 +34,7 @@ _STATEMENT = re.compile(r"(?:\$(\w+)\$.*?\$\1\$|[^$;]|;(?!\n))+;\n", re.DOTALL)
 
 
 class Step(NamedTuple):
-    """One transaction of the way up: its summary, its statements, and the mark that it leaves."""
+    """One transaction of an upgrade: its summary, its statements, and the mark that it leaves."""
 
     summary: str
     statements: list[str]
@@ -126,7 +126,7 @@ def bring_up(database: Database, *, for_citus: bool | None = None) -> list[str]:
             return done  # no second look, because a server that changes the procedure's text would make this endless
 
 
-def list_statements(database: Database, *, for_citus: bool | None = None) -> Iterator[str]:
+def list_statements(database: Database, *, for_citus: bool | None) -> Iterator[str]:
     """Yield the statements that `bring_up` would run, one transaction at a time, for `psql -f`."""
     with database.transaction() as cursor:
         found = read_schema(cursor, database.where)
@@ -155,7 +155,7 @@ def _read(database: Database) -> FoundSchema | None:
 
 
 def _is_current(found: FoundSchema) -> bool:
-    """Return whether there is no step to take."""
+    """Return whether the schema needs no step."""
     for_citus = found.mark.for_citus
     return (
         found.mark == _make_current_mark(for_citus=for_citus)
@@ -192,9 +192,9 @@ def _refuse_other_version(mark: Mark, database: Database) -> None:
 def _choose_step(
     cursor: psycopg2.extensions.cursor, database: Database, found: FoundSchema | None, *, for_citus: bool | None
 ) -> Step | None:
-    """Return the next step of the way up, None at its end.
+    """Return the next step to the current schema, None if it is current.
 
-    Raises CannotFinish if there is no way.
+    Raises CannotFinish if no step leads there.
     """
     if found is None:
         if for_citus:
