@@ -4,7 +4,8 @@ Belongs here: creating the schema, upgrading it, and the check before a command.
 
 The files in versions/ lead from each version to the next. Each step is one transaction under an
 advisory lock, so two commands cannot take the same step, and a crash leaves the version before it.
-If only the procedure or the views differ, the owner's next `ingest` or `init` replaces them.
+If only the procedure or the views differ, `init` or the owner's next command that writes replaces
+them.
 """
 
 import re
