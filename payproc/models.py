@@ -202,7 +202,7 @@ corrections = Table(
 )
 
 
-def create_tables(distributed_by: Mapping[str, str] | None) -> list[str]:
+def list_table_statements(distributed_by: Mapping[str, str] | None) -> list[str]:
     """Return the statements that create the types, tables and indexes in an existing schema.
 
     `distributed_by` asks for the variant for Citus, with the column that each table is spread by.

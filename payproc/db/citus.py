@@ -53,7 +53,7 @@ SETTINGS = (
     # With this on, CREATE SCHEMA would put all tables of the schema on one machine.
     "SET LOCAL citus.enable_schema_based_sharding TO off",
 )
-"""Settings of a transaction that creates or changes the tables of the variant for Citus."""
+"""Settings of the transaction that creates the tables for Citus."""
 
 _ASYNCHRONOUS_COMMIT = "SET LOCAL synchronous_commit = off;"
 """The line at the start of each transaction of record_decisions."""
@@ -115,22 +115,8 @@ def adapt_procedure(statement: str) -> str:
     )
 
 
-def distribute_procedures() -> list[str]:
-    """Return the statements that make Citus run the procedures where their first argument is."""
-    text = ", text"
-    procedures = {
-        f"record_decisions(text, bigint{text * 13})": ("in_payment_id", "payments"),
-        f"look_up_payments(text, bigint, timestamptz, integer{text * 3})": ("in_payment_id", "payments"),
-        f"claim_event_ids(text, boolean{text * 3})": ("in_event_id", "event_ids"),
-    }
-    return [
-        f"SELECT pg_catalog.create_distributed_function('payproc.{procedure}', '{argument}', 'payproc.{table}')"
-        for procedure, (argument, table) in procedures.items()
-    ]
-
-
-def distribute_tables() -> list[str]:
-    """Return the statements that make Citus distribute the tables of its variant."""
+def list_distribution_statements() -> list[str]:
+    """Return the statements that distribute the tables, and then the procedures."""
     statements = [f"ALTER TABLE payproc.{table} REPLICA IDENTITY NOTHING" for table in _RECORDED_ASYNCHRONOUSLY]
     first: dict[str, str] = {}
     for table, column in DISTRIBUTED_BY.items():
@@ -140,7 +126,17 @@ def distribute_tables() -> list[str]:
         statements.append(
             f"SELECT pg_catalog.create_distributed_table('payproc.{table}', '{column}', colocate_with => '{beside}')"
         )
-    return statements
+    # Citus runs a procedure on the machine of its first argument.
+    text = ", text"
+    procedures = {
+        f"record_decisions(text, bigint{text * 13})": ("in_payment_id", "payments"),
+        f"look_up_payments(text, bigint, timestamptz, integer{text * 3})": ("in_payment_id", "payments"),
+        f"claim_event_ids(text, boolean{text * 3})": ("in_event_id", "event_ids"),
+    }
+    return statements + [
+        f"SELECT pg_catalog.create_distributed_function('payproc.{procedure}', '{argument}', 'payproc.{table}')"
+        for procedure, (argument, table) in procedures.items()
+    ]
 
 
 def is_for_citus(cursor: psycopg2.extensions.cursor) -> bool:

@@ -74,7 +74,7 @@ class FoundSchema(NamedTuple):
     """The views that are there."""
 
 
-def write_mark(mark: Mark) -> str:
+def make_mark_statement(mark: Mark) -> str:
     """Return the statement that writes a mark."""
     return f"COMMENT ON TABLE payproc.runs IS '{mark}'"
 
@@ -103,7 +103,7 @@ def read_schema(cursor: psycopg2.extensions.cursor, where: str) -> FoundSchema |
             refuse_earlier_layout(where)
         raise CannotFinish(
             f"the schema payproc of the database {where} has lost its mark, as by a restore without comments; as its "
-            f"owner {owner} run: {write_mark(_recognize(tables))}"
+            f"owner {owner} run: {make_mark_statement(_recognize(tables))}"
         )
     if found[2] and not found[3]:
         refuse_earlier_layout(where)

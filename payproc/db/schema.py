@@ -19,7 +19,7 @@ import psycopg2.extensions
 from payproc.db import citus
 from payproc.db.connection import Database
 from payproc.db.errors import is_about_privileges
-from payproc.db.mark import VERSION, FoundSchema, Mark, read_schema, write_mark
+from payproc.db.mark import VERSION, FoundSchema, Mark, make_mark_statement, read_schema
 from payproc.db.views import VIEWS, read_views
 from payproc.errors import CannotFinish
 
@@ -224,21 +224,16 @@ def _choose_step(
 def _make_creation_step(cursor: psycopg2.extensions.cursor, *, for_citus: bool) -> Step:
     statements = list_creation_statements(cursor, for_citus=for_citus)
     if for_citus:
-        statements = [
-            *citus.SETTINGS,
-            *statements,
-            *citus.distribute_tables(),
-            *citus.distribute_procedures(),
-        ]
+        statements = [*citus.SETTINGS, *statements, *citus.list_distribution_statements()]
     return Step("created the schema payproc", statements, _make_current_mark(for_citus=for_citus))
 
 
 def list_creation_statements(cursor: psycopg2.extensions.cursor, *, for_citus: bool) -> list[str]:
     """Return the statements that create the schema, in either variant, before it is distributed."""
-    from payproc.models import create_tables  # SQLAlchemy, 0.25 s that every other command saves
+    from payproc.models import list_table_statements  # SQLAlchemy, 0.25 s that every other command saves
 
     statements = [
-        *create_tables(citus.DISTRIBUTED_BY if for_citus else None),
+        *list_table_statements(citus.DISTRIBUTED_BY if for_citus else None),
         *_list_replaceable(_make_current_mark(for_citus=for_citus)),
     ]
     cursor.execute("SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'payproc'")
@@ -255,7 +250,7 @@ def _make_version_step(mark: Mark) -> Step:
     )
     files = [file for file in _FOLDER.joinpath("versions").iterdir() if file.name.startswith(f"{version:04}_")]
     statements = [statement for file in files for statement in split_statements(file.read_text("utf-8"))]
-    statements += _list_replaceable(reached) if version == VERSION else [write_mark(reached)]
+    statements += _list_replaceable(reached) if version == VERSION else [make_mark_statement(reached)]
     return Step(f"brought the schema payproc from version {mark.version} to {version}", statements, reached)
 
 
@@ -265,7 +260,7 @@ def split_statements(script: str) -> list[str]:
 
 
 def _list_replaceable(mark: Mark) -> list[str]:
-    return [*_list_code(for_citus=mark.for_citus), write_mark(mark)]
+    return [*_list_code(for_citus=mark.for_citus), make_mark_statement(mark)]
 
 
 def _list_code(*, for_citus: bool) -> list[str]:
