@@ -75,37 +75,30 @@ class Machines:
     ) -> Known:
         """Return the facts that the events are decided on, and claim their event_ids first."""
         claims = self._claim(connection, events)
-        pairs = [(each.payment_id, event_id) for event_id, each in claims.items()]
+        pairs = [(claim.payment_id, event_id) for event_id, claim in claims.items()]
         payment_ids = {event.payment_id for event in events}
         places = route(connection, "payments", sorted({*payment_ids, *(payment_id for payment_id, _ in pairs)}))
         self._machine_of_payment = {payment_id: machine for payment_id, (machine, _) in places.items()}
         self._payment_on = {machine: payment_id for payment_id, machine in self._machine_of_payment.items()}
-        recorded: dict[str, RecordedEvent] = {}
-        payments = {}
-        pairs_by_part = _group(pairs, [places[payment_id] for payment_id, _ in pairs])
-        payments_by_part = _group(payment_ids, [places[payment_id] for payment_id in payment_ids])
-        for machine, payment_there in self._payment_on.items():
-            pair_parts = pairs_by_part.get(machine, [])
+        known = Known({}, {}, {})
+        pairs_on = _group(pairs, [places[payment_id] for payment_id, _ in pairs])
+        payments_on = _group(payment_ids, [places[payment_id] for payment_id in payment_ids])
+        for machine, payment_id in self._payment_on.items():
+            parts = pairs_on[machine]
             arguments = (
-                payment_there,
+                payment_id,
                 *run,
                 MAX_COMPARED_BYTES,
-                _join([event_id for _, event_id in part] for part in pair_parts),
-                _join([payment_id for payment_id, _ in part] for part in pair_parts),
-                _join(payments_by_part.get(machine, [])),
+                _join([event_id for _, event_id in part] for part in parts),
+                _join([payment_id for payment_id, _ in part] for part in parts),
+                _join(payments_on[machine]),
             )
-            with connection.cursor() as cursor:
-                cursor.execute(_LOOK_UP, arguments)
-                for event_id, payment_id, event_type, outcome, own, line, state, version in cursor:
-                    if event_id is None:
-                        payments[payment_id] = make_payment(state, version)
-                    else:
-                        recorded[event_id] = make_recorded(payment_id, event_type, outcome, own, line)
+            _look_up_share(connection, arguments, known)
         for event in events:
-            claimed = claims.get(event.event_id)
-            if claimed not in (None, (event.payment_id, event.type)):
-                recorded.setdefault(event.event_id, RecordedEvent(*claimed, None, ""))
-        return Known(recorded, payments, {})
+            claim = claims.get(event.event_id)
+            if claim is not None and claim != (event.payment_id, event.type):
+                known.recorded.setdefault(event.event_id, RecordedEvent(*claim, None, ""))
+        return known
 
     def record(self, connection: psycopg2.extensions.connection, run_id: int, new: Sequence[EventResult]) -> list[int]:
         """Write the new results of the batch that was looked up last, and flush them.
@@ -187,8 +180,19 @@ def route(connection: psycopg2.extensions.connection, table: str, ids: Sequence[
         return dict(zip(ids, cursor.fetchall(), strict=True))
 
 
-def _group(items: Iterable[Item], places: Iterable[tuple[int, int]]) -> dict[int, list[list[Item]]]:
-    """Return the items of each machine, in parts of one shard."""
+def _look_up_share(connection: psycopg2.extensions.connection, arguments: Sequence[object], known: Known) -> None:
+    """Add the facts on one machine to `known`."""
+    with connection.cursor() as cursor:
+        cursor.execute(_LOOK_UP, arguments)
+        for event_id, payment_id, event_type, outcome, own, line, state, version in cursor:
+            if event_id is None:
+                known.payments[payment_id] = make_payment(state, version)
+            else:
+                known.recorded[event_id] = make_recorded(payment_id, event_type, outcome, own, line)
+
+
+def _group(items: Iterable[Item], places: Iterable[tuple[int, int]]) -> Mapping[int, list[list[Item]]]:
+    """Return the items of each machine, in parts of one shard. A machine without items has none."""
     shards: dict[tuple[int, int], list[Item]] = defaultdict(list)
     for item, place in zip(items, places, strict=True):
         shards[place].append(item)

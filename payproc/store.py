@@ -29,7 +29,7 @@ class OneServer:
         self, connection: psycopg2.extensions.connection, run: ThisRun, events: Sequence[PaymentEvent]
     ) -> Known:
         """Return the facts that the events are decided on."""
-        return look_up(connection, run, [event.event_id for event in events], {event.payment_id for event in events})
+        return look_up(connection, run, events)
 
     def record(self, connection: psycopg2.extensions.connection, run_id: int, new: Sequence[EventResult]) -> list[int]:
         """Write the new results, and flush them; return the places of contested ones, from 1."""
