@@ -161,10 +161,11 @@ def refuse_worker(cursor: psycopg2.extensions.cursor, where: str) -> None:
         )
 
 
-def refuse_one_machine(cursor: psycopg2.extensions.cursor, where: str) -> None:
+def require_choice(cursor: psycopg2.extensions.cursor, where: str) -> None:
     """Raise CannotFinish if the database named `where` is the coordinator's of a cluster.
 
-    Tables for one server would stay on it for good. A coordinator without workers is one server.
+    Tables for one server would stay on the coordinator for good, so the user has to choose. A
+    coordinator without workers is one server.
     """
     _, workers, _ = _read_cluster(cursor)
     if workers:

@@ -11,7 +11,7 @@ them.
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import psycopg2.errors
 import psycopg2.extensions
@@ -56,13 +56,11 @@ def has_schema(database: Database) -> bool:
 def require_schema(database: Database) -> None:
     """Raise CannotFinish unless payproc's schema is there, in this version."""
     if not has_schema(database):
-        raise CannotFinish(f"nothing is recorded: no schema payproc in the database {database.where}")
+        _refuse_missing_schema(database)
 
 
 def prepare_schema(database: Database, note: Callable[[str], None], *, create: bool) -> None:
-    """Create or upgrade the schema for a writing command, if allowed.
-
-    `note` gets a line for each change.
+    """Create or upgrade the schema for a writing command, if allowed; `note` gets a line a change.
 
     A missing schema is created if `create` is set. The schema of an embedded database is brought up
     to date; a server's never is. Raises CannotFinish if the schema cannot be used as it is.
@@ -70,7 +68,7 @@ def prepare_schema(database: Database, note: Callable[[str], None], *, create: b
     found = _read(database)
     if found is None:
         if not create:
-            require_schema(database)
+            _refuse_missing_schema(database)
         bring_up(database)
         return
     if found.unlogged:
@@ -78,7 +76,7 @@ def prepare_schema(database: Database, note: Callable[[str], None], *, create: b
             f"the table payproc.{found.unlogged[0]} of the database {database.where} is UNLOGGED, so a crash would "
             f"empty it; run ALTER TABLE payproc.{found.unlogged[0]} SET LOGGED"
         )
-    if found.mark.version != VERSION and not (found.mark.version < VERSION and database.is_embedded):
+    if not (database.is_embedded and found.mark.version < VERSION):
         _refuse_other_version(found.mark, database)
     if _is_current(found):
         return
@@ -180,7 +178,12 @@ def _read_body(*, for_citus: bool) -> str:
     return read_procedure(for_citus=for_citus).split("$procedure$")[1]
 
 
+def _refuse_missing_schema(database: Database) -> NoReturn:
+    raise CannotFinish(f"nothing is recorded: no schema payproc in the database {database.where}")
+
+
 def _refuse_other_version(mark: Mark, database: Database) -> None:
+    """Raise CannotFinish unless the schema has this version."""
     has = f"the schema payproc of the database {database.where} has version {mark.version}"
     if mark.version > VERSION:
         raise CannotFinish(
@@ -202,7 +205,7 @@ def _choose_step(
             citus.require_extension(cursor, database.where)
             citus.require_utf8(cursor, database.where)
         elif for_citus is None:
-            citus.refuse_one_machine(cursor, database.where)
+            citus.require_choice(cursor, database.where)
         return _make_creation_step(cursor, for_citus=bool(for_citus))
     mark = found.mark
     if for_citus not in (None, mark.for_citus):
@@ -211,10 +214,9 @@ def _choose_step(
             f"the schema payproc of the database {database.where} was created for {made} and cannot be "
             f"converted; name another database, or omit {option}"
         )
-    if mark.version > VERSION:
-        _refuse_other_version(mark, database)
     if mark.version < VERSION:
         return _make_version_step(mark)
+    _refuse_other_version(mark, database)
     if _is_current(found):
         return None
     current = _make_current_mark(for_citus=mark.for_citus)
@@ -245,9 +247,8 @@ def list_creation_statements(cursor: psycopg2.extensions.cursor, *, for_citus: b
 def _make_version_step(mark: Mark) -> Step:
     """Return the step to the next version."""
     version = mark.version + 1
-    reached = (
-        _make_current_mark(for_citus=mark.for_citus) if version == VERSION else Mark(version, mark.for_citus, None)
-    )
+    current = _make_current_mark(for_citus=mark.for_citus)
+    reached = current if version == VERSION else Mark(version, mark.for_citus, None)
     files = [file for file in _FOLDER.joinpath("versions").iterdir() if file.name.startswith(f"{version:04}_")]
     statements = [statement for file in files for statement in split_statements(file.read_text("utf-8"))]
     statements += _list_replaceable(reached) if version == VERSION else [make_mark_statement(reached)]
