@@ -75,9 +75,9 @@ def format_examples(*commands: str) -> str:
 
 
 def list_option_names(command: Any) -> list[str]:
-    """Return all options of a command, also the short ones."""
+    """Return all options of a command, also the short ones and those that begin with --no-."""
     options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
-    return [*(name for option in options for name in option.opts), "--help", "-h"]
+    return [*(name for option in options for name in (*option.opts, *option.secondary_opts)), "--help", "-h"]
 
 
 def check_text(context: typer.Context, name: str, value: str) -> str:
