@@ -10,11 +10,12 @@ import os
 import select
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 import typer
 
+from payproc.cli.files import identify_file
 from payproc.cli.table import Column, Layout, Row, Styled, lay_out
 from payproc.escape import printable, redact
 from payproc.signals import interrupt
@@ -28,7 +29,10 @@ MAX_PROBLEMS_SHOWN = 20
 """Malformed lines, or omitted records, that are listed on stderr; the rest are counted."""
 
 MIN_TABLE_WIDTH = 40
-"""Minimum table width. Below it Rich wraps every letter."""
+"""Minimum table width. Below it every word would break."""
+
+_MIN_WIDE_COLUMNS = 110
+"""Screen width from which a row takes one line instead of two, if its ids stay whole."""
 
 _DEFAULT_WIDTH = 80
 
@@ -70,13 +74,24 @@ class Screen:
         *,
         measured: Iterable[Row] | None = None,
         layouts: Sequence[Layout] = (),
+        empty: str = "",
     ) -> None:
-        """Print a table.
+        """Print a table, or the line `empty` instead of a header without rows.
 
         The rows `measured`, by default the first ones, decide widths and layout.
         """
+        if empty:
+            rows = iter(rows)
+            if (first := next(rows, None)) is None:
+                self.print([empty])
+                return
+            rows = chain([first], rows)
         table = lay_out(columns, rows, self.width, self.paint, measured=measured, layouts=layouts, rule=self._rule)
         self.print(table)
+
+    def choose_layouts(self, layouts: Sequence[Layout]) -> Sequence[Layout]:
+        """Return the layouts for this screen. The first, with a row a line, is for wide ones."""
+        return layouts if self.width >= _MIN_WIDE_COLUMNS else layouts[1:]
 
     def paint(self, styled: Styled) -> str:
         """Return a text in its style, as this screen takes it."""
@@ -154,6 +169,15 @@ class ProblemLog:
             self._messages += 1
             self._told += problems
             print(printable(message), file=sys.stderr)  # not typer.echo, which bypasses the progress bar
+
+
+def is_bar_useful(*, quiet: bool) -> bool:
+    """Return whether a listing has a progress bar: if its lines go to a file.
+
+    On a terminal, or in a pager, the listing shows its progress itself. In another pipe, the reader
+    may draw a bar on the same terminal.
+    """
+    return not quiet and sys.stderr.isatty() and identify_file(sys.stdout.fileno()) is not None
 
 
 @contextlib.contextmanager

@@ -27,19 +27,18 @@ _FIELDS = (
 SHOW_COLUMNS = (Column("#", is_number=True), *_FIELDS)
 HISTORY_COLUMNS = (Column("Payment", is_id=True), *_FIELDS)
 
-_WIDE: Layout = [[0], [1], [2], [3], [4], [5], [6], [7]]
+_ROW_A_LINE: Layout = [[0], [1], [2], [3], [4], [5], [6], [7]]
 
-
-def choose_show_layouts(*, is_wide: bool) -> list[Layout]:
-    """Return the layouts of one payment's history, the widest first."""
-    narrow: list[Layout] = [[[0], [1, 2], [3, 4], [5], [6, 7]], [[0], [1, 2], [3, 4, 5], [6, 7]]]
-    return [_WIDE, *narrow] if is_wide else narrow
-
-
-def choose_history_layouts(*, is_wide: bool) -> list[Layout]:
-    """Return the layouts of entries of many payments, the widest first."""
-    narrow: list[Layout] = [[[0, 1], [2, 5], [3, 4], [6, 7]], [[0, 1, 7], [3, 4, 5], [6, 2]]]
-    return [_WIDE, *narrow] if is_wide else narrow
+SHOW_LAYOUTS: list[Layout] = [
+    _ROW_A_LINE,
+    [[0], [1, 2], [3, 4], [5], [6, 7]],
+    [[0], [1, 2], [3, 4, 5], [6, 7]],
+]
+HISTORY_LAYOUTS: list[Layout] = [
+    _ROW_A_LINE,
+    [[0, 1], [2, 5], [3, 4], [6, 7]],
+    [[0, 1, 7], [3, 4, 5], [6, 2]],
+]
 
 
 def make_show_row(entry: "HistoryEntry") -> Row:

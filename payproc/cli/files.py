@@ -1,6 +1,6 @@
-"""The output files of an ingest: opened, compared with the inputs, emptied and closed.
+"""The output files of `ingest` and `resolve`: opened, compared with the inputs, emptied and closed.
 
-Belongs here: the whole life of a file that `ingest` writes, except its lines.
+Belongs here: the whole life of a file that a command writes, except its lines.
 """
 
 import contextlib

@@ -1,18 +1,15 @@
 """`payproc history`: the entries of all payments, by run, outcome, person and time."""
 
-import sys
-from collections.abc import Iterator
 from datetime import datetime
 from enum import Enum
-from itertools import chain
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from payproc.cli.console import Screen, make_notifier, open_screen, report_progress, show_progress
-from payproc.cli.entries import HISTORY_COLUMNS, choose_history_layouts, make_history_row
+from payproc.cli.console import is_bar_useful, open_screen, report_progress, show_progress
+from payproc.cli.database import open_database
+from payproc.cli.entries import HISTORY_COLUMNS, HISTORY_LAYOUTS, make_history_row
 from payproc.cli.exits import exit_on_errors
-from payproc.cli.files import identify_file
 from payproc.cli.options import (
     MAX_LIMIT,
     DatabaseUrl,
@@ -23,7 +20,7 @@ from payproc.cli.options import (
     format_examples,
     parse_time_option,
 )
-from payproc.cli.render import MIN_WIDE_COLUMNS, to_json_line
+from payproc.cli.render import to_json_line
 from payproc.errors import WrongUsage
 from payproc.logic import EventType, Outcome, Reason
 
@@ -86,7 +83,6 @@ def history(
     """
     with exit_on_errors():
         from payproc.cli.listings import print_listing  # msgspec takes 6 ms of CPU, which --help need not pay
-        from payproc.db import location, schema  # psycopg2, 20 ms
         from payproc.history import ENTRY_KINDS, HistoryFilter, count_entries, list_entries
 
         for name, value in (("--by", by), ("--payment", payment)):
@@ -98,16 +94,16 @@ def history(
             run, outcome, reason, event_type, kind.value if kind else None, by, payment, since, until
         )
         is_table = output_format is ListingFormat.TABLE
-        # A table on a terminal, or in a pager, is its own progress.
-        is_progress_shown = not quiet and sys.stderr.isatty() and identify_file(sys.stdout.fileno()) is not None
+        has_bar = is_bar_useful(quiet=quiet)
         screen = open_screen()  # before the bar, which takes the place of stdout
-        with location.open_database(database_url, make_notifier(quiet)) as database:
-            schema.require_schema(database)
-            total = count_entries(database, picked, limit) if is_progress_shown else None
-            with show_progress(total, "entries", is_progress_shown) as on_progress:
+        with open_database(database_url, quiet=quiet) as database:
+            total = count_entries(database, picked, limit) if has_bar else None
+            with show_progress(total, "entries", has_bar) as on_progress:
                 found = report_progress(list_entries(database, picked, limit, with_payload=not is_table), on_progress)
                 if is_table:
-                    _print_table(screen, found)
+                    rows = (make_history_row(*each) for each in found)
+                    layouts = screen.choose_layouts(HISTORY_LAYOUTS)
+                    screen.print_table(HISTORY_COLUMNS, rows, layouts=layouts, empty="no entries match")
                 else:
                     print_listing(map(_to_line, found), ENTRY_KINDS, output_format)
 
@@ -115,12 +111,3 @@ def history(
 def _to_line(found: "PaymentEntry") -> str:
     """Return an entry as one JSON object: the payment's id in front of the fields of `show`."""
     return f'{{"payment_id":{to_json_line(found.payment_id)},{to_json_line(found.entry)[1:]}'
-
-
-def _print_table(screen: Screen, found: "Iterator[PaymentEntry]") -> None:
-    if (first := next(found, None)) is None:
-        screen.print(["no entries match"])
-        return
-    rows = (make_history_row(*each) for each in chain((first,), found))
-    layouts = choose_history_layouts(is_wide=screen.width >= MIN_WIDE_COLUMNS)
-    screen.print_table(HISTORY_COLUMNS, rows, layouts=layouts)

@@ -221,8 +221,6 @@ def _choose_exit_code(summary: "Summary", stopped_by: int | None, fail_on: Seque
         counts[Outcome.REJECT] -= summary.known_conflicts  # a replay of a clean day stays clean
     found = [outcome for outcome, count in counts.items() if count]
     for outcome in found:
-        verb = "was" if counts[outcome] == 1 else "were"
-        print_message(
-            f"--fail-on {outcome.value}: {format_count(counts[outcome], 'event')} {verb} {_OUTCOME_VERBS[outcome]}"
-        )
+        count = format_count(counts[outcome], "event was", "events were")
+        print_message(f"--fail-on {outcome.value}: {count} {_OUTCOME_VERBS[outcome]}")
     return DONE_WITH_FINDINGS if found or summary.malformed else 0

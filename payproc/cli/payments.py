@@ -1,16 +1,13 @@
 """`payproc payments`: payments by state and age."""
 
-import sys
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
-from itertools import chain
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from payproc.cli.console import Screen, make_notifier, open_screen, report_progress, show_progress
+from payproc.cli.console import is_bar_useful, open_screen, report_progress, show_progress
+from payproc.cli.database import open_database
 from payproc.cli.exits import exit_on_errors
-from payproc.cli.files import identify_file
 from payproc.cli.options import (
     MAX_LIMIT,
     DatabaseUrl,
@@ -65,31 +62,20 @@ def payments(
     with exit_on_errors():
         from payproc import listing  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
         from payproc.cli.listings import print_listing
-        from payproc.db import location, schema
 
         now = datetime.now(timezone.utc)
         picked = listing.PaymentFilter(state, None if older_than is None else now - older_than, waiting)
         screen = open_screen()  # before the bar, which takes the place of stdout
-        # A table on a terminal, or in a pager, is its own progress.
-        is_progress_shown = not quiet and sys.stderr.isatty() and identify_file(sys.stdout.fileno()) is not None
-        with location.open_database(database_url, make_notifier(quiet)) as database:
-            schema.require_schema(database)
-            has_total = is_progress_shown and not waiting
-            total = listing.count_payments(database, picked, limit) if has_total else None
-            with show_progress(total, "payments", is_progress_shown) as on_progress:
+        has_bar = is_bar_useful(quiet=quiet)
+        with open_database(database_url, quiet=quiet) as database:
+            total = listing.count_payments(database, picked, limit) if has_bar and not waiting else None
+            with show_progress(total, "payments", has_bar) as on_progress:
                 found = report_progress(listing.list_payments(database, picked, limit), on_progress)
                 if output_format is not ListingFormat.TABLE:
                     print_listing(map(to_json_line, found), [listing.ListedPayment], output_format)
                 else:
-                    _print_payments(screen, found, now)
-
-
-def _print_payments(screen: Screen, found: "Iterator[ListedPayment]", now: datetime) -> None:
-    if (first := next(found, None)) is None:
-        screen.print(["no payments match"])
-        return
-    rows = (_make_row(payment, now) for payment in chain((first,), found))
-    screen.print_table(_COLUMNS, rows, layouts=_LAYOUTS)
+                    rows = (_make_row(payment, now) for payment in found)
+                    screen.print_table(_COLUMNS, rows, layouts=_LAYOUTS, empty="no payments match")
 
 
 def _make_row(payment: "ListedPayment", now: datetime) -> Row:

@@ -18,9 +18,6 @@ if TYPE_CHECKING:  # these import psycopg2
     from payproc.payments import Conflict, EventEntry, Redelivery
     from payproc.review import Review
 
-MIN_WIDE_COLUMNS = 110
-"""Screen width from which a row takes one line instead of two, if its ids stay whole."""
-
 _OUTCOME_STYLES = {
     Outcome.APPLY: "green",
     Outcome.IGNORE: "dim",

@@ -3,13 +3,13 @@
 Belongs here: the options, and a decision about one event. Many at once are in bulk.py.
 """
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from payproc.cli.console import confirm, make_notifier, print_message
+from payproc.cli.console import confirm
+from payproc.cli.database import open_database
 from payproc.cli.exits import exit_on_errors
 from payproc.cli.files import open_outputs
 from payproc.cli.filters import (
@@ -110,7 +110,7 @@ def resolve(
         code = 0
         with (
             open_outputs([] if file is None else [file], decisions, None) as outputs,
-            _open_database(database_url, quiet=quiet, is_read_only=dry_run) as database,
+            open_database(database_url, quiet=quiet, is_written=not dry_run) as database,
         ):
             if file is not None:
                 code = bulk.resolve_file(database, file, Defaults(resolution, note, by, expect), report, outputs)
@@ -121,18 +121,6 @@ def resolve(
                 else:
                     code = bulk.resolve_all(database, filters, limit, decision, report, outputs, yes=yes)
     raise typer.Exit(code)
-
-
-@contextlib.contextmanager
-def _open_database(url: str | None, *, quiet: bool, is_read_only: bool) -> Iterator["Database"]:
-    from payproc.db import location, schema  # as in `resolve`
-
-    with location.open_database(url, make_notifier(quiet)) as database:
-        if is_read_only:
-            schema.require_schema(database)
-        else:
-            schema.prepare_schema(database, print_message, create=False)
-        yield database
 
 
 _OF_ALL = ("reason", "event_type", "state", "payment", "run", "legal_now", "limit", "dry_run")

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from payproc.cli.console import make_notifier, open_screen
+from payproc.cli.console import open_screen
+from payproc.cli.database import open_database
 from payproc.cli.exits import exit_on_errors
 from payproc.cli.options import MAX_LIMIT, DatabaseUrl, ListingFormat, ListingFormatOption, Quiet, format_examples
 from payproc.cli.place import Place
@@ -42,11 +43,9 @@ def runs(
     """
     with exit_on_errors():
         from payproc.cli.listings import print_listing  # msgspec takes 6 ms of CPU, which --help need not pay
-        from payproc.db import location, schema  # psycopg2, 20 ms
-        from payproc.runs import Run, list_runs
+        from payproc.runs import Run, list_runs  # psycopg2, 20 ms
 
-        with location.open_database(database_url, make_notifier(quiet)) as database:
-            schema.require_schema(database)
+        with open_database(database_url, quiet=quiet) as database:
             found = list_runs(database, limit)
             if output_format is not ListingFormat.TABLE:
                 print_listing(map(to_json_line, found), [Run], output_format)

@@ -78,9 +78,9 @@ def describe_next_steps(summary: "Summary", waiting: int) -> Iterator[str]:
     Conflicts that were on record already are not this run's.
     """
     if waiting:
-        yield f"{format_count(waiting, 'event')} {'needs' if waiting == 1 else 'need'} review; run payproc review"
+        yield f"{format_count(waiting, 'event needs', 'events need')} review; run payproc review"
     if rejected := summary.outcomes[Outcome.REJECT] - summary.known_conflicts:
         yield (
-            f"{format_count(rejected, 'event')} {'was' if rejected == 1 else 'were'} rejected; "
+            f"{format_count(rejected, 'event was', 'events were')} rejected; "
             f"run payproc history --run {summary.run_id} --outcome REJECT"
         )
