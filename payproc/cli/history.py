@@ -10,19 +10,20 @@ from payproc.cli.console import is_bar_useful, open_screen, report_progress, sho
 from payproc.cli.database import open_database
 from payproc.cli.entries import HISTORY_COLUMNS, HISTORY_LAYOUTS, make_history_row
 from payproc.cli.exits import exit_on_errors
+from payproc.cli.filters import RunFilter, TypeFilter
 from payproc.cli.options import (
-    MAX_LIMIT,
     DatabaseUrl,
     ListingFormat,
     ListingFormatOption,
     Quiet,
     check_text,
     format_examples,
+    make_number_parser,
     parse_time_option,
 )
 from payproc.cli.render import to_json_line
 from payproc.errors import WrongUsage
-from payproc.logic import EventType, Outcome, Reason
+from payproc.logic import Outcome, Reason
 
 if TYPE_CHECKING:  # as in `history`
     from payproc.history import PaymentEntry
@@ -45,18 +46,14 @@ class Kind(str, Enum):
 
 def history(
     context: typer.Context,
-    run: Annotated[
-        int | None, typer.Option(metavar="N", min=1, max=MAX_LIMIT, help="Only entries that this run recorded.")
-    ] = None,
+    run: RunFilter = None,
     outcome: Annotated[
         Outcome | None, typer.Option(metavar="OUTCOME", case_sensitive=False, help="Only events with this outcome.")
     ] = None,
     reason: Annotated[
         Reason | None, typer.Option(metavar="REASON", case_sensitive=False, help="Only events with this reason.")
     ] = None,
-    event_type: Annotated[
-        EventType | None, typer.Option("--type", metavar="TYPE", case_sensitive=False, help="Only events of this type.")
-    ] = None,
+    event_type: TypeFilter = None,
     kind: Annotated[
         Kind | None,
         typer.Option(metavar="KIND", case_sensitive=False, help="Only event, resolution, correction or conflict."),
@@ -70,7 +67,9 @@ def history(
     until: Annotated[
         datetime | None, typer.Option(metavar="TIME", parser=parse_time_option, help="Recorded before then.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, max=MAX_LIMIT, help="Only the N newest.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", parser=make_number_parser(), help="Only the N newest.")
+    ] = None,
     output_format: ListingFormatOption = ListingFormat.TABLE,
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,
@@ -78,8 +77,8 @@ def history(
     """List the entries of all payments, the oldest first.
 
     Times are of recording, in UTC; an age counts back from now. A conflict has the outcome REJECT,
-    and a duplicate with other content the outcome IGNORE. As JSON, one object a
-    line; as CSV, the same fields.
+    and a duplicate with other content the outcome IGNORE. As JSON, one object a line; as CSV, the
+    same fields.
     """
     with exit_on_errors():
         from payproc.cli.listings import print_listing  # msgspec takes 6 ms of CPU, which --help need not pay

@@ -18,6 +18,7 @@ from payproc.cli.options import (
     Quiet,
     check_text,
     format_examples,
+    make_number_parser,
     refuse_option,
 )
 from payproc.cli.render import format_count, to_json
@@ -68,7 +69,7 @@ def ingest(
         typer.Option(metavar="FILE", help="Write the result of each line as a JSON object; - for stdout."),
     ] = None,
     malformed: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write malformed lines unchanged, to fix and ingest again.")
+        str | None, typer.Option(metavar="FILE", help="Write malformed lines unchanged, to mend and ingest again.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the same report and write nothing.")] = False,
     fail_on: Annotated[
@@ -84,7 +85,11 @@ def ingest(
     ] = None,
     workers: Annotated[
         int,
-        typer.Option(metavar="N", min=1, max=MAX_WORKERS, help="Database connections; payments are split among them."),
+        typer.Option(
+            metavar="N",
+            parser=make_number_parser(most=MAX_WORKERS),
+            help=f"Database connections, 1 to {MAX_WORKERS}; payments are split among them.",
+        ),
     ] = 2,
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,

@@ -4,6 +4,8 @@ Belongs here: an option or a check that two or more commands use. Every other op
 of its command.
 """
 
+import contextlib
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 from typing import Annotated, Any
@@ -13,8 +15,8 @@ import typer
 from payproc.errors import WrongUsage
 from payproc.moments import parse_age, parse_moment
 
-MAX_LIMIT = 1_000_000_000
-"""Largest --limit: beyond any queue, and within the range of PostgreSQL's LIMIT."""
+MAX_NUMBER = 1_000_000_000
+"""Largest number of most options: beyond any queue, and within the range of PostgreSQL's LIMIT."""
 
 
 class Format(str, Enum):
@@ -51,6 +53,18 @@ ListingFormatOption = Annotated[
     typer.Option("--format", case_sensitive=False, help="Output for a person, a script or a spreadsheet."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors and requested output.")]
+
+
+def make_number_parser(least: int = 1, most: int = MAX_NUMBER) -> Callable[[str], int]:
+    """Return the parser of a whole number. Typer's would print `[1<=x<=1000000000]` in the help."""
+
+    def parse_number(text: str) -> int:
+        with contextlib.suppress(ValueError):
+            if least <= (number := int(text)) <= most:
+                return number
+        raise typer.BadParameter(f"expected a whole number from {least:,} to {most:,}")
+
+    return parse_number
 
 
 def parse_age_option(text: str) -> timedelta:

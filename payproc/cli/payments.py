@@ -8,8 +8,8 @@ import typer
 from payproc.cli.console import is_bar_useful, open_screen, report_progress, show_progress
 from payproc.cli.database import open_database
 from payproc.cli.exits import exit_on_errors
+from payproc.cli.filters import LimitFilter
 from payproc.cli.options import (
-    MAX_LIMIT,
     DatabaseUrl,
     ListingFormat,
     ListingFormatOption,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # as in `payments`
     from payproc.listing import ListedPayment
 
 EXAMPLES = format_examples(
-    "payproc payments --state authorized --older-than 0d", "payproc payments --waiting --limit 20"
+    "payproc payments --state authorized --older-than 7d", "payproc payments --waiting --limit 20"
 )
 
 _COLUMNS = (
@@ -50,7 +50,7 @@ def payments(
         typer.Option(metavar="AGE", parser=parse_age_option, help="Only those longer in their state: 7d, 12h, 30m."),
     ] = None,
     waiting: Annotated[bool, typer.Option("--waiting", help="Only payments with pending reviews.")] = False,
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, max=MAX_LIMIT, help="Only the N oldest.")] = None,
+    limit: LimitFilter = None,
     output_format: ListingFormatOption = ListingFormat.TABLE,
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,

@@ -82,7 +82,8 @@ def resolve(
     limit: LimitFilter = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --all: print the counts and write nothing.")] = False,
     decisions: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write each result as a JSON object; - for stdout.")
+        str | None,
+        typer.Option(metavar="FILE", help="With --all or --from: write each result as JSON; - for stdout."),
     ] = None,
     output_format: FormatOption = Format.TABLE,
     yes: Yes = False,

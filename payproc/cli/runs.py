@@ -7,7 +7,14 @@ import typer
 from payproc.cli.console import open_screen
 from payproc.cli.database import open_database
 from payproc.cli.exits import exit_on_errors
-from payproc.cli.options import MAX_LIMIT, DatabaseUrl, ListingFormat, ListingFormatOption, Quiet, format_examples
+from payproc.cli.options import (
+    DatabaseUrl,
+    ListingFormat,
+    ListingFormatOption,
+    Quiet,
+    format_examples,
+    make_number_parser,
+)
 from payproc.cli.place import Place
 from payproc.cli.render import format_time, to_json_line
 from payproc.cli.table import Cell, Column, Line, Row, Styled
@@ -32,7 +39,7 @@ _COLUMNS = (
 
 def runs(
     output_format: ListingFormatOption = ListingFormat.TABLE,
-    limit: Annotated[int, typer.Option(metavar="N", min=1, max=MAX_LIMIT, help="Only the N newest.")] = 20,
+    limit: Annotated[int, typer.Option(metavar="N", parser=make_number_parser(), help="Only the N newest.")] = 20,
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,
 ) -> None:
@@ -50,7 +57,7 @@ def runs(
             if output_format is not ListingFormat.TABLE:
                 print_listing(map(to_json_line, found), [Run], output_format)
             else:
-                open_screen().print_table(_COLUMNS, map(_make_row, found))
+                open_screen().print_table(_COLUMNS, map(_make_row, found), empty="no runs")
 
 
 def _make_row(run: "Run") -> Row:

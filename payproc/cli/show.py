@@ -34,7 +34,7 @@ def show(
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Show one payment: its state, its whole history, conflicts, and redeliveries."""
+    """Show one payment: state, history, reviews, conflicts."""
     with exit_on_errors():
         from payproc import payments  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
 

@@ -9,20 +9,28 @@ import typer
 from payproc.cli.console import open_screen, print_message
 from payproc.cli.database import open_database
 from payproc.cli.exits import DONE_WITH_FINDINGS, exit_on_errors
-from payproc.cli.options import MAX_LIMIT, DatabaseUrl, Format, FormatOption, Quiet, format_examples, parse_age_option
+from payproc.cli.options import (
+    DatabaseUrl,
+    Format,
+    FormatOption,
+    Quiet,
+    format_examples,
+    make_number_parser,
+    parse_age_option,
+)
 from payproc.cli.render import MEANING, format_age, format_count, format_time, to_json
 from payproc.escape import unambiguous
 
 if TYPE_CHECKING:  # as in `status`
     from payproc.status import Status
 
-EXAMPLES = format_examples("payproc status", "payproc status --quiet --max-waiting 1000 --max-age 52w")
+EXAMPLES = format_examples("payproc status", "payproc status --quiet --max-waiting 200 --max-age 2d")
 
 
 def status(
     max_waiting: Annotated[
         int | None,
-        typer.Option(metavar="N", min=0, max=MAX_LIMIT, help="Exit with 3 if more events need review."),
+        typer.Option(metavar="N", parser=make_number_parser(0), help="Exit with 3 if more events need review."),
     ] = None,
     max_age: Annotated[
         timedelta | None,
