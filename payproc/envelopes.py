@@ -8,7 +8,8 @@ import json
 import re
 from typing import Any
 
-from payproc.explain import EXPECTED_LINE, Malformed, find_recipe, has_number_id, keep_ids
+from payproc.explain import EXPECTED_LINE, Malformed, find_recipe
+from payproc.mends import has_number_id, keep_ids
 
 _SAFE_KEY = re.compile(r"[\w:@/-]+", re.ASCII)
 """Keys that need no escape in a command. An event behind another key is not found."""
