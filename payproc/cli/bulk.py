@@ -35,11 +35,11 @@ from payproc.review import ReviewDecision
 from payproc.review_queue import ReviewFilter
 from payproc.signals import interrupt
 
-FROM_STDIN = "payproc resolve --from -"
-"""Command that reads the output of a tool."""
+_FROM_STDIN = "payproc resolve --from -"
+"""Command that takes decisions from the output of a tool."""
 
 
-class Report(NamedTuple):
+class BulkReport(NamedTuple):
     """The options that decide which parts of the results are printed, and where."""
 
     output_format: Format
@@ -50,7 +50,7 @@ class Report(NamedTuple):
 
     @property
     def is_stdout_taken(self) -> bool:
-        """Tell whether --decisions has stdout, so the summary goes to stderr."""
+        """Return whether --decisions has stdout, so the summary goes to stderr."""
         return self.decisions == "-"
 
     def print(self, summary: BulkSummary, *, is_whole: bool) -> None:
@@ -76,10 +76,10 @@ class Report(NamedTuple):
 class _Results:
     """Takes the results one by one: counts them, writes --decisions, and lists the problems."""
 
-    def __init__(self, file: IO[bytes] | None, report: Report) -> None:
+    def __init__(self, file: IO[bytes] | None, report: BulkReport) -> None:
         self.report = report
         self.summary = BulkSummary(dry_run=report.dry_run)
-        self.problems = LineProblems(FROM_STDIN)
+        self.problems = LineProblems(_FROM_STDIN)
         self._file = file
         self._began = time.monotonic()
 
@@ -122,7 +122,7 @@ def check_file(context: typer.Context, name: str) -> None:
     refuse_option(context, "--from", name)
     if not name:
         raise WrongUsage("--from: empty name, expected a file name, or - for standard input")
-    check_sources([name], FROM_STDIN)
+    check_sources([name], _FROM_STDIN)
 
 
 def resolve_all(
@@ -130,7 +130,7 @@ def resolve_all(
     filters: ReviewFilter,
     limit: int | None,
     decision: ReviewDecision,
-    report: Report,
+    report: BulkReport,
     outputs: OutputFiles,
     *,
     yes: bool,
@@ -168,12 +168,12 @@ def resolve_all(
         return _take_all(database, orders, _Results(outputs.decisions, report), count)
 
 
-def resolve_file(database: Database, name: str, defaults: Defaults, report: Report, outputs: OutputFiles) -> int:
+def resolve_file(database: Database, name: str, defaults: Defaults, report: BulkReport, outputs: OutputFiles) -> int:
     """Record the decisions of a file, in its order; return the exit code."""
     source = format_name(name)
     with contextlib.ExitStack() as stack:
         file = sys.stdin.buffer if name == "-" else stack.enter_context(Path(name).open("rb"))
-        orders = read_orders(file, source, defaults, lambda start: refuse_unreadable(source, start, FROM_STDIN))
+        orders = read_orders(file, source, defaults, lambda start: refuse_unreadable(source, start, _FROM_STDIN))
         first = list(islice(orders, 1))  # a file without lines is refused before old results are dropped
         outputs.empty()
         return _take_all(database, chain(first, orders), _Results(outputs.decisions, report), None)
@@ -184,11 +184,11 @@ def _take_all(
 ) -> int:
     """Record decisions one by one, and print the report even after an error or a signal."""
     report = results.report
-    is_progress_shown = not report.quiet and sys.stderr.isatty() and not report.is_stdout_taken
+    has_bar = not report.quiet and sys.stderr.isatty() and not report.is_stdout_taken
     try:
         with (
             contextlib.closing(Resolver(database)) as resolver,
-            show_progress(total, "decisions", is_progress_shown) as on_progress,
+            show_progress(total, "decisions", has_bar) as on_progress,
         ):
             for done, order in enumerate(orders, 1):
                 with interrupt.noted():  # a decision that is recorded is reported too

@@ -1,8 +1,7 @@
 """The screen for results; messages, problems and the progress bar on stderr.
 
-Belongs here: everything about a terminal, and about a stream that is none. The width and the
-styles follow Rich's rules, because Rich draws the progress bar. Results do without Rich, because
-importing it takes longer than most commands.
+Belongs here: everything about a terminal, and about a stream that is none. Rich draws the progress
+bar alone, because importing it takes longer than most commands. Width and styles follow its rules.
 """
 
 import contextlib
@@ -131,7 +130,7 @@ def confirm(question: str) -> bool:
             return True
         if answer.strip().lower() in ("", "n", "no"):
             return False
-        typer.echo("Error: invalid input", err=True)
+        typer.echo("expected y or n", err=True)
 
 
 def make_notifier(quiet: bool) -> "Note":
@@ -149,25 +148,30 @@ class ProblemLog:
 
     def __init__(self) -> None:
         self.count = 0
-        self._messages = 0
-        self._told = 0
+        self._lines = 0
+        self._shown = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether the next problems are only counted."""
+        return self._lines == MAX_PROBLEMS_SHOWN
 
     def add(self, problem: str) -> None:
         """Count a problem, and print it unless MAX_PROBLEMS_SHOWN are printed."""
         self.count += 1
-        self._tell(problem, 1)
+        self._print(problem, 1)
 
     def close(self, kind: str, advice: str = "") -> None:
         """Print the number of problems that were only counted."""
-        more = self.count - self._told
+        more = self.count - self._shown
         if more > 0:
             typer.echo(f"… and {more:,} more {kind}{'s' if more > 1 else ''}{advice}", err=True)
 
-    def _tell(self, message: str, problems: int) -> None:
-        """Print a message about counted problems, unless MAX_PROBLEMS_SHOWN are printed."""
-        if self._messages < MAX_PROBLEMS_SHOWN:
-            self._messages += 1
-            self._told += problems
+    def _print(self, message: str, problems: int) -> None:
+        """Print a line about counted problems, unless MAX_PROBLEMS_SHOWN are printed."""
+        if not self.is_full:
+            self._lines += 1
+            self._shown += problems
             print(printable(message), file=sys.stderr)  # not typer.echo, which bypasses the progress bar
 
 
@@ -181,9 +185,9 @@ def is_bar_useful(*, quiet: bool) -> bool:
 
 
 @contextlib.contextmanager
-def show_progress(total: int | None, unit: str, is_shown: bool) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on stderr; yield the function that takes the amount done so far."""
-    if not is_shown:
+def show_progress(total: int | None, unit: str, has_bar: bool) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on stderr, or none; yield the function that takes the amount done."""
+    if not has_bar:
         yield lambda _: None
         return
     from rich import progress as bars  # 30 ms of CPU, which a pipe need not pay

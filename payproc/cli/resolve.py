@@ -107,7 +107,7 @@ def resolve(
         filters = make_filter(context, reason, event_type, payment, run, state, legal_now)
         if file is None:
             require_consent(yes=yes or dry_run, advice="or --dry-run" if every else "and --expect STATE")
-        report = bulk.Report(output_format, decisions, dry_run, quiet)
+        report = bulk.BulkReport(output_format, decisions, dry_run, quiet)
         code = 0
         with (
             open_outputs([] if file is None else [file], decisions, None) as outputs,
@@ -115,7 +115,7 @@ def resolve(
         ):
             if file is not None:
                 code = bulk.resolve_file(database, file, Defaults(resolution, note, by, expect), report, outputs)
-            elif resolution is not None and note is not None:
+            elif resolution is not None and note is not None:  # both are, after _check_usage
                 decision = ReviewDecision(resolution, note, by, expect)
                 if event_id is not None:
                     _resolve_one(database, event_id, decision, yes=yes)

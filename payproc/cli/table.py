@@ -1,7 +1,7 @@
 """Tables as plain lines: columns and rows in, lines out.
 
 Belongs here: the widths of columns, the wrapping of text, and the layout of rows. The module is
-pure: console.py knows the stream and its styles. Rich drew the same tables at fifty times the cost.
+pure: console.py knows the stream and its styles. Rich would take fifty times as long.
 
 Widths follow the content of a sample of the rows, unless a column has a fixed width. Where they do
 not fit, prose wraps and paths are cut on the left before an id breaks. An id wraps and is never
@@ -93,9 +93,9 @@ def lay_out(
         measured = list(islice(rows, SAMPLE_ROWS))
         rows = chain(measured, rows)
     layouts = layouts or [[[number] for number in range(len(columns))]]
-    measure = _measure_columns(columns, measured)
+    measure = measure_columns(columns, measured)
     layout = next((each for each in layouts if _takes(each, measure.good) <= width), layouts[-1])
-    columns, widths = _stack_columns(columns, layout), _fit(columns, layout, measure, width)
+    columns, widths = _stack_columns(columns, layout), fit_widths(columns, layout, measure, width)
     if any(len(stacked) > 1 for stacked in layout):
         rows = map(_stacker(layout), rows)
     yield from _lay_out_header(columns, widths, paint)
@@ -112,13 +112,8 @@ class Measure(NamedTuple):
     readable: list[int]
 
 
-def compute_widths(columns: Sequence[Column], rows: Iterable[Row], width: int) -> list[int]:
-    """Return the width of each column: that of its content, reduced until the table fits."""
-    return _fit(columns, [[number] for number in range(len(columns))], _measure_columns(columns, rows), width)
-
-
-def _fit(columns: Sequence[Column], layout: Layout, measure: Measure, width: int) -> list[int]:
-    """Return the width of each column of a layout.
+def fit_widths(columns: Sequence[Column], layout: Layout, measure: Measure, width: int) -> list[int]:
+    """Return the widths of a layout's columns: those of their content, reduced until they fit.
 
     Prose and paths shrink first: to readable widths, and further if that keeps the ids whole. If
     not, ids break. Then every column shrinks but the numbers.
@@ -175,7 +170,8 @@ def _stacker(layout: Layout) -> Callable[[Row], Row]:
     return stack
 
 
-def _measure_columns(columns: Sequence[Column], rows: Iterable[Row]) -> Measure:
+def measure_columns(columns: Sequence[Column], rows: Iterable[Row]) -> Measure:
+    """Return the widths of the fields of some rows."""
     widths = [column.width or max(map(measure_text, column.header.split("\n"))) for column in columns]
     readable = [column.width or max(map(measure_text, column.header.split())) for column in columns]
     good = list(readable)

@@ -15,6 +15,9 @@ from payproc.errors import WrongUsage
 STDIN = "<stdin>"
 """Name of standard input in messages and reports."""
 
+FROM_STDIN = "payproc ingest -"
+"""Command that ingests the output of a tool."""
+
 _UNREADABLE = {
     b"\x1f\x8b": ("compressed with gzip", "zcat"),
     b"BZh": ("compressed with bzip2", "bzcat"),
@@ -24,11 +27,13 @@ _UNREADABLE = {
     b"\xff\xfe{\0": ("UTF-16", "iconv -f UTF-16 -t UTF-8"),  # as Windows PowerShell writes with >
     b"\xfe\xff\0{": ("UTF-16", "iconv -f UTF-16 -t UTF-8"),
 }
-"""First bytes of files that have to be converted, with their kind and a tool. No JSON Lines in
-UTF-8 start like this."""
+"""First bytes of files that have to be converted, with their kind and a tool.
+
+No JSON Lines in UTF-8 start like this.
+"""
 
 
-def check_sources(names: Sequence[str], command: str = "payproc ingest -") -> None:
+def check_sources(names: Sequence[str], command: str = FROM_STDIN) -> None:
     """Refuse sources that cannot be read, before anything is done. Raises WrongUsage.
 
     `command` reads the output of a tool. Only regular files are opened for a look, because
@@ -49,7 +54,7 @@ def check_sources(names: Sequence[str], command: str = "payproc ingest -") -> No
             raise WrongUsage(f"{name}: cannot be read: {error.strerror}{hint}") from error
 
 
-def refuse_unreadable(name: str, start: bytes, command: str = "payproc ingest -") -> None:
+def refuse_unreadable(name: str, start: bytes, command: str = FROM_STDIN) -> None:
     """Raise WrongUsage if these are the first bytes of a file that has to be converted first."""
     for magic, (kind, tool) in _UNREADABLE.items():
         if start.startswith(magic):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from payproc.cli.place import Place
-from payproc.cli.table import GAP, SAMPLE_ROWS, Column, Row, Styled, compute_widths, lay_out
+from payproc.cli.table import GAP, SAMPLE_ROWS, Column, Row, Styled, fit_widths, lay_out, measure_columns
 from payproc.cli.wrap import measure_text, wrap
 
 TEXTS = st.text(st.one_of(st.characters(categories=["L", "N", "P", "S"]), st.sampled_from("ab  →é支😀\u0301")))
@@ -16,6 +16,11 @@ TEXTS = st.text(st.one_of(st.characters(categories=["L", "N", "P", "S"]), st.sam
 def draw(columns: list[Column], rows: list[Row], width: int = 80) -> list[str]:
     """Lay a table out without styles."""
     return list(lay_out(columns, rows, width, lambda styled: styled.text))
+
+
+def compute_widths(columns: list[Column], rows: list[Row], width: int) -> list[int]:
+    """Return the widths of a table that stacks no fields."""
+    return fit_widths(columns, [[number] for number in range(len(columns))], measure_columns(columns, rows), width)
 
 
 def test_columns_follow_their_content() -> None:
