@@ -24,7 +24,7 @@ from payproc.errors import CannotFinish
 from payproc.escape import unambiguous
 from payproc.logic import State
 
-if TYPE_CHECKING:  # as in `correct`
+if TYPE_CHECKING:
     from payproc.corrections import Standing
 
 EXAMPLES = format_examples(
@@ -53,7 +53,7 @@ def correct(
     effect, and asks.
     """
     with exit_on_errors():
-        from payproc import corrections  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
+        from payproc import corrections  # late
 
         correction = corrections.Correction(to, check_note(context, note), check_author(context, by), expect)
         refuse_undecodable("PAYMENT_ID", payment_id)

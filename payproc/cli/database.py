@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from payproc.cli.console import make_notifier, print_message
 
-if TYPE_CHECKING:  # as in `open_database`
+if TYPE_CHECKING:
     from payproc.db.connection import Database
 
 
@@ -16,7 +16,7 @@ def open_database(url: str | None, *, quiet: bool, is_written: bool = False) -> 
 
     Raises CannotFinish if it has no schema, or one of another version that cannot be upgraded here.
     """
-    from payproc.db import location, schema  # psycopg2 takes 20 ms of CPU, which --help need not pay
+    from payproc.db import location, schema  # late
 
     with location.open_database(url, make_notifier(quiet)) as database:
         if is_written:

@@ -10,7 +10,7 @@ from payproc.cli.render import DONE, format_origin, format_time, style_outcome
 from payproc.cli.table import Cell, Column, Layout, Line, Row, Styled
 from payproc.escape import cell_text, unambiguous
 
-if TYPE_CHECKING:  # these import psycopg2
+if TYPE_CHECKING:
     from payproc.history import ConflictEntry
     from payproc.payments import HistoryEntry
 
@@ -51,7 +51,7 @@ def make_history_row(payment_id: str, entry: "HistoryEntry | ConflictEntry") -> 
 
     A conflict has its difference from the event on record as its transition.
     """
-    from payproc.history import ConflictEntry  # which imports psycopg2
+    from payproc.history import ConflictEntry  # late
 
     if not isinstance(entry, ConflictEntry):
         return [cell_text(payment_id), *_make_cells(entry)]
@@ -77,7 +77,7 @@ def _make_cells(entry: "HistoryEntry") -> list[Cell]:
 
     A person's entry has the decision, its author and the note as outcome, reason and origin.
     """
-    from payproc.payments import EventEntry, ResolutionEntry  # as above
+    from payproc.payments import EventEntry, ResolutionEntry  # late
 
     transition, time = _describe_transition(entry), format_time(entry.recorded_at)
     if isinstance(entry, EventEntry):

@@ -62,7 +62,7 @@ def execute(
     PostgreSQL's own programs in PATH. The exit code is that of the program.
     """
     with exit_on_errors():
-        from payproc.db import location, variables  # psycopg2 takes 20 ms of CPU, which --help need not pay
+        from payproc.db import location, variables  # late
 
         if command and not command[0]:
             raise WrongUsage("COMMAND: empty name, expected a program and its arguments")
@@ -81,7 +81,7 @@ def execute(
 
 def _build_path(path: str, target: "Target") -> str:
     """Return a PATH with PostgreSQL's programs, first unless they cannot reach the database."""
-    from payproc.embedded.binaries import BINARIES_VARIABLE, find_programs
+    from payproc.embedded.binaries import BINARIES_VARIABLE, find_programs  # late
 
     programs = find_programs(target.version)
     if programs is None:

@@ -14,7 +14,7 @@ from payproc.cli.render import DONE, format_count
 from payproc.escape import printable_json, unambiguous
 from payproc.signals import interrupt
 
-if TYPE_CHECKING:  # as in `export`
+if TYPE_CHECKING:
     from payproc.export import CorrectedPayment, ExportSummary, OmittedRecord
 
 EXAMPLES = format_examples(
@@ -33,8 +33,7 @@ def export(quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
     Exits with 3 if a recorded line no longer describes its event. Such a line is omitted and named.
     """
     with exit_on_errors():
-        # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
-        from payproc.export import ExportSummary, count_lines, export_events
+        from payproc.export import ExportSummary, count_lines, export_events  # late
 
         summary = ExportSummary()
         omitted, corrected = ProblemLog(), ProblemLog()

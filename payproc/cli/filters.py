@@ -11,7 +11,7 @@ from payproc.cli.options import check_text, make_number_parser
 from payproc.escape import redact, unambiguous
 from payproc.logic import OUTCOME_OF, EventType, Outcome, Reason, State
 
-if TYPE_CHECKING:  # as in `make_filter`
+if TYPE_CHECKING:
     from payproc.review_queue import ReviewFilter
 
 _REVIEW_REASONS = [reason.value for reason in Reason if OUTCOME_OF[reason] is Outcome.MANUAL_REVIEW]
@@ -70,7 +70,7 @@ def make_filter(
 
     Raises WrongUsage for a payment that is empty, an option or not UTF-8.
     """
-    from payproc.review_queue import ReviewFilter  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
+    from payproc.review_queue import ReviewFilter  # late
 
     if payment is not None:
         check_text(context, "--payment", payment)

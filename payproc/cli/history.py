@@ -25,7 +25,7 @@ from payproc.cli.render import to_json_line
 from payproc.errors import WrongUsage
 from payproc.logic import Outcome, Reason
 
-if TYPE_CHECKING:  # as in `history`
+if TYPE_CHECKING:
     from payproc.history import PaymentEntry
 
 EXAMPLES = format_examples(
@@ -81,7 +81,7 @@ def history(
     same fields.
     """
     with exit_on_errors():
-        from payproc.cli.listings import print_listing  # msgspec takes 6 ms of CPU, which --help need not pay
+        from payproc.cli.listings import print_listing  # late
         from payproc.history import ENTRY_KINDS, HistoryFilter, count_entries, list_entries
 
         for name, value in (("--by", by), ("--payment", payment)):

@@ -28,7 +28,7 @@ from payproc.ingest.sources import FROM_STDIN, check_sources
 from payproc.logic import Outcome
 from payproc.signals import interrupt
 
-if TYPE_CHECKING:  # as in `ingest`
+if TYPE_CHECKING:
     from payproc.cli.problems import LineProblems
     from payproc.db.connection import Database
     from payproc.ingest.run import IngestSummary
@@ -97,7 +97,7 @@ def ingest(
     duplicates.
     """
     with exit_on_errors():
-        from payproc.db import location  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
+        from payproc.db import location  # late
 
         names = _choose_inputs(files)
         for option, name in (("--decisions", decisions), ("--malformed", malformed)):
@@ -149,7 +149,7 @@ class IngestReport(NamedTuple):
         if is_probably_newest_first(summary):
             print_message(NEWEST_FIRST)
         if not self.dry_run:
-            from payproc.review import count_open  # as in `ingest`
+            from payproc.review import count_open  # late
 
             waiting = 0
             with contextlib.suppress(CannotFinish):  # best effort: the summary is already printed
@@ -167,7 +167,7 @@ def _run(
     report: IngestReport,
 ) -> "IngestSummary":
     """Ingest the inputs, print the report even after an error or a signal; return the summary."""
-    from payproc.cli.problems import LineProblems  # as in `ingest`
+    from payproc.cli.problems import LineProblems  # late
     from payproc.db import schema
     from payproc.ingest.run import Ingest, Options
 

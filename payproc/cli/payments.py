@@ -22,7 +22,7 @@ from payproc.cli.table import Column, Row, Styled
 from payproc.escape import cell_text
 from payproc.logic import State
 
-if TYPE_CHECKING:  # as in `payments`
+if TYPE_CHECKING:
     from payproc.listing import ListedPayment
 
 EXAMPLES = format_examples(
@@ -60,7 +60,7 @@ def payments(
     As JSON, one object a line; as CSV, the same fields.
     """
     with exit_on_errors():
-        from payproc import listing  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
+        from payproc import listing  # late
         from payproc.cli.listings import print_listing
 
         now = datetime.now(timezone.utc)

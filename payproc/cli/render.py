@@ -13,7 +13,7 @@ from payproc.cli.table import Styled
 from payproc.escape import printable_json, unambiguous
 from payproc.logic import Outcome, Reason, Resolution
 
-if TYPE_CHECKING:  # these import psycopg2
+if TYPE_CHECKING:
     from payproc.history import ConflictEntry
     from payproc.payments import Conflict, EventEntry, Redelivery
     from payproc.review import Review
@@ -47,7 +47,7 @@ MEANING = {
 
 def to_json(value: Any, output_format: Format) -> str:
     """Return one JSON document, indented unless the format is JSONL."""
-    import msgspec  # 6 ms of CPU, a tenth of --help
+    import msgspec  # late
 
     if output_format is Format.JSONL:
         return to_json_line(value)
@@ -56,7 +56,7 @@ def to_json(value: Any, output_format: Format) -> str:
 
 def to_json_line(value: Any) -> str:
     """Return one JSON document on one line."""
-    import msgspec  # as above
+    import msgspec  # late
 
     return printable_json(msgspec.json.encode(value).decode())
 

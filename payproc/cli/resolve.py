@@ -47,7 +47,7 @@ from payproc.errors import CannotFinish, WrongUsage
 from payproc.escape import printable_json, unambiguous
 from payproc.logic import Resolution, State
 
-if TYPE_CHECKING:  # as in `resolve`
+if TYPE_CHECKING:
     from payproc.db.connection import Database
     from payproc.review import Review, ReviewDecision
 
@@ -96,7 +96,7 @@ def resolve(
     asks. Exits with 3 if --all or --from could not record every decision.
     """
     with exit_on_errors():
-        from payproc.cli import bulk  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
+        from payproc.cli import bulk  # late
         from payproc.orders import Defaults
         from payproc.review import ReviewDecision
 
@@ -143,7 +143,7 @@ def _check_usage(context: typer.Context) -> None:
         refuse_undecodable("EVENT_ID", event_id)
     refuse_option(context, "--decisions", given.get("decisions"))
     if file is not None:
-        from payproc.cli.bulk import check_file  # as in `resolve`
+        from payproc.cli.bulk import check_file  # late
 
         check_file(context, file)
 
@@ -171,7 +171,7 @@ def _check_inputs(context: typer.Context, given: Mapping[str, Any]) -> None:
 
 def _resolve_one(database: "Database", event_id: str, decision: "ReviewDecision", *, yes: bool) -> None:
     """Record a decision about one event, and print its effect."""
-    from payproc.review import resolve_review  # as in `resolve`
+    from payproc.review import resolve_review  # late
 
     def approve(found: "Review", _: State) -> bool:
         return yes or _ask(found, decision)

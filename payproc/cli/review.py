@@ -26,7 +26,7 @@ from payproc.cli.table import Column, Row, Styled
 from payproc.escape import cell_text
 from payproc.logic import Reason
 
-if TYPE_CHECKING:  # as in `review`
+if TYPE_CHECKING:
     from payproc.review import Review
     from payproc.review_queue import QueueCounts
 
@@ -71,8 +71,8 @@ def review(
     as CSV, the same fields.
     """
     with exit_on_errors():
-        from payproc.cli.listings import print_listing  # msgspec takes 6 ms of CPU, which --help need not pay
-        from payproc.review import Review  # psycopg2, 20 ms
+        from payproc.cli.listings import print_listing  # late
+        from payproc.review import Review
         from payproc.review_queue import QueueCounts, open_reviews
 
         filters = make_filter(context, reason, event_type, payment, run, state, legal_now)

@@ -20,7 +20,7 @@ from payproc.cli.render import format_time, to_json_line
 from payproc.cli.table import Cell, Column, Line, Row, Styled
 from payproc.escape import unambiguous
 
-if TYPE_CHECKING:  # as in `runs`
+if TYPE_CHECKING:
     from payproc.runs import Run
 
 EXAMPLES = format_examples("payproc runs --limit 5")
@@ -49,8 +49,8 @@ def runs(
     line; as CSV, the same fields.
     """
     with exit_on_errors():
-        from payproc.cli.listings import print_listing  # msgspec takes 6 ms of CPU, which --help need not pay
-        from payproc.runs import Run, list_runs  # psycopg2, 20 ms
+        from payproc.cli.listings import print_listing  # late
+        from payproc.runs import Run, list_runs
 
         with open_database(database_url, quiet=quiet) as database:
             found = list_runs(database, limit)

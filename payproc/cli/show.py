@@ -16,7 +16,7 @@ from payproc.cli.table import SAMPLE_ROWS, Column, Styled
 from payproc.errors import CannotFinish
 from payproc.escape import cell_text, unambiguous
 
-if TYPE_CHECKING:  # as in `show`
+if TYPE_CHECKING:
     from payproc.payments import Conflict, HistoryEntry, Payment, Redelivery
 
 EXAMPLES = format_examples("payproc show pay_coat")
@@ -36,7 +36,7 @@ def show(
 ) -> None:
     """Show one payment: state, history, reviews, conflicts."""
     with exit_on_errors():
-        from payproc import payments  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
+        from payproc import payments  # late
 
         refuse_undecodable("PAYMENT_ID", payment_id)
         with open_database(database_url, quiet=quiet) as database:

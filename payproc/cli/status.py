@@ -21,7 +21,7 @@ from payproc.cli.options import (
 from payproc.cli.render import MEANING, format_age, format_count, format_time, to_json
 from payproc.escape import unambiguous
 
-if TYPE_CHECKING:  # as in `status`
+if TYPE_CHECKING:
     from payproc.status import Status
 
 EXAMPLES = format_examples("payproc status", "payproc status --quiet --max-waiting 200 --max-age 2d")
@@ -45,7 +45,7 @@ def status(
     Exits with 3 if a limit is exceeded; stderr has a line for each.
     """
     with exit_on_errors():
-        from payproc.status import read_status  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
+        from payproc.status import read_status  # late
 
         with open_database(database_url, quiet=quiet) as database:
             found = read_status(database)

@@ -11,7 +11,7 @@ from payproc.cli.render import format_count, style_outcome
 from payproc.cli.table import Column, Line, Row
 from payproc.logic import OUTCOME_OF, Outcome, Reason
 
-if TYPE_CHECKING:  # it imports psycopg2
+if TYPE_CHECKING:
     from payproc.ingest.run import IngestSummary
 
 MIN_EVENTS_FOR_ORDER = 10

@@ -13,7 +13,7 @@ from payproc.cli.options import DatabaseUrl, Format, FormatOption, Quiet, format
 from payproc.cli.render import format_count, to_json_line
 from payproc.escape import unambiguous
 
-if TYPE_CHECKING:  # as in `verify`
+if TYPE_CHECKING:
     from payproc.verify import Finding, VerifySummary
 
 EXAMPLES = format_examples("payproc verify")
@@ -25,8 +25,7 @@ def verify(output_format: FormatOption = Format.TABLE, quiet: Quiet = False, dat
     Exits with 3 if they disagree, or if a recorded decision differs from today's rules.
     """
     with exit_on_errors():
-        # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
-        from payproc.verify import VerifySummary, count_entries, verify_histories
+        from payproc.verify import VerifySummary, count_entries, verify_histories  # late
 
         summary = VerifySummary()
         with open_database(database_url, quiet=quiet) as database:
