@@ -74,7 +74,7 @@ class BulkReport(NamedTuple):
 
 
 class _Results:
-    """Takes the results one by one: counts them, writes --decisions, and lists the problems."""
+    """Collector of results: it counts them, writes --decisions, and lists the problems."""
 
     def __init__(self, file: IO[bytes] | None, report: BulkReport) -> None:
         self.report = report

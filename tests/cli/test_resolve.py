@@ -76,8 +76,8 @@ def test_resolve_refused_exits_with_1(flagged: InProcess, arguments: str, messag
 
 @pytest.mark.parametrize(
     ("answer", "code"),
-    [(b"y\n", 0), (b"n\n", 1), (b"\n", 1), (b"\x03", 130), (b"\x04", 130)],
-    ids=["y", "n", "Enter", "Ctrl-C", "Ctrl-D"],
+    [(b"perhaps\ny\n", 0), (b"n\n", 1), (b"\n", 1), (b"\x03", 130), (b"\x04", 130)],
+    ids=["perhaps, then y", "n", "Enter", "Ctrl-C", "Ctrl-D"],
 )
 def test_resolve_on_a_terminal_asks(payproc: Payproc, flagged: InProcess, sql: Sql, answer: bytes, code: int) -> None:
     """The question shows the payment's state and the decision's effect."""
@@ -89,6 +89,8 @@ def test_resolve_on_a_terminal_asks(payproc: Payproc, flagged: InProcess, sql: S
                 shown = terminal.read_until(b"[y/N]: ")
                 assert shown.replace(b"\r\n", b"\n") == QUESTION
                 terminal.type(answer)
+                if code == 0:
+                    assert b"expected y or n" in terminal.read_until(b"[y/N]: ")
                 assert process.wait(timeout=30) == code
             finally:
                 process.kill()
