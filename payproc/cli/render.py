@@ -81,6 +81,12 @@ def format_count(number: int, one: str, many: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
+def describe_rejected(count: int, run_id: int | None) -> str:
+    """Return the number of events that a run rejected, with the command that lists them."""
+    rejected = format_count(count, "event was", "events were")
+    return f"{rejected} rejected; run payproc history --run {run_id} --outcome REJECT"
+
+
 def format_age(age: timedelta) -> str:
     """Return an age in its largest unit: 12 s, 5 min, 3 h, 9 d."""
     seconds = max(int(age.total_seconds()), 0)

@@ -18,7 +18,7 @@ from payproc.cli.options import (
     make_number_parser,
     parse_age_option,
 )
-from payproc.cli.render import MEANING, format_age, format_count, format_time, to_json
+from payproc.cli.render import MEANING, describe_rejected, format_age, format_count, format_time, to_json
 from payproc.escape import unambiguous
 
 if TYPE_CHECKING:
@@ -115,9 +115,8 @@ def _describe_last_run(found: "Status") -> Iterator[str]:
     yield f"run {run.run_id}{label}, {format_time(run.started_at)} UTC, {state}: {format_count(run.events, 'event')}"
     if run.malformed:
         yield format_count(run.malformed, "malformed line")
-    if count := found.rejected_in_last_run:
-        rejected = format_count(count, "event was", "events were")
-        yield f"{rejected} rejected; payproc history --run {run.run_id} --outcome REJECT"
+    if found.rejected_in_last_run:
+        yield describe_rejected(found.rejected_in_last_run, run.run_id)
 
 
 def _describe_unfinished(found: "Status") -> str:

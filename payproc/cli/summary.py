@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from payproc.cli.console import open_screen
-from payproc.cli.render import format_count, style_outcome
+from payproc.cli.render import describe_rejected, format_count, style_outcome
 from payproc.cli.table import Column, Line, Row
 from payproc.logic import OUTCOME_OF, Outcome, Reason
 
@@ -80,7 +80,4 @@ def describe_next_steps(summary: "IngestSummary", waiting: int) -> Iterator[str]
     if waiting:
         yield f"{format_count(waiting, 'event needs', 'events need')} review; run payproc review"
     if rejected := summary.outcomes[Outcome.REJECT] - summary.known_conflicts:
-        yield (
-            f"{format_count(rejected, 'event was', 'events were')} rejected; "
-            f"run payproc history --run {summary.run_id} --outcome REJECT"
-        )
+        yield describe_rejected(rejected, summary.run_id)

@@ -67,7 +67,7 @@ def test_status_table_tells_the_same(filled: InProcess) -> None:
     assert shown[9].startswith("oldest: e2, ")
     assert shown[10].startswith("Last run run 2 (the second.jsonl), 2")
     assert shown[10].endswith(" UTC, finished: 7 events")
-    assert shown[11:] == ["2 events were rejected; payproc history --run 2 --outcome REJECT", "Unfinished none"]
+    assert shown[11:] == ["2 events were rejected; run payproc history --run 2 --outcome REJECT", "Unfinished none"]
 
 
 def test_status_rejected_are_those_of_history(filled: InProcess) -> None:
