@@ -181,7 +181,7 @@ class Section:
 
 
 @contextmanager
-def passed_on(process: "Popen[bytes]") -> Iterator[None]:
+def pass_signals_on(process: "Popen[bytes]") -> Iterator[None]:
     """Pass signals on to a child, and let them end only that.
 
     A terminal sends Ctrl-C to the child as well, so then it is not passed on.

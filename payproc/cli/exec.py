@@ -17,7 +17,7 @@ from payproc.cli.console import make_notifier
 from payproc.cli.exits import exit_on_errors
 from payproc.cli.options import DatabaseUrl, Quiet, format_examples
 from payproc.errors import PayprocError, WrongUsage
-from payproc.signals import interrupt, passed_on
+from payproc.signals import interrupt, pass_signals_on
 
 if TYPE_CHECKING:
     from payproc.db.variables import Target
@@ -98,6 +98,6 @@ def _run(command: list[str], environment: dict[str, str]) -> int:
             process = subprocess.Popen(command, env=environment, close_fds=False)
         except OSError as error:
             raise CannotStart(command[0], environment["PATH"], error) from error
-        with passed_on(process):
+        with pass_signals_on(process):
             code = process.wait()
     return code if code >= 0 else 128 - code

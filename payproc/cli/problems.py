@@ -7,7 +7,7 @@ is flat, because only the first such line is kept.
 
 from payproc.cli.console import ProblemLog
 from payproc.explain import ELEMENT, EXPECTED_LINE, NONE, PIECE, VALUE, Malformed
-from payproc.ingest.sources import as_argument
+from payproc.ingest.sources import format_argument
 from payproc.mends import choose_mend, is_array
 
 
@@ -109,5 +109,5 @@ class LineProblems(ProblemLog):
         fix = ""
         if mend and (source, mend) not in self._mends_shown:
             self._mends_shown.add((source, mend))
-            fix = f"; use: {mend.replace('FILE', as_argument(source))} | {self._command}"
+            fix = f"; use: {mend.replace('FILE', format_argument(source))} | {self._command}"
         self._print(f"{source}:{line}: {error}{fix}", problems)

@@ -97,7 +97,7 @@ def lay_out(
     layout = next((each for each in layouts if _takes(each, measure.good) <= width), layouts[-1])
     columns, widths = _stack_columns(columns, layout), fit_widths(columns, layout, measure, width)
     if any(len(stacked) > 1 for stacked in layout):
-        rows = map(_stacker(layout), rows)
+        rows = map(_make_stacker(layout), rows)
     yield from _lay_out_header(columns, widths, paint)
     yield rule * (sum(widths) + len(GAP) * (len(widths) - 1))
     for row in rows:
@@ -151,8 +151,8 @@ def _stack_columns(columns: Sequence[Column], layout: Layout) -> list[Column]:
     ]
 
 
-def _stacker(layout: Layout) -> Callable[[Row], Row]:
-    """Return the function that stacks the fields of a row."""
+def _make_stacker(layout: Layout) -> Callable[[Row], Row]:
+    """Return a function that stacks the fields of a row."""
 
     def stack(row: Row) -> Row:
         cells: list[Cell] = []

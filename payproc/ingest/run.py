@@ -240,7 +240,7 @@ class Ingest:
         malformed = known_conflicts = differing_duplicates = 0
         reasons: Counter[Reason] = Counter()
         writer, worker_of_event = self._writer, self._worker_of
-        for result in finished.results():
+        for result in finished.collect_results():
             if isinstance(result, MalformedLine):
                 malformed += 1
                 self._on_malformed(self.summary.source[result.source], result.line, result.reason)

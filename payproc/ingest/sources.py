@@ -58,11 +58,11 @@ def refuse_unreadable(name: str, start: bytes, command: str = FROM_STDIN) -> Non
     """Raise WrongUsage if these are the first bytes of a file that has to be converted first."""
     for magic, (kind, tool) in _UNREADABLE.items():
         if start.startswith(magic):
-            use = f"{tool} {as_argument(name)} | {command}"
+            use = f"{tool} {format_argument(name)} | {command}"
             raise WrongUsage(f"{name}: is {kind}, expected JSON Lines in UTF-8; use: {use}")
 
 
-def as_argument(name: str) -> str:
+def format_argument(name: str) -> str:
     """Return a source as an argument for the shell, or FILE for a pipe, which is empty by now."""
     if name == STDIN or name.startswith(("/dev/fd/", "/proc/")):
         return "FILE"
