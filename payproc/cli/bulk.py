@@ -188,7 +188,7 @@ def _take_all(
     try:
         with (
             contextlib.closing(Resolver(database)) as resolver,
-            show_progress(total, "decisions", has_bar) as on_progress,
+            show_progress(total, has_bar) as on_progress,
         ):
             for done, order in enumerate(orders, 1):
                 with interrupt.noted():  # a decision that is recorded is reported too

@@ -185,7 +185,7 @@ def is_bar_useful(*, quiet: bool) -> bool:
 
 
 @contextlib.contextmanager
-def show_progress(total: int | None, unit: str, has_bar: bool) -> Iterator[Callable[[int], None]]:
+def show_progress(total: int | None, has_bar: bool, *, is_bytes: bool = False) -> Iterator[Callable[[int], None]]:
     """Show a progress bar on stderr, or none; yield the function that takes the amount done."""
     if not has_bar:
         yield lambda _: None
@@ -196,7 +196,7 @@ def show_progress(total: int | None, unit: str, has_bar: bool) -> Iterator[Calla
     # Everything printed meanwhile passes through this console, which must leave it unchanged.
     width = open_screen(stderr=True).width
     console = Console(stderr=True, width=width, highlight=False, markup=False, emoji=False)
-    amount = bars.DownloadColumn() if unit == "bytes" else bars.MofNCompleteColumn()
+    amount = bars.DownloadColumn() if is_bytes else bars.MofNCompleteColumn()
     columns = (bars.BarColumn(), bars.TaskProgressColumn(), amount, bars.TimeRemainingColumn())
     with bars.Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=total)

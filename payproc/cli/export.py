@@ -47,7 +47,7 @@ def export(quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
                 lambda record: omitted.add(_describe_omission(record)),
                 lambda payment: corrected.add(_describe_corrected(payment)),
             )
-            with contextlib.closing(blocks), show_progress(total, "lines", has_bar) as on_progress:
+            with contextlib.closing(blocks), show_progress(total, has_bar) as on_progress:
                 for block in blocks:
                     _write_whole(printable_json(block.decode()).encode() if is_terminal else block)
                     on_progress(summary.lines)

@@ -97,7 +97,7 @@ def history(
         screen = open_screen()  # before the bar, which takes the place of stdout
         with open_database(database_url, quiet=quiet) as database:
             total = count_entries(database, picked, limit) if has_bar else None
-            with show_progress(total, "entries", has_bar) as on_progress:
+            with show_progress(total, has_bar) as on_progress:
                 found = report_progress(list_entries(database, picked, limit, with_payload=not is_table), on_progress)
                 if is_table:
                     rows = (make_history_row(*each) for each in found)

@@ -183,7 +183,7 @@ def _run(
             names,
             Options(workers, report.dry_run, *outputs, label),
             on_malformed=problems.add_line,
-            on_progress=bar.enter_context(show_progress(_count_bytes(names), "bytes", has_bar)),
+            on_progress=bar.enter_context(show_progress(_count_bytes(names), has_bar, is_bytes=True)),
         )
         try:
             stop.check()

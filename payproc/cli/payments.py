@@ -69,7 +69,7 @@ def payments(
         has_bar = is_bar_useful(quiet=quiet)
         with open_database(database_url, quiet=quiet) as database:
             total = listing.count_payments(database, picked, limit) if has_bar and not waiting else None
-            with show_progress(total, "payments", has_bar) as on_progress:
+            with show_progress(total, has_bar) as on_progress:
                 found = report_progress(listing.list_payments(database, picked, limit), on_progress)
                 if output_format is not ListingFormat.TABLE:
                     print_listing(map(to_json_line, found), [listing.ListedPayment], output_format)

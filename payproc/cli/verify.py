@@ -31,7 +31,7 @@ def verify(output_format: FormatOption = Format.TABLE, quiet: Quiet = False, dat
         with open_database(database_url, quiet=quiet) as database:
             has_bar = not quiet and sys.stderr.isatty()
             total = count_entries(database) if has_bar else None
-            with show_progress(total, "entries", has_bar) as on_progress:
+            with show_progress(total, has_bar) as on_progress:
                 findings = verify_histories(database, summary, on_progress)
                 if output_format is not Format.TABLE:
                     for part in _stream_json(findings, summary, is_one_line=output_format is Format.JSONL):

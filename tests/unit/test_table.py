@@ -60,12 +60,6 @@ def test_widest_column_shrinks_and_numbers_do_not() -> None:
     assert sum("1,000,000,000,000" in line for line in draw(columns, rows, 1)) == 1
 
 
-def test_fixed_columns_shrink_to_fit_the_screen() -> None:
-    assert compute_widths([Column("Id", 8), Column("Why", 22)], [], 40) == [8, 22]
-    assert compute_widths([Column("Id", 8), Column("Why", 22)], [], 20) == [8, 10]
-    assert compute_widths([Column("Id", 8), Column("N", 1)], [], 1) == [1, 1]
-
-
 @pytest.mark.parametrize(
     ("text", "lines"),
     [
@@ -108,9 +102,9 @@ def test_later_rows_wrap_and_are_not_held() -> None:
 
 
 def test_styles_are_painted_line_by_line() -> None:
-    columns = [Column("Id", 6)]
+    columns = [Column("Id")]
     rows = [(Styled("abcdefgh", "red"),)]
-    lines = list(lay_out(columns, rows, 80, lambda styled: f"<{styled.style}:{styled.text}>"))
+    lines = list(lay_out(columns, rows, 6, lambda styled: f"<{styled.style}:{styled.text}>"))
     assert lines == ["<bold:Id>    ", "──────", "<red:abcdef>", "<red:gh>    "]
 
 
