@@ -72,6 +72,11 @@ class BulkReport(NamedTuple):
                 parts.append("not finished")
             screen.print([" · ".join(parts)])
 
+    def print_none(self, filters: ReviewFilter) -> None:
+        """Print the line for no events that the filters pick."""
+        if not self.quiet:
+            typer.echo(describe_no_reviews(filters), err=self.is_stdout_taken)
+
 
 class _Results:
     """Collector of results: it counts them, writes --decisions, and lists the problems."""
@@ -136,36 +141,41 @@ def resolve_all(
     yes: bool,
 ) -> int:
     """Decide all that the filters pick; return the exit code."""
+    found = plan(database, filters, decision, limit)
+    if report.dry_run:
+        return _report_plan(found, filters, report, outputs)
+    planned = BulkSummary()
     with tempfile.TemporaryFile() as picked:
-        planned = _Results(outputs.decisions if report.dry_run else None, report)
-        if report.dry_run:
-            outputs.empty()
-        for settled in plan(database, filters, decision, limit):
-            if report.dry_run:
-                planned.add(settled)
-            else:
-                planned.summary.add(*settled)
-                result, _ = settled
-                planned_version = None if result.position is None else result.position - 1
-                picked.write(to_json_line((result.event_id, planned_version)).encode() + b"\n")
-        summary = planned.summary
-        count = summary.resolved + summary.refused
-        if not count and report.output_format is Format.TABLE:
-            outputs.empty()
-            typer.echo(describe_no_reviews(filters), err=report.is_stdout_taken)
-            return 0
-        if report.dry_run:
-            planned.close(is_whole=True)
-            return _choose_exit_code(summary)
-        if summary.resolved and not yes and not _ask(summary, decision):
+        for result, reason in found:
+            planned.add(result, reason)
+            planned_version = None if result.position is None else result.position - 1
+            picked.write(to_json_line((result.event_id, planned_version)).encode() + b"\n")
+        if planned.resolved and not yes and not _ask(planned, decision):
             raise CannotFinish("nothing was changed")
         outputs.empty()
+        count = planned.resolved + planned.refused
+        if not count and report.output_format is Format.TABLE:
+            report.print_none(filters)
+            return 0
         picked.seek(0)
         orders = (
             Order(event_id, decision, filters=filters, planned_version=version)
             for event_id, version in map(json.loads, picked)
         )
         return _take_all(database, orders, _Results(outputs.decisions, report), count)
+
+
+def _report_plan(found: Iterable[Settled], filters: ReviewFilter, report: BulkReport, outputs: OutputFiles) -> int:
+    """Report the results of a dry run; return the exit code."""
+    outputs.empty()
+    results = _Results(outputs.decisions, report)
+    for settled in found:
+        results.add(settled)
+    if not (results.summary.resolved or results.summary.refused) and report.output_format is Format.TABLE:
+        report.print_none(filters)
+        return 0
+    results.close(is_whole=True)
+    return _choose_exit_code(results.summary)
 
 
 def resolve_file(database: Database, name: str, defaults: Defaults, report: BulkReport, outputs: OutputFiles) -> int:
