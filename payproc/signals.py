@@ -4,7 +4,7 @@ The rules, except while `payproc exec` waits for a program, which gets the signa
 
 1. The first signal interrupts the command. It raises KeyboardInterrupt at once. During an ingest it
    requests a stop after the batches in flight instead. An export completes its block of lines
-   first.
+   first, and `resolve` the decision being recorded.
 2. Later signals are only noted, so nothing disturbs the clean-up. Signals come in bursts, because
    systemd and closing terminals send two, and people press Ctrl-C again.
 3. A signal BURST_SECONDS or more after the first ends the process at once, without a clean-up. A
