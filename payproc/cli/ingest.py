@@ -139,7 +139,6 @@ class IngestReport(NamedTuple):
         problems.close("malformed line", "" if self.keeps_malformed else "; --malformed FILE keeps them all")
         if is_whole and problems.are_all_unknown and not (summary.events or self.quiet):
             print_message(NOT_JSON_LINES)
-        summary.database = database.where
         if self.output_format is not Format.TABLE:
             typer.echo(to_json(summary, self.output_format), err=self.is_stdout_taken)
         elif not self.quiet:
@@ -185,6 +184,7 @@ def _run(
             on_malformed=problems.add_line,
             on_progress=bar.enter_context(show_progress(_count_bytes(names), has_bar, is_bytes=True)),
         )
+        ingesting.summary.database = database.where
         try:
             stop.check()
             outputs.empty()
