@@ -203,7 +203,7 @@ class Resolver:
             self._refuse_changed_mind(cursor, order.planned_version, event)
         if _fits(order, event.version, event.state):
             return
-        for number, (position, state) in enumerate(self._read_entries_of_people(cursor, event, 0)):
+        for number, (position, state) in enumerate(self._read_entries_of_people(cursor, event, order.version or 0)):
             if position != event.version - number or hash((event.payment_id, position)) not in self._own:
                 break
             if _fits(order, position - 1, state):

@@ -25,9 +25,10 @@ from payproc.cli.options import Format, refuse_option
 from payproc.cli.problems import LineProblems
 from payproc.cli.render import MEANING, format_count, to_json, to_json_line
 from payproc.cli.table import Column
+from payproc.cli.wrap import join_parts
 from payproc.db.connection import Database
 from payproc.errors import CannotFinish, PayprocError, WrongUsage
-from payproc.escape import unambiguous
+from payproc.escape import shorten, unambiguous
 from payproc.ingest.sources import check_sources, format_name, refuse_unreadable
 from payproc.logic import Reason
 from payproc.orders import Defaults, MalformedOrder, read_orders
@@ -70,7 +71,7 @@ class BulkReport(NamedTuple):
                 parts.append("dry run: nothing was written")
             if not is_whole:
                 parts.append("not finished")
-            screen.print([" · ".join(parts)])
+            screen.print(join_parts(parts, " · ", screen.width))
 
     def print_none(self, filters: ReviewFilter) -> None:
         """Print the line for no events that the filters pick."""
@@ -231,4 +232,5 @@ def _ask(planned: BulkSummary, decision: ReviewDecision) -> bool:
     if planned.refused:
         typer.echo(f"refuse {format_count(planned.refused, 'flag')}, which can only be dismissed", err=True)
     whole = f"{verb} {format_count(planned.resolved, 'event')}"
-    return confirm(f'{whole} with the note "{unambiguous(decision.note)}", by {unambiguous(decision.by)}?')
+    note, by = unambiguous(shorten(decision.note)), unambiguous(shorten(decision.by))
+    return confirm(f'{whole} with the note "{note}", by {by}?')

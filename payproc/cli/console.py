@@ -8,6 +8,7 @@ import contextlib
 import os
 import select
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import TYPE_CHECKING, TextIO, TypeVar
@@ -34,6 +35,9 @@ _MIN_WIDE_COLUMNS = 110
 """Screen width from which a row takes one line instead of two, if its ids stay whole."""
 
 _DEFAULT_WIDTH = 80
+
+SLOW_START_SECONDS = 2.0
+"""Seconds without a row of a listing after which a person reads why."""
 
 _ROWS_PER_REPORT = 2_000
 """Rows of a listing between two reports of progress."""
@@ -203,14 +207,27 @@ def show_progress(total: int | None, has_bar: bool, *, is_bytes: bool = False) -
         yield lambda completed: progress.update(task, completed=completed)
 
 
-def report_progress(found: Iterable[T], on_progress: Callable[[int], None]) -> Iterator[T]:
-    """Yield rows, and report their number now and then."""
-    number = 0
-    for number, each in enumerate(found, 1):
-        if number % _ROWS_PER_REPORT == 0:
-            on_progress(number)
-        yield each
-    on_progress(number)
+def report_progress(found: Iterable[T], on_progress: Callable[[int], None], *, is_wait_noted: bool) -> Iterator[T]:
+    """Yield rows, and report their number now and then.
+
+    `is_wait_noted` prints a line if the first row takes long, because the database sorts first.
+    """
+    note = "payproc: the database is sorting; rows follow"
+    timer = threading.Timer(SLOW_START_SECONDS, print, [note], {"file": sys.stderr})  # print as in ProblemLog
+    timer.daemon = True
+    if is_wait_noted:
+        timer.start()
+    try:
+        number = 0
+        for number, each in enumerate(found, 1):
+            if number == 1:
+                timer.cancel()
+            if number % _ROWS_PER_REPORT == 0:
+                on_progress(number)
+            yield each
+        on_progress(number)
+    finally:
+        timer.cancel()
 
 
 def _detect_width() -> int:

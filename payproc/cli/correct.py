@@ -20,7 +20,7 @@ from payproc.cli.people import (
     require_consent,
 )
 from payproc.cli.render import format_count, format_time
-from payproc.errors import CannotFinish
+from payproc.errors import CannotFinish, WrongUsage
 from payproc.escape import unambiguous
 from payproc.logic import State
 
@@ -38,7 +38,9 @@ def correct(
     payment_id: Annotated[str, typer.Argument(metavar="PAYMENT_ID", help="As in the events.", show_default=False)],
     to: Annotated[
         State,
-        typer.Option(metavar="STATE", case_sensitive=False, help="The right state; any state.", show_default=False),
+        typer.Option(
+            metavar="STATE", case_sensitive=False, help="The right state, not the present one.", show_default=False
+        ),
     ],
     note: Note,
     by: By = None,
@@ -57,6 +59,8 @@ def correct(
 
         correction = corrections.Correction(to, check_note(context, note), check_author(context, by), expect)
         refuse_undecodable("PAYMENT_ID", payment_id)
+        if expect is to:
+            raise WrongUsage(f"--to and --expect: both are {to.value}, expected two different states")
         require_consent(yes=yes)
 
         def approve(standing: "Standing") -> bool:

@@ -4,11 +4,12 @@ Belongs here: the columns of entries, their layouts, and the row of each kind of
 screen, or one with long ids, gets several fields in a column, one below the other.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from payproc.cli.render import DONE, format_origin, format_time, style_outcome
 from payproc.cli.table import Cell, Column, Layout, Line, Row, Styled
-from payproc.escape import cell_text, unambiguous
+from payproc.escape import cell_text, shorten, unambiguous
 
 if TYPE_CHECKING:
     from payproc.history import ConflictEntry
@@ -33,6 +34,7 @@ SHOW_LAYOUTS: list[Layout] = [
     _ROW_A_LINE,
     [[0], [1, 2], [3, 4], [5], [6, 7]],
     [[0], [1, 2], [3, 4, 5], [6, 7]],
+    [[0], [1, 2, 7], [3, 4, 5, 6]],
 ]
 HISTORY_LAYOUTS: list[Layout] = [
     _ROW_A_LINE,
@@ -42,8 +44,8 @@ HISTORY_LAYOUTS: list[Layout] = [
 
 
 def make_show_row(entry: "HistoryEntry") -> Row:
-    """Return the row of an entry beside its position."""
-    return [str(entry.position), *_make_cells(entry)]
+    """Return the row of an entry beside its position, with its whole note."""
+    return [str(entry.position), *_make_cells(entry, unambiguous)]
 
 
 def make_history_row(payment_id: str, entry: "HistoryEntry | ConflictEntry") -> Row:
@@ -54,7 +56,7 @@ def make_history_row(payment_id: str, entry: "HistoryEntry | ConflictEntry") -> 
     from payproc.history import ConflictEntry  # late
 
     if not isinstance(entry, ConflictEntry):
-        return [cell_text(payment_id), *_make_cells(entry)]
+        return [cell_text(payment_id), *_make_cells(entry, lambda text: unambiguous(shorten(text)))]
     recorded: list[Line] = [f"recorded as {entry.recorded.type.value}"]
     if entry.differs:
         recorded = ["other content"]
@@ -72,10 +74,11 @@ def make_history_row(payment_id: str, entry: "HistoryEntry | ConflictEntry") -> 
     ]
 
 
-def _make_cells(entry: "HistoryEntry") -> list[Cell]:
+def _make_cells(entry: "HistoryEntry", show_text: Callable[[str], str]) -> list[Cell]:
     """Return event, type, outcome, reason, transition, time and origin.
 
-    A person's entry has the decision, its author and the note as outcome, reason and origin.
+    A person's entry has the decision, its author and the note as outcome, reason and origin; the
+    latter two are shown by `show_text`.
     """
     from payproc.payments import EventEntry, ResolutionEntry  # late
 
@@ -83,12 +86,12 @@ def _make_cells(entry: "HistoryEntry") -> list[Cell]:
     if isinstance(entry, EventEntry):
         event, outcome, origin = cell_text(entry.event_id), style_outcome(entry.outcome), format_origin(entry)
         return [event, entry.type.value, outcome, entry.reason.value, transition, time, origin]
-    note = unambiguous(entry.note)
+    note = show_text(entry.note)
     if isinstance(entry, ResolutionEntry):
         event, done = cell_text(entry.event_id), Styled(DONE[entry.resolution], "bold")
-        return [event, "resolution", done, f"by {unambiguous(entry.resolved_by)}", transition, time, note]
+        return [event, "resolution", done, f"by {show_text(entry.resolved_by)}", transition, time, note]
     done = Styled("corrected", "bold")
-    return ["", "correction", done, f"by {unambiguous(entry.corrected_by)}", transition, time, note]
+    return ["", "correction", done, f"by {show_text(entry.corrected_by)}", transition, time, note]
 
 
 def _describe_transition(entry: "HistoryEntry") -> str:

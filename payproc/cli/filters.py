@@ -53,7 +53,7 @@ LegalFilter = Annotated[
     bool, typer.Option("--legal-now", help="Only events that the table would apply to the payment's state now.")
 ]
 LimitFilter = Annotated[
-    int | None, typer.Option("--limit", metavar="N", parser=make_number_parser(), help="Only the N oldest.")
+    int | None, typer.Option("--limit", metavar="N", parser=make_number_parser(), help="Only the first N.")
 ]
 
 
@@ -80,13 +80,13 @@ def make_filter(
 def describe_no_reviews(filters: "ReviewFilter") -> str:
     """Return the line for a queue without events that the filters pick."""
     given = [
-        ("the reason", filters.reason and filters.reason.value),
-        ("the type", filters.type and filters.type.value),
-        ("the payment", filters.payment_id and redact(unambiguous(filters.payment_id))),
-        ("the run", filters.run_id and str(filters.run_id)),
-        ("the state", filters.state and filters.state.value),
+        ("reason", filters.reason and filters.reason.value),
+        ("type", filters.type and filters.type.value),
+        ("payment", filters.payment_id and redact(unambiguous(filters.payment_id))),
+        ("run", filters.run_id and str(filters.run_id)),
+        ("state", filters.state and filters.state.value),
     ]
     conditions = [f"{name} {value}" for name, value in given if value]
     if filters.legal_now:
-        conditions.append("a legal step now")
-    return "no events need review" + (f" with {', '.join(conditions)}" if conditions else "")
+        conditions.append("legal now")
+    return "no events need review" + (f" ({', '.join(conditions)})" if conditions else "")

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from payproc.errors import WrongUsage
+from payproc.escape import MAX_TEXT_CHARACTERS
 from payproc.moments import parse_age, parse_moment
 
 MAX_NUMBER = 1_000_000_000
@@ -97,11 +98,13 @@ def list_option_names(command: Any) -> list[str]:
 def check_text(context: typer.Context, name: str, value: str) -> str:
     """Return a text without the blanks around it.
 
-    Raises WrongUsage if it is empty, an option or not UTF-8.
+    Raises WrongUsage if it is empty, too long, an option or not UTF-8.
     """
     refuse_option(context, name, value)
     if not value.strip():
         raise WrongUsage(f"{name}: empty, expected some text")
+    if len(value) > MAX_TEXT_CHARACTERS:
+        raise WrongUsage(f"{name}: {len(value):,} characters, expected at most {MAX_TEXT_CHARACTERS:,}")
     refuse_undecodable(name, value)
     return value.strip()
 

@@ -23,6 +23,7 @@ from payproc.cli.filters import (
 from payproc.cli.options import DatabaseUrl, ListingFormat, ListingFormatOption, Quiet, format_examples
 from payproc.cli.render import MEANING, format_age, format_count, format_origin, to_json_line
 from payproc.cli.table import Column, Row, Styled
+from payproc.cli.wrap import join_parts
 from payproc.escape import cell_text
 from payproc.logic import Reason
 
@@ -45,7 +46,9 @@ _COLUMNS = (
 _LAYOUTS = (
     [[0], [1], [2], [3], [4], [5], [6]],
     [[0, 1], [3, 2], [4], [5, 6]],
+    [[0, 1], [3, 2], [4, 6], [5]],
     [[0, 1], [3, 2, 5], [4, 6]],
+    [[0, 1, 6], [3, 2, 5], [4]],
 )
 
 LEGAL_MARK = "; legal now"
@@ -67,8 +70,8 @@ def review(
 ) -> None:
     """List the events that need review, the oldest first.
 
-    The last line counts all that the filters pick, also beyond --limit. As JSON, one object a line;
-    as CSV, the same fields.
+    It ends with the counts of all that the filters pick, also beyond --limit. As JSON, one object a
+    line; as CSV, the same fields.
     """
     with exit_on_errors():
         from payproc.cli.listings import print_listing  # late
@@ -86,18 +89,19 @@ def review(
             layouts = screen.choose_layouts(_LAYOUTS)
             screen.print_table(_COLUMNS, rows, layouts=layouts, empty=describe_no_reviews(filters))
             if counts.waiting:
-                screen.print([_describe_counts(counts)])
+                screen.print(join_parts(_describe_counts(counts), ", ", screen.width))
 
 
-def _describe_counts(counts: "QueueCounts") -> str:
-    """Return the closing line, as in `2 events need review: repeated_refund 2 (1 legal now)`."""
+def _describe_counts(counts: "QueueCounts") -> list[str]:
+    """Return the counts, as in `2 events need review: repeated_refund 2 (1 legal now)`."""
     total = format_count(sum(counts.waiting.values()), "event needs", "events need")
     parts = []
     for reason in Reason:
         if count := counts.waiting[reason]:
             legal = counts.legal[reason]
             parts.append(f"{reason.value} {count:,}" + (f" ({legal:,} legal now)" if legal else ""))
-    return f"{total} review: {', '.join(parts)}"
+    parts[0] = f"{total} review: {parts[0]}"
+    return parts
 
 
 def _make_row(review: "Review", now: datetime) -> Row:

@@ -18,7 +18,7 @@ from payproc.cli.options import (
 from payproc.cli.place import Place
 from payproc.cli.render import format_time, to_json_line
 from payproc.cli.table import Cell, Column, Line, Row, Styled
-from payproc.escape import unambiguous
+from payproc.escape import shorten, unambiguous
 
 if TYPE_CHECKING:
     from payproc.runs import Run
@@ -69,6 +69,6 @@ def _make_row(run: "Run") -> Row:
     if (more := len(run.source) - MAX_SOURCES_SHOWN) > 0:
         sources.append(f"… and {more:,} more")
     if run.label:
-        sources.insert(0, Styled(f"label: {unambiguous(run.label)}", "bold"))
+        sources.insert(0, Styled(f"label: {unambiguous(shorten(run.label))}", "bold"))
     times: Cell = [format_time(run.started_at), f"{lasted}, {state}"]
     return str(run.run_id), times, [f"{run.events:,}", f"{run.malformed:,}"], outcomes or "none", sources

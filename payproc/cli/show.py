@@ -13,6 +13,7 @@ from payproc.cli.exits import exit_on_errors
 from payproc.cli.options import DatabaseUrl, Format, FormatOption, Quiet, format_examples, refuse_undecodable
 from payproc.cli.render import format_count, format_origin, format_time, to_json
 from payproc.cli.table import SAMPLE_ROWS, Column, Styled
+from payproc.cli.wrap import join_parts
 from payproc.errors import CannotFinish
 from payproc.escape import cell_text, unambiguous
 
@@ -62,8 +63,9 @@ def _print_payment(screen: Screen, payment: "Payment") -> None:
     if payment.history:
         _print_history(screen, payment.history)
     if payment.open_reviews:
-        waiting = ", ".join(unambiguous(entry.event_id) for entry in payment.open_reviews)
-        screen.print([screen.paint(Styled(f"pending reviews: {waiting}", "yellow"))])
+        first, *others = (unambiguous(entry.event_id) for entry in payment.open_reviews)
+        lines = join_parts([f"pending reviews: {first}", *others], ", ", screen.width)
+        screen.print(screen.paint(Styled(line, "yellow")) for line in lines)
     screen.print(_describe_dead_ends(screen, payment))
     if payment.conflicts:
         screen.print(["", "conflicts: other events under an event_id that was already used", ""])

@@ -19,7 +19,7 @@ from payproc.cli.options import (
     parse_age_option,
 )
 from payproc.cli.render import MEANING, describe_rejected, format_age, format_count, format_time, to_json
-from payproc.escape import unambiguous
+from payproc.escape import shorten, unambiguous
 
 if TYPE_CHECKING:
     from payproc.status import Status
@@ -110,7 +110,7 @@ def _describe_last_run(found: "Status") -> Iterator[str]:
     if (run := found.last_run) is None:
         yield "none"
         return
-    label = f" ({unambiguous(run.label)})" if run.label else ""
+    label = f" ({unambiguous(shorten(run.label))})" if run.label else ""
     state = "finished" if run.finished_at else "not finished"
     yield f"run {run.run_id}{label}, {format_time(run.started_at)} UTC, {state}: {format_count(run.events, 'event')}"
     if run.malformed:

@@ -68,7 +68,7 @@ def test_all_names_moves_against_the_table(flagged: InProcess) -> None:
     planned = flagged("resolve", *filters, *APPLY, "--dry-run")
     done = flagged("resolve", *filters, *APPLY)
     for finished in (planned, done):
-        assert "1 against the table" in finished.stdout.splitlines()[-1]
+        assert "1 against the table" in finished.stdout
 
 
 # ---- --all ---------------------------------------------------------------------------------------
@@ -86,9 +86,8 @@ def test_all_legal_events_are_applied(flagged: InProcess, sql: Sql) -> None:
         ("p1", "captured"), ("p2", "refunded"), ("p3", "created"),
     ]  # fmt: skip
     assert sql.rows("SELECT DISTINCT note, resolved_by FROM payproc.resolutions") == [("out of order", "alice")]
-    assert flagged("resolve", "--all", "--legal-now", *APPLY, "--yes").stdout == (
-        "no events need review with a legal step now\n"
-    )
+    again = flagged("resolve", "--all", "--legal-now", *APPLY, "--yes")
+    assert again.stdout == "no events need review (legal now)\n"
     assert flagged("verify").code == 0
 
 

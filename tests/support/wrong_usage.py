@@ -206,6 +206,14 @@ REFUSED_BY_WRITERS = {
             "pay_coat --to captured --expect paid --note x",
             f"--expect: unknown 'paid', expected one of {STATES} …",
         ),
+        (
+            "pay_coat --to captured --expect Captured --note x --yes",
+            "--to and --expect: both are captured, expected two different states",
+        ),
+        (
+            f"pay_coat --to captured --note {'n' * 10_001} --yes",
+            "--note: 10,001 characters, expected at most 10,000",
+        ),
         ("pay_coat --to captured --note --yes", "--note: needs a value, but the option --yes follows it"),
         ("pay_coat --note --to=captured --to failed", "--note: needs a value, but the option --to follows it"),
         ("pay_coat --to captured --note ' ' --yes", "--note: empty, expected some text"),

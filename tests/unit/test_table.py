@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from payproc.cli.place import Place
 from payproc.cli.table import GAP, SAMPLE_ROWS, Column, Row, Styled, fit_widths, lay_out, measure_columns
-from payproc.cli.wrap import measure_text, wrap
+from payproc.cli.wrap import join_parts, measure_text, wrap
 
 TEXTS = st.text(st.one_of(st.characters(categories=["L", "N", "P", "S"]), st.sampled_from("ab  →é支😀\u0301")))
 
@@ -82,6 +82,14 @@ def test_wrap_keeps_text_and_width(text: str, width: int) -> None:
     lines = wrap(text, width)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
     assert all(measure_text(line) <= width for line in lines)
+
+
+def test_join_parts_breaks_between_parts() -> None:
+    """The separator at the end of a line fits as well; a part wider than a line is not cut."""
+    parts = ["ab 1", "cd 2", "a part too wide", "ef"]
+    assert join_parts(parts, ", ", 11) == ["ab 1, cd 2,", "a part too wide,", "ef"]
+    assert join_parts(parts, ", ", 10) == ["ab 1,", "cd 2,", "a part too wide,", "ef"]
+    assert join_parts(parts[:1], " · ", 2) == ["ab 1"]
 
 
 def test_later_rows_wrap_and_are_not_held() -> None:
