@@ -160,10 +160,13 @@ def shorten(text: str) -> str:
 
 
 def _explain_utf_16(line: bytes) -> Malformed | None:
-    nuls = line.count(b"\0")
-    if not nuls or nuls * 3 < len(line):
+    """Recognize UTF-16: most pairs of bytes have a NUL, all on one side. Binary files differ."""
+    text = line.removeprefix(b"\xff\xfe").removeprefix(b"\xfe\xff")
+    nuls = text.count(b"\0")
+    if not nuls or nuls * 3 < len(text) or text[::2].count(0) not in (0, nuls):
         return None
-    is_ascii = line.translate(None, b"\0\xfe\xff").isascii()
+    # Without its NULs, a pair without one would be two other characters.
+    is_ascii = nuls * 2 >= len(text) - 1 and text.replace(b"\0", b"").isascii()
     return Malformed("UTF-16 text, expected UTF-8 text", mends.NULS if is_ascii else "")
 
 

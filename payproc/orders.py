@@ -74,14 +74,14 @@ def read_orders(
 ) -> Iterator[Order | MalformedOrder]:
     """Yield an order for each line that is not blank, or the reason why it is malformed.
 
-    `check_start` gets the first bytes of the file, and refuses one that holds no lines. Raises
+    `check_start` gets the first line of the file, and refuses one that holds no lines. Raises
     CannotFinish if the file cannot be read to its end.
     """
     number = 0
     while raw := _read_line(file, source):
         number += 1
         if number == 1:
-            check_start(raw[:8])
+            check_start(raw)
         if len(raw) > MAX_ORDER_BYTES and not raw.endswith(b"\n"):
             while raw and not raw.endswith(b"\n"):
                 raw = _read_line(file, source)

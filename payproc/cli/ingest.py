@@ -181,13 +181,13 @@ def _run(
             database if has_schema else None,
             names,
             Options(workers, report.dry_run, *outputs, label),
+            on_open=outputs.empty,
             on_malformed=problems.add_line,
             on_progress=bar.enter_context(show_progress(_count_bytes(names), has_bar, is_bytes=True)),
         )
         ingesting.summary.database = database.where
         try:
             stop.check()
-            outputs.empty()
             ingesting.run(stop)
         except PayprocError as error:
             bar.close()

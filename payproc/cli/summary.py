@@ -59,7 +59,8 @@ def _describe_totals(summary: "IngestSummary", is_whole: bool) -> str:
     seconds = summary.elapsed_seconds
     rate = f" ({summary.events / seconds:,.0f} events/s)" if seconds and summary.events else ""
     parts.append(f"{seconds:.2f} s{rate}")
-    parts.append("dry run: nothing was written" if summary.dry_run else f"run {summary.run_id}")
+    run = "nothing was read" if summary.run_id is None else f"run {summary.run_id}"
+    parts.append("dry run: nothing was written" if summary.dry_run else run)
     if not is_whole:
         parts.append("not finished")
     return " · ".join(parts)

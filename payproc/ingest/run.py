@@ -106,11 +106,13 @@ class Ingest:
         names: Sequence[str],
         options: Options,
         *,
+        on_open: Callable[[], None] = lambda: None,
         on_malformed: Callable[[str, int, Malformed], None] = lambda *_: None,
         on_progress: Callable[[int], None] = lambda _: None,
     ) -> None:
         """Prepare. `database` is None for a dry run if nothing is recorded yet.
 
+        `on_open` is called before the first write, once the first source is readable.
         `on_malformed` gets source, line and reason of each malformed line, `on_progress` the bytes
         read so far.
         """
@@ -118,6 +120,7 @@ class Ingest:
         self._database = database
         self._names = names
         self._options = options
+        self._on_open = on_open
         self._on_malformed = on_malformed
         self._on_progress = on_progress
         self._writer = LineWriter(options.decisions, options.malformed, self.summary.source)
@@ -145,7 +148,6 @@ class Ingest:
         collects = gc.isenabled()
         gc.disable()
         try:
-            self._open()
             for index, name in enumerate(self._names):
                 if stop.signal is None:
                     with contextlib.closing(LineReader(name, index, self._options.malformed is not None)) as reader:
@@ -163,6 +165,7 @@ class Ingest:
 
     def _open(self) -> None:
         """Open the run, and a handler with a thread of its own for each worker."""
+        self._on_open()
         if self._options.dry_run:
             self._handlers.append(DryRun(self._database))
         elif self._database is not None:
@@ -191,7 +194,10 @@ class Ingest:
                     reader.wait(stop.wake_up, None)
                 continue
             before = reader.bytes_read
-            self._add(reader.read(), reader.index)
+            lines = reader.read()
+            if not self._executors:
+                self._open()  # only now, because a source that its first bytes refuse must leave no trace
+            self._add(lines, reader.index)
             self._bytes_read += reader.bytes_read - before
             while self._in_flight and self._in_flight[0].is_done():
                 self._report(self._in_flight.popleft())

@@ -367,6 +367,12 @@ def test_rounded_ids_get_no_command(indent: int | None, capsys: pytest.CaptureFi
         assert (", probably rounded, " in message) == (indent is None)
 
 
+def test_utf_16_beyond_ascii_gets_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without its NULs, this name would be the two letters "-N"."""
+    (message,) = tell(ONE.replace("e1", "\u4e2d").encode("utf-16-le"), "f", capsys)
+    assert message == "f:1: UTF-16 text, expected UTF-8 text"
+
+
 def test_broken_lines_apart_are_no_value(capsys: pytest.CaptureFixture[str]) -> None:
     """Each line that was cut off has a message of its own, in the order of the lines."""
     lines = [ONE[:-1], TWO, "oops", TWO, ONE[:-1], TWO, TWO, ONE[:18], TWO]
