@@ -78,7 +78,7 @@ class BulkResult(msgspec.Struct, frozen=True):
     position: int | None
     error: str | None
     legal: bool | None = None
-    """Of an applied event: whether the table, too, would apply it to that state."""
+    """For an applied event: True if the table would apply it to that state as well."""
 
 
 class BulkSummary(msgspec.Struct):

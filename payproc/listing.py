@@ -56,7 +56,7 @@ class PaymentFilter(NamedTuple):
 
     state: State | None = None
     moved_before: datetime | None = None
-    """First moment that is too late for the last change of the state."""
+    """Moment before which the state last changed."""
     waiting: bool = False
     """Only payments with pending reviews."""
 

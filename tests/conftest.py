@@ -30,7 +30,16 @@ from payproc.embedded.initdb import SUPERUSER
 from payproc.embedded.server import run_server
 from tests.support.citus import MACHINES, NOT_ON_CLUSTER, cluster_server
 from tests.support.command import Payproc
-from tests.support.postgres import IS_FOR_CITUS, IS_ON_CLUSTER, NewDatabase, Server, Sql, SqlOn, as_database
+from tests.support.postgres import (
+    IS_FOR_CITUS,
+    IS_ON_CLUSTER,
+    NewDatabase,
+    Server,
+    Sql,
+    SqlOn,
+    as_database,
+    create_schema,
+)
 from tests.support.servers import OwnServers, Pristine, pristine_home, running
 from tests.support.tally import figures
 
@@ -108,7 +117,7 @@ def template(server: Server) -> Iterator[str]:
             schema.bring_up(database, for_citus=True)
         else:
             with database.transaction() as cursor:
-                schema.create_schema(cursor, for_citus=IS_FOR_CITUS)
+                create_schema(cursor, for_citus=IS_FOR_CITUS)
         yield str(url.database)
 
 

@@ -11,14 +11,13 @@ import pytest
 from payproc.bulk import BulkResult, BulkSummary, Fate, Order, Resolver, plan
 from payproc.corrections import Correction, correct
 from payproc.db.connection import Database
-from payproc.db.schema import create_schema
 from payproc.handlers import Recorder
 from payproc.logic import EventType, Reason, Resolution, State
 from payproc.review import ReviewDecision, resolve_review
 from payproc.review_queue import QueueCounts, ReviewFilter, open_reviews
 from payproc.verify import VerifySummary, verify_histories
 from tests.support.events import input_events
-from tests.support.postgres import NewDatabase, Sql, as_database, claim_events, contents
+from tests.support.postgres import NewDatabase, Sql, as_database, claim_events, contents, create_schema
 
 APPLY = ReviewDecision(Resolution.APPLY, "it was paid", "alice")
 DISMISS = ReviewDecision(Resolution.DISMISS, "a stale report", "bob")

@@ -14,6 +14,7 @@ from sqlalchemy import URL
 from payproc.db.citus import DISTRIBUTED_BY
 from payproc.db.connection import Database
 from payproc.db.location import parse_url
+from payproc.db.schema import list_creation_statements
 from payproc.logic import STATE_NAMED_BY, TABLE, EventType, Outcome, Resolution, State
 
 MAX_WAIT_SECONDS = 30
@@ -76,6 +77,12 @@ class Server:
     def drop_database(self, name: str | None) -> None:
         """Drop a database, and end its sessions."""
         self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+def create_schema(cursor: psycopg2.extensions.cursor, *, for_citus: bool = False) -> None:
+    """Create payproc's schema on one server. The tables for Citus are not distributed."""
+    for statement in list_creation_statements(cursor, for_citus=for_citus):
+        cursor.execute(statement)
 
 
 def as_database(url: URL, name: str) -> Database:

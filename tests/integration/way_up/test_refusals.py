@@ -20,7 +20,7 @@ from tests.support.command import Payproc, error_line
 from tests.support.events import event_line
 from tests.support.in_process import InProcess
 from tests.support.old_schemas import BROUGHT_UP, NewOldDatabase, catalog, load_version, one_error, records
-from tests.support.postgres import Sql, SqlOn, as_database
+from tests.support.postgres import Sql, SqlOn, as_database, create_schema
 from tests.support.servers import Pristine, new_folder
 
 READING = (["show", "pay_sold"], ["review"], ["verify"], ["runs"], ["export"], ["ingest", "--dry-run", "-"])
@@ -78,7 +78,7 @@ def test_lost_mark_is_restored_by_the_message(old: NewOldDatabase, version: int)
 def test_lost_mark_for_citus_is_restored(bare_url: URL, sql_on: SqlOn) -> None:
     sql, database = sql_on(bare_url), as_database(bare_url, "a database")
     with database.transaction() as cursor:
-        schema.create_schema(cursor, for_citus=True)
+        create_schema(cursor, for_citus=True)
     mark = f"payproc schema version {VERSION} for Citus by payment"
     sql.rows("COMMENT ON TABLE payproc.runs IS NULL")
     with pytest.raises(CannotFinish, match=rf"COMMENT ON TABLE payproc\.runs IS '{mark}'$"):
@@ -113,8 +113,9 @@ def test_earlier_layout_for_citus_is_refused(
     before = catalog(sql), records(sql)
     for command in EVERY:
         line = error_line(run(*command, "--quiet", stdin=NEW_EVENT), 1)
-        assert "is for Citus and of an earlier payproc" in line, command
-        assert "pipe `payproc export` of that payproc into `payproc ingest`" in line, command
+        assert "spread by event_id, expected by payment_id; export it with that payproc into a new database" in line, (
+            command
+        )
     assert (catalog(sql), records(sql)) == before
 
 

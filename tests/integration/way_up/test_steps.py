@@ -140,7 +140,7 @@ def test_other_tables_need_another_version() -> None:
     statements = sorted(
         " ".join(statement.split())
         for distributed_by in (None, DISTRIBUTED_BY)
-        for statement in models.create_tables(distributed_by)
+        for statement in models.list_table_statements(distributed_by)
     )
     digest = hashlib.sha256("\n".join(statements).encode()).hexdigest()[:16]
     assert TABLES.get(VERSION) == digest, test_other_tables_need_another_version.__doc__
