@@ -76,7 +76,8 @@ def server() -> Iterator[Server]:
             yield found
         return
     if given := os.environ.get("PAYPROC_TEST_DATABASE_URL"):
-        yield Server(make_url(given).set(drivername="postgresql+psycopg2"))
+        with closing(Server(make_url(given).set(drivername="postgresql+psycopg2"))) as found:
+            yield found
         return
     home = Path(tempfile.mkdtemp(prefix="payproc-tests-", dir=_memory()))
     try:
@@ -88,7 +89,8 @@ def server() -> Iterator[Server]:
             settings.write("fsync = off\n")
         with run_server(home, version=version) as running:
             query = {"host": str(running.socket_folder)}
-            yield Server(URL.create("postgresql+psycopg2", SUPERUSER, database="postgres", query=query))
+            with closing(Server(URL.create("postgresql+psycopg2", SUPERUSER, database="postgres", query=query))) as found:
+                yield found
     finally:
         shutil.rmtree(home)
 
