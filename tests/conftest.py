@@ -89,7 +89,8 @@ def server() -> Iterator[Server]:
             settings.write("fsync = off\n")
         with run_server(home, version=version) as running:
             query = {"host": str(running.socket_folder)}
-            with closing(Server(URL.create("postgresql+psycopg2", SUPERUSER, database="postgres", query=query))) as found:
+            url = URL.create("postgresql+psycopg2", SUPERUSER, database="postgres", query=query)
+            with closing(Server(url)) as found:
                 yield found
     finally:
         shutil.rmtree(home)

@@ -49,7 +49,7 @@ class Server:
 
     @cached_property
     def _connection(self) -> psycopg2.extensions.connection:
-        """The connection that creates and drops; one for each database takes a third of the time."""
+        """The connection that creates and drops. One for each database would take as long."""
         return self.connect()
 
     def close(self) -> None:
