@@ -22,9 +22,9 @@ from tests.support.workload import expected_day, messy_day
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_run_is_completed_by_a_rerun(payproc: Payproc, sql: Sql, number: signal.Signals, code: int) -> None:
     """The summary counts the events that are recorded."""
-    day = expected_day(messy_day(21, 2000))
+    day = expected_day(messy_day(21, 900))
     process = payproc.start("ingest", "-", "--format", "json", stdin=subprocess.PIPE)
-    process.stdin.write(b"\n".join(day.raw[:700]) + b"\n")
+    process.stdin.write(b"\n".join(day.raw[:600]) + b"\n")
     process.stdin.flush()
     wait_for(lambda: sql.value("SELECT count(*) FROM payproc.events") > 0)
     process.send_signal(number)

@@ -16,7 +16,7 @@ from payproc.db.mark import VERSION
 from payproc.embedded.initdb import SUPERUSER
 from payproc.embedded.server import run_server
 from payproc.errors import CannotFinish
-from tests.support.command import Payproc, error_line
+from tests.support.command import error_line
 from tests.support.events import event_line
 from tests.support.in_process import InProcess
 from tests.support.old_schemas import BROUGHT_UP, NewOldDatabase, catalog, load_version, one_error, records
@@ -35,7 +35,7 @@ def test_server_is_brought_up_by_init_alone(old: NewOldDatabase) -> None:
     database = old()
     before = database.state()
     for command in (*READING, *WRITING):
-        error = one_error(database.payproc, *command, stdin=NEW_EVENT)
+        error = one_error(database.run, *command, stdin=NEW_EVENT)
         assert error.startswith("the schema payproc of the database "), command
         assert error.endswith(f" has version 1, this payproc needs {VERSION}; run payproc init"), command
     assert database.state() == before
@@ -47,7 +47,7 @@ def test_newer_schema_is_refused(old: NewOldDatabase) -> None:
     database.sql.rows(f"COMMENT ON TABLE payproc.runs IS 'payproc schema version {VERSION + 1}, procedure 00000000'")
     before = database.state()
     for command in (["verify"], *WRITING, ["init"], ["init", "--sql"]):
-        error = one_error(database.payproc, *command, stdin=NEW_EVENT)
+        error = one_error(database.run, *command, stdin=NEW_EVENT)
         assert error.startswith("the schema payproc of the database "), command
         assert "this payproc is older than the schema" in error, command
     assert database.state() == before
@@ -71,7 +71,7 @@ def test_lost_mark_is_restored_by_the_message(old: NewOldDatabase, version: int)
         assert statement == f"COMMENT ON TABLE payproc.runs IS '{mark}'"
     database.sql.rows(statement)
     database.bring_up()
-    assert database.payproc("verify").code == 0
+    assert database.run("verify").code == 0
     assert database.bring_up() == []
 
 
@@ -164,16 +164,16 @@ def test_embedded_is_brought_up_by_the_first_write(embedded_old: tuple[Sql, Path
     Reading commands refuse.
     """
     sql, home = embedded_old
-    payproc = Payproc(tmp_path, None)
-    payproc.environment["PAYPROC_HOME"] = str(home)
+    run = InProcess(tmp_path, None)
+    run.environment["PAYPROC_HOME"] = str(home)
     for command in READING:
-        error = one_error(payproc, *command, stdin=NEW_EVENT)
+        error = one_error(run, *command, stdin=NEW_EVENT)
         assert error.endswith(f" has version 1, this payproc needs {VERSION}; run payproc init"), command
     for command in WRITING:
-        finished = payproc(*command, "--quiet", stdin=NEW_EVENT)
+        finished = run(*command, "--quiet", stdin=NEW_EVENT)
         assert (finished.code, finished.stderr.splitlines()) == (0, [f"payproc: {each}" for each in BROUGHT_UP]), (
             command
         )
-        assert payproc("verify").code == 0
+        assert run("verify").code == 0
         sql.rows("DROP SCHEMA payproc CASCADE")
         load_version(sql, 1)
