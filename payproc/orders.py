@@ -12,7 +12,17 @@ import msgspec
 
 from payproc import mends
 from payproc.bulk import BulkResult, Fate, Order
-from payproc.explain import BOM, EXPECTED_LINE, NONE, Malformed, Part, explain_encoding, explain_syntax, explain_value
+from payproc.explain import (
+    BOM,
+    EXPECTED_LINE,
+    NONE,
+    Malformed,
+    Part,
+    explain_encoding,
+    explain_syntax,
+    explain_value,
+    shorten,
+)
 from payproc.logic import Resolution, State
 from payproc.review import ReviewDecision
 
@@ -185,5 +195,4 @@ def _list(words: dict[str, Any]) -> str:
 
 
 def _quote(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shorten(json.dumps(value))
