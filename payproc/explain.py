@@ -171,7 +171,7 @@ def _explain_utf_16(line: bytes) -> Malformed | None:
 
 
 def _explain_piece(line: bytes, text: bytes) -> Malformed | None:
-    """Recognize a line inside of pretty-printed JSON, from its beginning or its end."""
+    """Recognize a line inside pretty-printed JSON, from its beginning or its end."""
     if text[:1] in (b"}", b"]"):
         return Malformed(_PIECE, mends.LIST if line.startswith(b"},") else mends.JOIN, PIECE)
     if text.startswith(b'"') and _KEY.match(text):
@@ -201,8 +201,8 @@ def _explain_surroundings(text: bytes) -> Malformed | None:
     if before in (b"", b"[", b",") and after in (b"", b"]", b","):
         return Malformed(_PIECE, mends.keep_ids(mends.ARRAY if before == b"[" else mends.JOIN, text), PIECE)
     if after.startswith((b"//", b"#", b"/*")):
-        return Malformed(f"a comment behind the object, {_EXPECTED}", mends.AROUND)
-    where, extra = ("before", before) if before else ("behind", after)
+        return Malformed(f"a comment after the object, {_EXPECTED}", mends.AROUND)
+    where, extra = ("before", before) if before else ("after", after)
     return Malformed(f"{quote(extra.decode())} {where} the object, {_EXPECTED}", mends.AROUND)
 
 
@@ -211,7 +211,7 @@ def _explain_several(line: bytes, rest: bytes) -> Malformed | None:
     if not line.lstrip().startswith((b"{", b"[")):
         return None
     if rest.startswith(BOM):
-        return Malformed(f"a byte order mark inside of the line, {_EXPECTED}", mends.BOMS)
+        return Malformed(f"a byte order mark inside the line, {_EXPECTED}", mends.BOMS)
     if rest.startswith(b"\x1e"):
         return Malformed(f"a record separator (RFC 7464), {_EXPECTED}", mends.SEPARATORS)
     if rest.startswith((b"{", b"[")):

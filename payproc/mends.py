@@ -69,7 +69,7 @@ def is_array(mend: str) -> bool:
 
 
 def keep_ids(mend: str, line: bytes) -> str:
-    """Return a command of jq, behind one that quotes ids if the line has numbers for ids.
+    """Return a command of jq, after one that quotes ids if the line has numbers for ids.
 
     There is none for rounded ids, because two payments may have become one.
     """
@@ -95,5 +95,5 @@ def is_rounded(number: str) -> bool:
 
 
 def _quote_ids_first(mend: str) -> str:
-    """Return a command behind the one that quotes ids."""
+    """Return a command after the one that quotes ids."""
     return f"{QUOTE_IDS} FILE | {mend.replace(' FILE', '', 1)}"

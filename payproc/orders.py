@@ -14,7 +14,17 @@ from payproc import mends
 from payproc.bulk import BulkResult, Fate, Order
 from payproc.errors import CannotFinish
 from payproc.escape import MAX_TEXT_CHARACTERS
-from payproc.explain import BOM, EXPECTED_LINE, NONE, Malformed, Part, explain_encoding, explain_syntax, explain_value
+from payproc.explain import (
+    BOM,
+    EXPECTED_LINE,
+    NONE,
+    Malformed,
+    Part,
+    explain_encoding,
+    explain_syntax,
+    explain_value,
+    shorten,
+)
 from payproc.logic import Resolution, State
 from payproc.review import ReviewDecision
 
@@ -200,5 +210,4 @@ def _list(words: dict[str, Any]) -> str:
 
 
 def _quote(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shorten(json.dumps(value))

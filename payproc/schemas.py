@@ -235,7 +235,7 @@ def _explain(line: bytes, error: msgspec.MsgspecError | UnicodeDecodeError) -> M
     if isinstance(error, UnicodeDecodeError):
         return explain_encoding(line, error)
     if isinstance(error, msgspec.ValidationError):
-        # msgspec stops at the first wrong field; the syntax behind it may be wrong as well.
+        # msgspec stops at the first wrong field; the syntax after it may be wrong as well.
         if (found := find_syntax_error(line)) is None:
             return _explain_field(line)
     else:

@@ -141,8 +141,8 @@ class Ingest:
 
         `summary` is correct even after an exception.
 
-        Raises CannotFinish, WrongUsage for unreadable input, BrokenPipeError if nobody reads a
-        report any more.
+        Raises CannotFinish, WrongUsage for unreadable input, BrokenPipeError if the reader of a
+        report is gone.
         """
         # No cycles arise here, so collections would only cost time.
         collects = gc.isenabled()
