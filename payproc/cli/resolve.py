@@ -92,8 +92,8 @@ def resolve(
 ) -> None:
     """Record decisions of a person about events that need review.
 
-    One event, all that filters pick, or those of a file. On a terminal it shows the effect and
-    asks. Exits with 3 if --all or --from could not record every decision.
+    One event, all that filters pick, or those of a file. On a terminal the first two show the
+    effect and ask. Exits with 3 if --all or --from could not record every decision.
     """
     with exit_on_errors():
         from payproc.cli import bulk  # late

@@ -67,3 +67,8 @@ def test_run_label_is_shown(run_in_process: InProcess) -> None:
     listed = [json.loads(row)["label"] for row in run("runs", "--format", "json").stdout.splitlines()]
     assert listed == ["night of the 18th", None]
     assert "label: night of the 18th" in run("runs").stdout
+    run("ingest", "-", "--label", "x" * 201, stdin=event_line("e3", "p2", "authorize"))
+    for command in ("runs", "status"):
+        shown = run(command, env={"COLUMNS": "400"}).stdout
+        assert f"{'x' * 200}…" in shown
+        assert "x" * 201 not in shown
