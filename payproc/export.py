@@ -53,7 +53,7 @@ _DECISIONS_OF_PEOPLE = """
     ORDER BY 1, 2
 """
 
-# Steps as in payments.py: an event_id and its original are on different machines.
+# Steps as in payments.py, because on Citus an event_id and its original are on different machines.
 _CONFLICTS = """
     WITH conflict AS MATERIALIZED ({records}),
     pair AS MATERIALIZED (SELECT DISTINCT event_id, original_payment_id AS payment_id FROM conflict),

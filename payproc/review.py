@@ -230,8 +230,7 @@ def record(cursor: psycopg2.extensions.cursor, event: PendingEvent, decision: Re
         cursor.execute(_RESOLVE, values)
         if cursor.fetchone():
             return position
-    # Another decision about it may be written but not visible yet: several machines do not show the
-    # writes of a transaction at the same moment.
+    # The payment has moved, or somebody has decided without moving it, as by an edit of the tables.
     cursor.connection.rollback()
     return None
 

@@ -1,8 +1,8 @@
 -- Citus alone: the functions that claim and look up a machine's share of a batch. The command calls
 -- each of them once a machine, with an id of that machine first, and Citus runs the call there.
 --
--- A list is a machine's share of a batch. Its parts are separated by U+001E, one for each shard, so a
--- statement reads one shard; their items are separated by U+001F. Without the parts each statement
+-- A list is a machine's share of a batch. Its parts are separated by U+001E, one for each shard, so
+-- a statement reads one shard; their items are separated by U+001F. Without the parts each statement
 -- would look for all ids in all shards. Each statement is planned with its ids, because a generic
 -- plan, which the role's plan_cache_mode may ask for, cannot find the shard.
 --

@@ -31,7 +31,7 @@
 -- because ON CONFLICT on payments alone costs 4 % of the server's instructions.
 --
 -- {event_ids} stands for the table that says whose an event_id is: event_ids on Citus, else events.
--- On Citus one more parameter comes first, a payment_id by which Citus routes the CALL to its machine.
+-- On Citus one more parameter comes first, a payment_id by which Citus routes the CALL.
 --
 -- Distributed PostgreSQL must run it: no array subscript inside INSERT or UPDATE, no function such
 -- as now() inside CASE, RETURNING ... INTO or ROW_COUNT instead of FOUND, no assignment to array
@@ -109,10 +109,10 @@ BEGIN
     LOOP
         SET LOCAL synchronous_commit = off;
 
-        -- Evidence of an event_id used for something else, or of an event delivered again with other
-        -- content. It changes no payment, and a repeat adds nothing. If its original was contested, it
-        -- is not recorded, because both are decided again. An expression in this IF would be set up
-        -- anew in each transaction, 1 % of a fresh event.
+        -- Evidence of an event_id used for something else, or of an event delivered again with
+        -- other content. It changes no payment, and a repeat adds nothing. If its original was
+        -- contested, it is not recorded, because both are decided again. An expression in this IF
+        -- would be set up anew in each transaction, 1 % of a fresh event.
         IF this_is_evidence THEN
             SELECT true INTO this_has_original FROM payproc.{event_ids} AS original
             WHERE original.event_id = this_event

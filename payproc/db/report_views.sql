@@ -1,4 +1,4 @@
--- Views for psql, dashboards and other programs that read: payments, histories, pending reviews, runs.
+-- Views for psql, dashboards and other programs that read.
 --
 -- Their columns have the names of the fields of `--format json`, and text in place of ENUMs. A
 -- column is never renamed, removed or moved: CREATE OR REPLACE VIEW takes only new columns at the
@@ -67,7 +67,8 @@ SELECT run_id, label, pg_catalog.array_to_string(sources, ', ') AS source, start
        malformed, lines - malformed AS events, applied, ignored, rejected, manual_review
 FROM payproc.runs;
 
--- Views read with their owner's rights. Without this, a superuser who upgrades the schema would own them.
+-- Views read with their owner's rights. Without this, a superuser who upgrades the schema would own
+-- them.
 DO $owner$
 DECLARE
     view_name text;

@@ -201,7 +201,7 @@ def test_moved_payment_is_confirmed_again(database: Database, recorder: Recorder
 
 
 def test_invisible_resolution_is_found_before_writing(database: Database, recorder: Recorder, sql: Sql) -> None:
-    """Over several machines, a payment may visibly change before its resolution is visible."""
+    """As after an edit of the tables: the payment's version has not shown the decision."""
     recorder.handle(input_events(("e1", "p1", "capture")))
 
     def meanwhile(review: Review, _: State) -> bool:
