@@ -105,6 +105,28 @@ def test_status_of_an_empty_database(run_in_process: InProcess) -> None:
     assert shown[2:] == ["Payments 0", "Need review none", "Last run none", "Unfinished none"]
 
 
+def test_status_counts_one_of_each(run_in_process: InProcess, sql: Sql) -> None:
+    """The words are in the singular, and a run that was killed is not finished."""
+    day = [event_line("e1", "p1", "fail"), event_line("e2", "p1", "capture"), b"[]"]
+    day.append(event_line("e3\u202e", "p2", "flag"))
+    run_in_process("ingest", "-", stdin=b"\n".join(day))
+    sql.rows("UPDATE payproc.runs SET finished_at = NULL")
+    finished = run_in_process("status", "--quiet", "--max-waiting", "0", "--max-age", "0s", "--format", "json")
+    assert finished.code == 3
+    assert [re.sub(r"for \d+ s$", "for N s", line) for line in messages(finished)] == [
+        "payproc: --max-waiting 0: 1 event needs review",
+        'payproc: --max-age 0 s: event "e3\\u202e" has waited for N s',
+    ]
+    shown = [" ".join(row.split()) for row in run_in_process("status").stdout.splitlines()]
+    assert shown[5] == "Need review 1 event, 0 legal now"
+    assert shown[8].endswith(" UTC, not finished: 3 events")
+    assert shown[9:] == [
+        "1 malformed line",
+        "1 event was rejected; payproc history --run 1 --outcome REJECT",
+        "Unfinished run 1",
+    ]
+
+
 def test_status_lists_unfinished_runs(run_in_process: InProcess, sql: Sql) -> None:
     for _ in range(2):
         sql.rows("INSERT INTO payproc.runs (sources) VALUES ('{killed.jsonl}')")

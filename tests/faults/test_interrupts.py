@@ -109,7 +109,7 @@ def test_second_interrupt_kills_a_blocked_run(payproc: Payproc, sql: Sql, tmp_pa
     assert payproc.summary("second.jsonl")["events"] == 1
 
 
-def test_closed_pipe_ends_the_run_quietly(payproc: Payproc, sql: Sql, tmp_path: Path) -> None:
+def test_closed_pipe_ends_the_run_quietly(payproc: Payproc, sql: Sql) -> None:
     """The reader of `--decisions -` goes away after one line, and a rerun completes the job."""
     day = expected_day(messy_day(3, 1_000))
     (payproc.folder / "day.jsonl").write_bytes(day.text)
