@@ -10,7 +10,12 @@ from tests.support.events import event_line, write_lines
 from tests.support.in_process import InProcess
 from tests.support.postgres import Sql
 
-FIRST = [event_line("e1", "p1", "authorize"), event_line("e2", "p1", "flag")]
+FIRST = [
+    event_line("e1", "p1", "authorize"),
+    event_line("e2", "p1", "flag"),
+    event_line("e9", "p9", "fail"),
+    event_line("e10", "p9", "capture"),  # rejected
+]
 
 SECOND = [
     event_line("e3", "p2", "capture"),  # legal once its authorize has come
@@ -44,7 +49,7 @@ def test_status_json_counts_the_database(filled: InProcess) -> None:
     assert status.pop("last_run") == newest
     assert status == {
         "schema": 3,
-        "payments": {"created": 2, "authorized": 2, "captured": 0, "refunded": 0, "failed": 1},
+        "payments": {"created": 2, "authorized": 2, "captured": 0, "refunded": 0, "failed": 2},
         "waiting": {"events": 3, "legal_now": 1},
         "waiting_by_reason": {
             "predecessor_missing": {"events": 2, "legal_now": 1},
@@ -58,7 +63,7 @@ def test_status_json_counts_the_database(filled: InProcess) -> None:
 def test_status_table_tells_the_same(filled: InProcess) -> None:
     shown = [" ".join(row.split()) for row in filled("status").stdout.splitlines()]
     assert shown[1].startswith("Server PostgreSQL ")
-    assert shown[2:6] == ["Payments 5", "2 created", "2 authorized", "1 failed"]
+    assert shown[2:6] == ["Payments 6", "2 created", "2 authorized", "2 failed"]
     assert shown[6:9] == [
         "Need review 3 events, 1 legal now",
         "2 predecessor_missing: the step before it is missing, 1 legal now",
