@@ -14,7 +14,17 @@ from payproc import mends
 from payproc.bulk import BulkResult, Fate, Order
 from payproc.errors import CannotFinish
 from payproc.escape import MAX_TEXT_CHARACTERS
-from payproc.explain import BOM, EXPECTED_LINE, NONE, Malformed, Part, explain_encoding, explain_syntax, explain_value
+from payproc.explain import (
+    BOM,
+    EXPECTED_LINE,
+    NONE,
+    Malformed,
+    Part,
+    explain_encoding,
+    explain_syntax,
+    explain_value,
+    shorten,
+)
 from payproc.logic import Resolution, State
 from payproc.review import ReviewDecision
 
@@ -74,14 +84,14 @@ def read_orders(
 ) -> Iterator[Order | MalformedOrder]:
     """Yield an order for each line that is not blank, or the reason why it is malformed.
 
-    `check_start` gets the first bytes of the file, and refuses one that holds no lines. Raises
+    `check_start` gets the first line of the file, and refuses one that holds no lines. Raises
     CannotFinish if the file cannot be read to its end.
     """
     number = 0
     while raw := _read_line(file, source):
         number += 1
         if number == 1:
-            check_start(raw[:8])
+            check_start(raw)
         if len(raw) > MAX_ORDER_BYTES and not raw.endswith(b"\n"):
             while raw and not raw.endswith(b"\n"):
                 raw = _read_line(file, source)
@@ -200,5 +210,4 @@ def _list(words: dict[str, Any]) -> str:
 
 
 def _quote(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shorten(json.dumps(value))

@@ -85,7 +85,8 @@ def server() -> Iterator[Server]:
             yield found
         return
     if given := os.environ.get("PAYPROC_TEST_DATABASE_URL"):
-        yield Server(make_url(given).set(drivername="postgresql+psycopg2"))
+        with closing(Server(make_url(given).set(drivername="postgresql+psycopg2"))) as found:
+            yield found
         return
     home = Path(tempfile.mkdtemp(prefix="payproc-tests-", dir=_memory()))
     try:
@@ -97,7 +98,9 @@ def server() -> Iterator[Server]:
             settings.write("fsync = off\n")
         with run_server(home, version=version) as running:
             query = {"host": str(running.socket_folder)}
-            yield Server(URL.create("postgresql+psycopg2", SUPERUSER, database="postgres", query=query))
+            url = URL.create("postgresql+psycopg2", SUPERUSER, database="postgres", query=query)
+            with closing(Server(url)) as found:
+                yield found
     finally:
         shutil.rmtree(home)
 

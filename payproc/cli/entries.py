@@ -11,7 +11,7 @@ from payproc.cli.render import DONE, format_origin, format_time, style_outcome
 from payproc.cli.table import Cell, Column, Layout, Line, Row, Styled
 from payproc.escape import cell_text, shorten, unambiguous
 
-if TYPE_CHECKING:  # these import psycopg2
+if TYPE_CHECKING:
     from payproc.history import ConflictEntry
     from payproc.payments import HistoryEntry
 
@@ -28,23 +28,19 @@ _FIELDS = (
 SHOW_COLUMNS = (Column("#", is_number=True), *_FIELDS)
 HISTORY_COLUMNS = (Column("Payment", is_id=True), *_FIELDS)
 
-_WIDE: Layout = [[0], [1], [2], [3], [4], [5], [6], [7]]
+_ROW_A_LINE: Layout = [[0], [1], [2], [3], [4], [5], [6], [7]]
 
-
-def choose_show_layouts(*, is_wide: bool) -> list[Layout]:
-    """Return the layouts of one payment's history, the widest first."""
-    narrow: list[Layout] = [
-        [[0], [1, 2], [3, 4], [5], [6, 7]],
-        [[0], [1, 2], [3, 4, 5], [6, 7]],
-        [[0], [1, 2, 7], [3, 4, 5, 6]],
-    ]
-    return [_WIDE, *narrow] if is_wide else narrow
-
-
-def choose_history_layouts(*, is_wide: bool) -> list[Layout]:
-    """Return the layouts of entries of many payments, the widest first."""
-    narrow: list[Layout] = [[[0, 1], [2, 5], [3, 4], [6, 7]], [[0, 1, 7], [3, 4, 5], [6, 2]]]
-    return [_WIDE, *narrow] if is_wide else narrow
+SHOW_LAYOUTS: list[Layout] = [
+    _ROW_A_LINE,
+    [[0], [1, 2], [3, 4], [5], [6, 7]],
+    [[0], [1, 2], [3, 4, 5], [6, 7]],
+    [[0], [1, 2, 7], [3, 4, 5, 6]],
+]
+HISTORY_LAYOUTS: list[Layout] = [
+    _ROW_A_LINE,
+    [[0, 1], [2, 5], [3, 4], [6, 7]],
+    [[0, 1, 7], [3, 4, 5], [6, 2]],
+]
 
 
 def make_show_row(entry: "HistoryEntry") -> Row:
@@ -57,7 +53,7 @@ def make_history_row(payment_id: str, entry: "HistoryEntry | ConflictEntry") -> 
 
     A conflict has its difference from the event on record as its transition.
     """
-    from payproc.history import ConflictEntry  # which imports psycopg2
+    from payproc.history import ConflictEntry  # late
 
     if not isinstance(entry, ConflictEntry):
         return [cell_text(payment_id), *_make_cells(entry, lambda text: unambiguous(shorten(text)))]
@@ -84,7 +80,7 @@ def _make_cells(entry: "HistoryEntry", show_text: Callable[[str], str]) -> list[
     A person's entry has the decision, its author and the note as outcome, reason and origin; the
     latter two are shown by `show_text`.
     """
-    from payproc.payments import EventEntry, ResolutionEntry  # as above
+    from payproc.payments import EventEntry, ResolutionEntry  # late
 
     transition, time = _describe_transition(entry), format_time(entry.recorded_at)
     if isinstance(entry, EventEntry):

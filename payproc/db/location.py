@@ -7,7 +7,6 @@ URL.
 import io
 import os
 import re
-import stat
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -116,14 +115,14 @@ def _read_dotenv(path: Path) -> str | None:
     """
     advice = "fix it, or name the database with --database-url"
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return None
-        text = path.read_text("utf-8")
-    except FileNotFoundError:
+        text = path.read_text("utf-8")  # also from a pipe, as password managers provide it
+    except IsADirectoryError:  # a virtual environment
         return None
     except UnicodeDecodeError as error:
         raise WrongUsage(f".env: is not UTF-8, expected UTF-8 text; {advice}") from error
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not path.is_symlink():
+            return None
         raise WrongUsage(f".env: cannot be read: {error.strerror}; {advice}") from error
     import logging
 

@@ -11,7 +11,7 @@ from typing import IO
 
 import msgspec
 
-from payproc.errors import CannotFinish, WrongUsage
+from payproc.errors import CannotFinish, PayprocError, WrongUsage
 from payproc.ingest.sources import format_name, refuse_unreadable
 from payproc.schemas import MAX_LINE_BYTES
 
@@ -28,13 +28,13 @@ class OversizedLine(msgspec.Struct, frozen=True):
 
 
 class LineReader:
-    """Reads numbered non-blank lines from one source as they arrive.
+    """Reader of the numbered non-blank lines of one source, as they arrive.
 
     It holds one read and one line at most.
     """
 
     def __init__(self, name: str, index: int, keep_oversized: bool) -> None:
-        """Open the source. Raises CannotFinish if that fails."""
+        """Open the source. Raises WrongUsage or CannotFinish if that fails."""
         self.name = format_name(name)
         self.index = index
         self.is_open = True
@@ -50,7 +50,7 @@ class LineReader:
                 # Opening a FIFO must not wait for its writer, deaf to signals; `wait` does that.
                 os.set_blocking(self._descriptor, True)
         except OSError as error:
-            raise CannotFinish(f"{self.name}: cannot be read: {error.strerror}") from error
+            raise self._unreadable(f"{self.name}: cannot be read: {error.strerror}") from error
         # Reading a regular file never has to wait for a writer.
         self._may_wait = not stat.S_ISREG(os.fstat(self._descriptor).st_mode)
 
@@ -71,7 +71,10 @@ class LineReader:
         except OSError as error:
             raise CannotFinish(f"{self.name}: reading failed: {error.strerror}") from error
         if self.bytes_read == 0:
-            self._refuse_unreadable(block)
+            try:
+                refuse_unreadable(self.name, block)
+            except WrongUsage as error:
+                raise self._unreadable(str(error)) from error
         self.bytes_read += len(block)
         if not block:
             self.is_open = False
@@ -129,11 +132,6 @@ class LineReader:
             ) from error
         self._rest.clear()
 
-    def _refuse_unreadable(self, start: bytes) -> None:
-        """Refuse a source by its first bytes: as wrong usage while nothing can be recorded yet."""
-        try:
-            refuse_unreadable(self.name, start)
-        except WrongUsage as error:
-            if self.index == 0:
-                raise
-            raise CannotFinish(str(error)) from error  # the sources before it may be recorded by now
+    def _unreadable(self, problem: str) -> PayprocError:
+        """Return the error of an unreadable source: wrong usage while nothing is recorded yet."""
+        return CannotFinish(problem) if self.index else WrongUsage(problem)

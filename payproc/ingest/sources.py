@@ -15,20 +15,31 @@ from payproc.errors import WrongUsage
 STDIN = "<stdin>"
 """Name of standard input in messages and reports."""
 
+FROM_STDIN = "payproc ingest -"
+"""Command that ingests the output of a tool."""
+
 _UNREADABLE = {
-    b"\x1f\x8b": ("compressed with gzip", "zcat"),
-    b"BZh": ("compressed with bzip2", "bzcat"),
-    b"\xfd7zXZ": ("compressed with xz", "xzcat"),
-    b"\x28\xb5\x2f\xfd": ("compressed with zstd", "zstdcat"),
-    b"PK\x03\x04": ("compressed with zip", "unzip -p"),
-    b"\xff\xfe{\0": ("UTF-16", "iconv -f UTF-16 -t UTF-8"),  # as Windows PowerShell writes with >
-    b"\xfe\xff\0{": ("UTF-16", "iconv -f UTF-16 -t UTF-8"),
+    rb"\x1f\x8b": ("compressed with gzip", "zcat"),
+    rb"BZh": ("compressed with bzip2", "bzcat"),
+    rb"\xfd7zXZ": ("compressed with xz", "xzcat"),
+    rb"\x28\xb5\x2f\xfd": ("compressed with zstd", "zstdcat"),
+    rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": ("a spreadsheet", ""),  # .xls
+    rb"PK\x03\x04.{26}(\[Content_Types\]|_rels/|docProps/|xl/|mimetype)": ("a spreadsheet", ""),  # .xlsx, .ods
+    rb"PK\x03\x04": ("compressed with zip", "unzip -p"),
+    rb".{257}ustar": ("a tar archive", "tar -xOf"),
+    rb"\xff\xfe\0\0|\0\0\xfe\xff": ("UTF-32", "iconv -f UTF-32 -t UTF-8"),
+    rb"\xff\xfe[\t-~]\0|\xfe\xff\0[\t-~]": ("UTF-16", "iconv -f UTF-16 -t UTF-8"),  # Windows PowerShell's >
 }
-"""First bytes of files that have to be converted, with their kind and a tool. No JSON Lines in
-UTF-8 start like this."""
+"""Patterns of the first bytes of files that have to be converted, with their kind and a tool.
+
+The first match counts. No JSON Lines in UTF-8 start like this.
+"""
+
+_START_BYTES = 512
+"""Bytes that the patterns look at: the first block of a tar archive."""
 
 
-def check_sources(names: Sequence[str], command: str = "payproc ingest -") -> None:
+def check_sources(names: Sequence[str], command: str = FROM_STDIN) -> None:
     """Refuse sources that cannot be read, before anything is done. Raises WrongUsage.
 
     `command` reads the output of a tool. Only regular files are opened for a look, because
@@ -49,15 +60,15 @@ def check_sources(names: Sequence[str], command: str = "payproc ingest -") -> No
             raise WrongUsage(f"{name}: cannot be read: {error.strerror}{hint}") from error
 
 
-def refuse_unreadable(name: str, start: bytes, command: str = "payproc ingest -") -> None:
+def refuse_unreadable(name: str, start: bytes, command: str = FROM_STDIN) -> None:
     """Raise WrongUsage if these are the first bytes of a file that has to be converted first."""
-    for magic, (kind, tool) in _UNREADABLE.items():
-        if start.startswith(magic):
-            use = f"{tool} {as_argument(name)} | {command}"
-            raise WrongUsage(f"{name}: is {kind}, expected JSON Lines in UTF-8; use: {use}")
+    for pattern, (kind, tool) in _UNREADABLE.items():
+        if re.match(pattern, start, re.DOTALL):
+            fix = f"use: {tool} {format_argument(name)} | {command}" if tool else "save it as CSV in UTF-8 first"
+            raise WrongUsage(f"{name}: is {kind}, expected JSON Lines in UTF-8; {fix}")
 
 
-def as_argument(name: str) -> str:
+def format_argument(name: str) -> str:
     """Return a source as an argument for the shell, or FILE for a pipe, which is empty by now."""
     if name == STDIN or name.startswith(("/dev/fd/", "/proc/")):
         return "FILE"
@@ -75,4 +86,4 @@ def _check_file(name: str, command: str) -> None:
         raise WrongUsage(f"{name}: is a directory, expected a file of JSON Lines; name its files, as in {name}/*")
     if stat.S_ISREG(mode):
         with Path(name).open("rb") as file:
-            refuse_unreadable(name, file.read(8), command)
+            refuse_unreadable(name, file.read(_START_BYTES), command)

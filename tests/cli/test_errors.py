@@ -2,8 +2,14 @@
 
 import bz2
 import gzip
+import io
+import json
 import os
 import resource
+import socket
+import subprocess
+import tarfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,11 +34,35 @@ def unsuitable(kind: str, advice: str) -> str:
     return f"is {kind}, expected JSON Lines in UTF-8; use: {advice} | payproc ingest -"
 
 
+def pack_tar(content: bytes) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        member = tarfile.TarInfo("day.jsonl")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def pack_zip(name: str) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr(name, "x")
+    return packed.getvalue()
+
+
+SPREADSHEET = "is a spreadsheet, expected JSON Lines in UTF-8; save it as CSV in UTF-8 first"
+
 UNREADABLE: list[tuple[str, bytes | None, str]] = [
     ("missing", None, "cannot be read: No such file or directory"),
     ("good.jsonl/b", None, "cannot be read: Not a directory"),
     ("a day.bz2", bz2.compress(b"{}"), unsuitable("compressed with bzip2", "bzcat 'a day.bz2'")),
     ("be", '\ufeff{"event_id":"e1"}'.encode("utf-16-be"), unsuitable("UTF-16", "iconv -f UTF-16 -t UTF-8 be")),
+    ("list", "\ufeff[\r\n{}]".encode("utf-16-le"), unsuitable("UTF-16", "iconv -f UTF-16 -t UTF-8 list")),
+    ("wide", '\ufeff{"event_id":"e1"}'.encode("utf-32-le"), unsuitable("UTF-32", "iconv -f UTF-32 -t UTF-8 wide")),
+    ("day.tar", pack_tar(b'{"event_id":"e1"}'), unsuitable("a tar archive", "tar -xOf day.tar")),
+    ("book.xlsx", pack_zip("[Content_Types].xml"), SPREADSHEET),
+    ("book.ods", pack_zip("mimetype"), SPREADSHEET),
+    ("book.xls", bytes.fromhex("d0cf11e0a1b11ae1") + b"\0" * 504, SPREADSHEET),
 ]
 """Names, contents and messages. tests/cli/test_usage.py has more kinds."""
 
@@ -54,9 +84,20 @@ def test_input_without_permission_is_refused(shared: InProcess) -> None:
     assert line == "payproc: closed: cannot be read: Permission denied"
 
 
-def test_compressed_standard_input_is_refused(shared: InProcess) -> None:
-    line = error_line(shared("ingest", "-", stdin=gzip.compress(b"{}")), 2)
-    assert line == f"payproc: <stdin>: {unsuitable('compressed with gzip', 'zcat FILE')}"
+def test_refused_first_source_leaves_no_trace(run_in_process: InProcess, good: Path) -> None:
+    """No run is left unfinished, and an output keeps its content. Later sources stop the run."""
+    kept = good.with_name("kept")
+    kept.write_text("from yesterday")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(good.with_name("socket")))
+    finished = run_in_process("ingest", "-", "--decisions", "kept", stdin=gzip.compress(b"{}"))
+    assert error_line(finished, 2) == f"payproc: <stdin>: {unsuitable('compressed with gzip', 'zcat FILE')}"
+    line = error_line(run_in_process("ingest", "socket", "--decisions", "kept"), 2)
+    assert line == "payproc: socket: cannot be read: No such device or address"
+    assert run_in_process("runs", "--format", "json").stdout == ""
+    assert kept.read_text() == "from yesterday"
+    assert run_in_process("ingest", "good.jsonl", "-", stdin=gzip.compress(b"{}")).code == 1
+    assert json.loads(run_in_process("runs", "--format", "json").stdout)["finished_at"] is None
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n\r\n", b"\xef\xbb\xbf"], ids=["empty", "blank", "a BOM"])
@@ -146,6 +187,24 @@ def test_unreadable_dotenv_is_refused(tmp_path: Path, good: Path, content: bytes
     assert line == f"payproc: {message}; fix it, or name the database with --database-url"
 
 
+def test_dotenv_need_not_be_a_file(tmp_path: Path, good: Path) -> None:
+    """A pipe is read, a link to nothing is refused, and a folder is a virtual environment."""
+    run, dotenv = InProcess(tmp_path, None), tmp_path / ".env"
+    run.environment["PAYPROC_EMBEDDED"] = "never"
+    os.mkfifo(dotenv)
+    with subprocess.Popen(["sh", "-c", f"echo DATABASE_URL={NOWHERE} > .env"], cwd=tmp_path) as other:
+        finished = run("ingest", "good.jsonl")
+        other.kill()
+    assert "(from .env)" in finished.stderr
+    dotenv.unlink()
+    dotenv.symlink_to("moved")
+    line = error_line(run("ingest", "good.jsonl"), 2)
+    assert line.startswith("payproc: .env: cannot be read: No such file or directory; fix it, or ")
+    dotenv.unlink()
+    dotenv.mkdir()
+    assert error_line(run("ingest", "good.jsonl"), 2).startswith("payproc: no database is named")
+
+
 def test_dotenv_lines_about_other_things_are_ignored(tmp_path: Path, url: URL, good: Path) -> None:
     there = url.set(drivername="postgres").render_as_string(hide_password=False)
     others = "what: this\nDATABASE_URL_OF_OTHERS: x\n# DATABASE_URL\n"
@@ -198,20 +257,6 @@ def test_read_only_database_names_the_primary(run_in_process: InProcess, sql: Sq
 
 
 # ---- The schema ----------------------------------------------------------------------------------
-
-
-def test_foreign_schema_is_left_alone(tmp_path: Path, bare_url: URL, sql_on: SqlOn, good: Path) -> None:
-    sql_on(bare_url).rows("CREATE SCHEMA payproc CREATE TABLE events (x text)")
-    for command in ("ingest good.jsonl", "show p1", "init", "ingest --dry-run good.jsonl"):
-        line = error_line(InProcess(tmp_path, bare_url)(*command.split()), 1)
-        assert "belongs to another application: it holds 1 other tables and indexes" in line
-
-
-def test_newer_schema_is_left_alone(run_in_process: InProcess, sql: Sql, good: Path) -> None:
-    sql.rows("COMMENT ON TABLE payproc.runs IS 'payproc schema version 99, procedure 0123456789abcdef'")
-    for command in ("ingest good.jsonl", "ingest --dry-run good.jsonl", "show p1", "init"):
-        line = error_line(run_in_process(*command.split()), 1)
-        assert "has version 99, and this payproc is older than the schema: it knows version 3; install a newer" in line
 
 
 def test_missing_schema_exits_with_1(tmp_path: Path, bare_url: URL) -> None:

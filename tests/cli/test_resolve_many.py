@@ -91,6 +91,12 @@ def test_all_legal_events_are_applied(flagged: InProcess, sql: Sql) -> None:
     assert flagged("verify").code == 0
 
 
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
+def test_all_is_quiet_about_no_events(flagged: InProcess, dry_run: list[str]) -> None:
+    finished = flagged("resolve", "--all", "--payment", "p9", *APPLY, "--yes", "--quiet", *dry_run)
+    assert finished == (0, "", "")
+
+
 def test_all_refuses_flags(flagged: InProcess) -> None:
     done = flagged("resolve", "--all", *APPLY, "--yes", "--format", "json", "--decisions", "results.jsonl")
     assert (done.code, counts(done)) == (3, (3, 0, 1, 0))

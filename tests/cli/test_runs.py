@@ -21,6 +21,10 @@ def filled(run_in_process: InProcess, sql: Sql) -> InProcess:
     return run_in_process
 
 
+def test_runs_says_that_there_are_none(run_in_process: InProcess) -> None:
+    assert run_in_process("runs").stdout == "no runs\n"
+
+
 def test_runs_json_is_newest_first(filled: InProcess) -> None:
     newest, oldest = (json.loads(row) for row in filled("runs", "--format", "json").stdout.splitlines())
     assert (newest["run_id"], newest["finished_at"], newest["source"]) == (2, None, ["killed.jsonl"])

@@ -186,7 +186,7 @@ def test_undecidable_events_are_refused(recorder: Recorder, decide: Callable[...
     assert contents(sql) == before
 
 
-def test_stale_premises_are_refused(database: Database, recorder: Recorder, decide: Callable[..., BulkResult]) -> None:
+def test_stale_premises_are_refused(recorder: Recorder, decide: Callable[..., BulkResult]) -> None:
     recorder.handle(input_events(*CHAIN))
     refused = decide("capture", APPLY, 2)
     assert refused.error == ('payment "p1": is authorized at version 3, expected version 2; nothing was changed')
@@ -280,7 +280,7 @@ def test_moved_payment_is_looked_at_again(database: Database, recorder: Recorder
     assert list(verify_histories(database, VerifySummary())) == []
 
 
-def test_one_of_two_batches_wins(database: Database, recorder: Recorder, sql: Sql) -> None:
+def test_one_of_two_batches_wins(database: Database, recorder: Recorder) -> None:
     recorder.handle(input_events(*((f"e{number}", f"p{number}", "capture") for number in range(30))))
 
     def take(decision: ReviewDecision) -> list[str]:

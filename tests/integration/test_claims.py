@@ -70,6 +70,8 @@ def test_every_event_has_its_claim(record: Recording, sql: Sql) -> None:
     ]
     assert sql.rows(CLAIMS) == sql.rows(EVENTS) == [FIRST, ("e2", "p2", "capture")]
     assert sql.rows(CONFLICTS) == [("e1", "p1", "capture"), INTRUDER]
+    assert record(*facts[:2], facts[3]) == ["duplicate_event", "event_id_conflict", "duplicate_event"]
+    assert sql.value("SELECT count(*) FROM payproc.redeliveries") == 0, "a duplicate is unlike the event on record"
 
 
 def test_claim_of_a_dead_run_serves_the_rerun(record: Recording, sql: Sql) -> None:

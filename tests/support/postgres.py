@@ -5,6 +5,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import cached_property
 from typing import Any, Protocol
 
 import psycopg2
@@ -47,6 +48,14 @@ class Server:
     def __init__(self, url: URL) -> None:
         self.url = url
 
+    @cached_property
+    def _connection(self) -> psycopg2.extensions.connection:
+        """The connection that creates and drops. One for each database would take as long."""
+        return self.connect()
+
+    def close(self) -> None:
+        self._connection.close()
+
     def connect(self, name: str | None = None) -> psycopg2.extensions.connection:
         """Connect to one of its databases, in autocommit."""
         url = self.url if name is None else self.url.set(database=name)
@@ -68,15 +77,22 @@ class Server:
         self.drop_database(name)
 
     def create_database(self, template: str, encoding: str | None = None) -> URL:
-        """Create a database from a template, in its encoding or another."""
+        """Create a database from a template, in its encoding or another.
+
+        Its files are copied, because writing them through the log takes twice the time.
+        """
         name = f"payproc_test_{uuid.uuid4().hex[:12]}"
         options = f" ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'" if encoding else ""
-        self.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"{options}')
+        if self._connection.server_version >= 150000:  # PostgreSQL 14 always copies
+            options += " STRATEGY FILE_COPY"
+        with self._connection.cursor() as cursor:
+            cursor.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"{options}')
         return self.url.set(database=name)
 
     def drop_database(self, name: str | None) -> None:
         """Drop a database, and end its sessions."""
-        self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        with self._connection.cursor() as cursor:
+            cursor.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
 def create_schema(cursor: psycopg2.extensions.cursor, *, for_citus: bool = False) -> None:

@@ -27,6 +27,9 @@ NUL = "holds a NUL character (\\u0000), expected none in any string"
 SURROGATE = "holds a lone surrogate, expected whole Unicode characters"
 
 
+NULS_SHOWN = r"\u0000\u0000\u0000\u0001\u0000" * 2
+
+
 def _nested(depth: int) -> str:
     return f"nested {depth:,} deep, expected 100 at most"
 
@@ -44,8 +47,8 @@ CASES: Cases = {
     "single quotes": (b"{'event_id':1}", f"single quotes, as Python writes them, {AN_OBJECT}"),
     "a trailing comma": (GOOD[:-1] + b",}", f"a comma before a closing bracket, {AN_OBJECT}"),
     "two objects in a line": (GOOD + GOOD, f"several JSON values on a line, {AN_OBJECT}"),
-    "a comment": (GOOD + b"//", f"a comment behind the object, {AN_OBJECT}"),
-    "a raw NUL behind it": (GOOD + b"\0", f'"\\u0000" behind the object, {AN_OBJECT}'),
+    "a comment": (GOOD + b"//", f"a comment after the object, {AN_OBJECT}"),
+    "a raw NUL behind it": (GOOD + b"\0", f'"\\u0000" after the object, {AN_OBJECT}'),
     "an unknown escape in a used field": (
         with_event_id(b'"\\x"'),
         _near(r"{\"event_id\":\"\\x\",\"payment_id\":\"p1\",", 16, "an escape that JSON knows"),
@@ -107,6 +110,8 @@ CASES: Cases = {
     "Java's overlong NUL": (with_value(b'"\xc0\x80"'), f"not UTF-8: byte 0xc0 at offset 57, {UTF_8}"),
     "a raw surrogate": (with_value(b'"\xed\xa0\x80"'), f"not UTF-8: byte 0xed at offset 57, {UTF_8}"),
     "beyond the last code point": (with_value(b'"\xf4\x90\x80\x80"'), f"not UTF-8: byte 0xf4 at offset 57, {UTF_8}"),
+    "UTF-16": (GOOD.decode().encode("utf-16-le"), f"UTF-16 text, {UTF_8}"),
+    "a binary file": (b"\0\0\0\1\0" * 2, f'not JSON: "{NULS_SHOWN}", {AN_OBJECT}'),
     # Too deep.
     "brackets never closed": (b"[" * 100_000, _nested(100_000)),
     "brackets": (b"[" * 100_000 + b"]" * 100_000, _nested(100_000)),

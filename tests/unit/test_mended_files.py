@@ -91,7 +91,7 @@ FILES = {
     ),
     "two files on a line, the second with a BOM": File(
         ONE.encode() + BOM + TWO.encode() + b"\n" + THREE.encode(),
-        ["1: a byte order mark inside of the line"],
+        ["1: a byte order mark inside the line"],
         mends.BOMS,
     ),
     "RFC 7464": File(
@@ -106,7 +106,7 @@ FILES = {
         mends.AROUND,
     ),
     "comments behind objects": File(
-        f"{ONE} // one\n{TWO} # two\n{THREE}", ["1: a comment behind the object"], mends.AROUND
+        f"{ONE} // one\n{TWO} # two\n{THREE}", ["1: a comment after the object"], mends.AROUND
     ),
     "comments": File(f"# a day\n{ONE}\n  // more\n{TWO}\n{THREE}\n", ["1: a comment"], mends.COMMENTS),
     "Python's dicts": File(
@@ -365,6 +365,12 @@ def test_rounded_ids_get_no_command(indent: int | None, capsys: pytest.CaptureFi
         )
         assert "use:" not in message
         assert (", probably rounded, " in message) == (indent is None)
+
+
+def test_utf_16_beyond_ascii_gets_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without its NULs, this name would be the two letters "-N"."""
+    (message,) = tell(ONE.replace("e1", "\u4e2d").encode("utf-16-le"), "f", capsys)
+    assert message == "f:1: UTF-16 text, expected UTF-8 text"
 
 
 def test_broken_lines_apart_are_no_value(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL
 
-from tests.support.command import Payproc
+from tests.support.in_process import InProcess
 from tests.support.old_schemas import Catalog, NewCatalog, NewOldDatabase, OldDatabase, catalog, load_version
 from tests.support.postgres import NewDatabase, SqlOn, as_database, create_schema
 
@@ -24,7 +24,7 @@ def old(new_database: NewDatabase, sql_on: SqlOn, tmp_path: Path) -> NewOldDatab
         url = new_database("template0", "UTF8")
         sql = sql_on(url)
         load_version(sql, version)
-        return OldDatabase(url, sql, Payproc(tmp_path, url))
+        return OldDatabase(url, sql, InProcess(tmp_path, url))
 
     return make
 
