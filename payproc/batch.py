@@ -106,7 +106,7 @@ def decide(batch: Sequence[InputEvent], known: Known) -> list[EventResult]:
             if states_seen:
                 states_seen.pop(payment_id, None)  # after the run's own events, the stored state is the one to report
             results.append(EventResult(input_event, decision, version, True))
-        elif (earlier := original.by_this_run) is not None and _is_of(earlier, input_event):
+        elif (earlier := original.by_this_run) is not None and _is_of_line(earlier, input_event):
             # An earlier attempt recorded this line, but was interrupted before its report.
             states_seen[payment_id] = earlier.decision.state_after
             results.append(EventResult(input_event, earlier.decision, version, False))
@@ -157,7 +157,7 @@ def _find_states_before(batch: Sequence[InputEvent], known: Known) -> dict[str, 
     for input_event in batch if known.recorded else ():
         original = known.recorded.get(input_event.event.event_id)
         earlier = original.by_this_run if original is not None else None
-        if earlier is not None and _is_of(earlier, input_event):
+        if earlier is not None and _is_of_line(earlier, input_event):
             states.setdefault(input_event.event.payment_id, earlier.decision.state_before)
     return states
 
@@ -170,6 +170,6 @@ def _is_own_claim(original: RecordedEvent, event: PaymentEvent) -> bool:
     return (original.payment_id, original.type) == (event.payment_id, event.type)
 
 
-def _is_of(recorded: RecordedByThisRun, input_event: InputEvent) -> bool:
+def _is_of_line(recorded: RecordedByThisRun, input_event: InputEvent) -> bool:
     """Return whether this run recorded it for this very line."""
     return recorded.line == input_event.line and recorded.source == input_event.source

@@ -78,7 +78,7 @@ class BulkResult(msgspec.Struct, frozen=True):
     position: int | None
     error: str | None
     legal: bool | None = None
-    """Of an applied event: whether the table, too, would apply it to that state."""
+    """For an applied event: True if the table would apply it to that state as well."""
 
 
 class BulkSummary(msgspec.Struct):
@@ -203,7 +203,7 @@ class Resolver:
             self._refuse_changed_mind(cursor, order.planned_version, event)
         if _fits(order, event.version, event.state):
             return
-        for number, (position, state) in enumerate(self._read_entries_of_people(cursor, event, 0)):
+        for number, (position, state) in enumerate(self._read_entries_of_people(cursor, event, order.version or 0)):
             if position != event.version - number or hash((event.payment_id, position)) not in self._own:
                 break
             if _fits(order, position - 1, state):

@@ -8,20 +8,21 @@ import json
 import re
 from typing import Any
 
-from payproc.explain import EXPECTED_LINE, Malformed, find_recipe, has_number_id, keep_ids
+from payproc.explain import EXPECTED_LINE, Malformed, find_recipe
+from payproc.mends import has_number_id, keep_ids
 
 _SAFE_KEY = re.compile(r"[\w:@/-]+", re.ASCII)
-"""Keys that need no escape in a command. An event behind another key is not found."""
+"""Keys that need no escape in a command. An event under another key is not found."""
 
 
 def find_foreign(missing: str, line: bytes) -> Malformed | None:
-    """Recognize an event of another system, or one inside of another object."""
+    """Recognize an event of another system, or one inside another object."""
     recipe = find_recipe(line) if missing == "event_id" else None
     return recipe or (_find_envelope(line) if missing != "type" else None)
 
 
 def _find_envelope(line: bytes) -> Malformed | None:
-    """Return the way to an event inside of an object without event_id or payment_id."""
+    """Return the way to an event inside an object without event_id or payment_id."""
     if b"payment_id" not in line or b"event_id" not in line:
         return None
     try:
@@ -40,7 +41,7 @@ def _find_envelope(line: bytes) -> Malformed | None:
 
 
 def _find_event(value: Any, path: str) -> tuple[str, bool] | None:
-    """Return jq's path to the events inside of a value, and whether they are in a string.
+    """Return jq's path to the events inside a value, and whether they are in a string.
 
     The path is empty if no single path leads to all of them.
     """

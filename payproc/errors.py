@@ -1,4 +1,4 @@
-"""The two errors of a command. Each carries one line for the user and its exit code."""
+"""The errors that end a command. Each carries one line for the user and its exit code."""
 
 
 class PayprocError(Exception):

@@ -12,6 +12,12 @@ import unicodedata
 SPACE = "\u2423"
 """A visible space, for cells that wrap at spaces; a wrapped `a b` would look like `ab`."""
 
+MAX_TEXT_CHARACTERS = 10_000
+"""Longest note, name or label that a person may give; a bulk decision stores its note per event."""
+
+_MAX_SHORT_TEXT = 200
+"""Characters of a note, name or label in a message or a listing; `show` and JSON have all."""
+
 HIDDEN = "***"
 """The mask over a password."""
 
@@ -69,6 +75,11 @@ def unambiguous(text: str) -> str:
 def cell_text(text: str) -> str:
     """Return an unambiguous text with visible spaces, for a table cell that wraps."""
     return unambiguous(text).replace(" ", SPACE)
+
+
+def shorten(text: str) -> str:
+    """Return the beginning of a note, a name or a label, for a message or a row of a listing."""
+    return text if len(text) <= _MAX_SHORT_TEXT else f"{text[:_MAX_SHORT_TEXT]}…"
 
 
 def _escape(text: str, also: str) -> str:

@@ -6,7 +6,6 @@ malformed lines only.
 
 import json
 import re
-from decimal import Decimal
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -50,19 +49,12 @@ _RAW_EVENT = "expected event_id, payment_id and type"
 _SHOWN_CHARACTERS = 60
 """Characters of a wrong value that a message quotes."""
 
-_EXACT_DIGITS = 15
-"""Digits of a number that every program keeps."""
-
-_MIN_ROUNDED_DIGITS = 18
-"""Digits from which on few numbers are equal to their rounded form."""
-
 _SHOWN_AROUND = 20
 """Bytes that a message shows on each side of a fault."""
 
 _KEY = re.compile(rb'"(?:[^"\\]|\\.)*"\s*:')
 _BARE_KEY = re.compile(rb"[A-Za-z_]+\s*:")
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
-_NUMBER_ID = re.compile(rb'"(?:event|payment)_id"\s*:\s*(-?\d+)')
 _STRIPE = re.compile(rb'"object"\s*:\s*"event"')
 _THIN = re.compile(rb'"object"\s*:\s*"v2\.core\.event"')
 _FOREIGN_WORD = re.compile(rb"-?(?:NaN|nan|Infinity|None|undefined)\b")
@@ -118,7 +110,7 @@ def explain_value(line: bytes, name: str) -> Malformed:
     if text.startswith(b"["):
         if recipe := find_recipe(line):
             return recipe
-        return Malformed(error, keep_ids(mends.ARRAY, line)) if b"{" in line else Malformed(error, part=VALUE)
+        return Malformed(error, mends.keep_ids(mends.ARRAY, line)) if b"{" in line else Malformed(error, part=VALUE)
     if text.startswith(b'"{'):
         return Malformed(f"JSON inside a string, {_EXPECTED}", mends.TEXTS)
     return Malformed(error, part=VALUE)
@@ -127,9 +119,9 @@ def explain_value(line: bytes, name: str) -> Malformed:
 def explain_number_id(field: str, name: str, number: str) -> Malformed:
     """Return the problem of an id that is a number."""
     is_whole = number.removeprefix("-").isdigit()
-    if _is_rounded(number):
+    if mends.is_rounded(number):
         return Malformed(f"{field}: {name}, probably rounded, expected a string; take it from the original file")
-    rounded = ", which jq before 1.7 rounds" if is_whole and len(number) > _EXACT_DIGITS else ""
+    rounded = ", which jq before 1.7 rounds" if is_whole and len(number) > mends.MAX_EXACT_DIGITS else ""
     return Malformed(
         f"{field}: {name}{rounded}, expected a string of 1 to 255 characters", mends.QUOTE if is_whole else ""
     )
@@ -148,19 +140,13 @@ def find_recipe(line: bytes) -> Malformed | None:
     return None
 
 
-def keep_ids(mend: str, line: bytes) -> str:
-    """Return a command of jq, behind one that quotes ids if the line has numbers for ids.
-
-    There is none for rounded ids, because two payments may have become one.
-    """
-    if any(_is_rounded(number.decode()) for number in _NUMBER_ID.findall(line)):
-        return ""
-    return mends.quote_ids_first(mend) if has_number_id(line) else mend
-
-
-def has_number_id(line: bytes) -> bool:
-    """Tell whether an id is a number, at any depth."""
-    return _NUMBER_ID.search(line) is not None
+def find_syntax_error(line: bytes) -> str | None:
+    """Return msgspec's error as text, because an exception in a variable would be a cycle."""
+    try:
+        _check_syntax(line)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        return str(error)
+    return None
 
 
 def quote(value: str) -> str:
@@ -171,25 +157,6 @@ def quote(value: str) -> str:
 def shorten(text: str) -> str:
     """Return the beginning of a text, if it is long."""
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
-
-
-def _is_rounded(number: str) -> bool:
-    """Tell whether a number looks as jq or JavaScript writes it.
-
-    One long id in forty does so by chance. Of shorter ones, too many do.
-    """
-    if len(number) < _MIN_ROUNDED_DIGITS or number[_MIN_ROUNDED_DIGITS - 1 :].strip("0"):
-        return False  # a rounded number has 17 digits and zeros
-    written = Decimal(number)
-    return written in (Decimal(repr(float(number))), Decimal(f"{float(number):.17g}"))
-
-
-def _is_json(text: bytes) -> bool:
-    try:
-        _check_syntax(text)
-    except (msgspec.MsgspecError, RecursionError):
-        return False
-    return True
 
 
 def _explain_utf_16(line: bytes) -> Malformed | None:
@@ -204,7 +171,7 @@ def _explain_utf_16(line: bytes) -> Malformed | None:
 
 
 def _explain_piece(line: bytes, text: bytes) -> Malformed | None:
-    """Recognize a line inside of pretty-printed JSON, from its beginning or its end."""
+    """Recognize a line inside pretty-printed JSON, from its beginning or its end."""
     if text[:1] in (b"}", b"]"):
         return Malformed(_PIECE, mends.LIST if line.startswith(b"},") else mends.JOIN, PIECE)
     if text.startswith(b'"') and _KEY.match(text):
@@ -212,8 +179,8 @@ def _explain_piece(line: bytes, text: bytes) -> Malformed | None:
             return Malformed(_PIECE, mends.STRIPE, PIECE)
         if text.startswith(b'"notificationItems"'):
             return Malformed(_PIECE, mends.ADYEN, PIECE)
-        return Malformed(_PIECE, keep_ids(mends.JOIN, text), PIECE)
-    if text.endswith(b",") and (b"{" not in text or text == b"{},") and _is_json(text[:-1]):
+        return Malformed(_PIECE, mends.keep_ids(mends.JOIN, text), PIECE)
+    if text.endswith(b",") and (b"{" not in text or text == b"{},") and find_syntax_error(text[:-1]) is None:
         return Malformed(_PIECE, mends.JOIN, PIECE)  # an element of an array that is open
     return None
 
@@ -225,17 +192,17 @@ def _explain_surroundings(text: bytes) -> Malformed | None:
     if text.startswith(b"\x1e"):
         return Malformed(f"a record separator (RFC 7464), {_EXPECTED}", mends.SEPARATORS)
     start, end = text.find(b"{"), text.rfind(b"}") + 1
-    if not 0 <= start < end or end - start == len(text) or not _is_json(text[start:end]):
+    if not 0 <= start < end or end - start == len(text) or find_syntax_error(text[start:end]) is not None:
         return None
     before, after = text[:start].strip(), text[end:].strip()
     if before in (b"", b",") and after in (b"", b","):
         verb = "ends" if after else "begins"
-        return Malformed(f"a comma {verb} the line, {_EXPECTED}", keep_ids(mends.COMMAS, text), ELEMENT)
+        return Malformed(f"a comma {verb} the line, {_EXPECTED}", mends.keep_ids(mends.COMMAS, text), ELEMENT)
     if before in (b"", b"[", b",") and after in (b"", b"]", b","):
-        return Malformed(_PIECE, keep_ids(mends.ARRAY if before == b"[" else mends.JOIN, text), PIECE)
+        return Malformed(_PIECE, mends.keep_ids(mends.ARRAY if before == b"[" else mends.JOIN, text), PIECE)
     if after.startswith((b"//", b"#", b"/*")):
-        return Malformed(f"a comment behind the object, {_EXPECTED}", mends.AROUND)
-    where, extra = ("before", before) if before else ("behind", after)
+        return Malformed(f"a comment after the object, {_EXPECTED}", mends.AROUND)
+    where, extra = ("before", before) if before else ("after", after)
     return Malformed(f"{quote(extra.decode())} {where} the object, {_EXPECTED}", mends.AROUND)
 
 
@@ -244,13 +211,13 @@ def _explain_several(line: bytes, rest: bytes) -> Malformed | None:
     if not line.lstrip().startswith((b"{", b"[")):
         return None
     if rest.startswith(BOM):
-        return Malformed(f"a byte order mark inside of the line, {_EXPECTED}", mends.BOMS)
+        return Malformed(f"a byte order mark inside the line, {_EXPECTED}", mends.BOMS)
     if rest.startswith(b"\x1e"):
         return Malformed(f"a record separator (RFC 7464), {_EXPECTED}", mends.SEPARATORS)
     if rest.startswith((b"{", b"[")):
-        return Malformed(f"several JSON values on a line, {_EXPECTED}", keep_ids(mends.JOIN, line))
+        return Malformed(f"several JSON values on a line, {_EXPECTED}", mends.keep_ids(mends.JOIN, line))
     if rest.startswith(b",") and rest[1:].lstrip().startswith(b"{"):
-        mend = keep_ids(mends.LIST_ON_A_LINE, line)
+        mend = mends.keep_ids(mends.LIST_ON_A_LINE, line)
         return Malformed(f"several objects with commas between them, {_EXPECTED}", mend)
     return None
 
@@ -261,7 +228,7 @@ def _explain_end(text: bytes) -> Malformed:
     if is_string_open or not text.startswith((b"{", b"[")):
         return Malformed(_ENDS_EARLY)
     recipe = find_recipe(text)
-    mend = keep_ids(mends.ARRAY if text.startswith(b"[") else mends.JOIN, text)
+    mend = mends.keep_ids(mends.ARRAY if text.startswith(b"[") else mends.JOIN, text)
     return Malformed(_ENDS_EARLY, recipe.mend if recipe else mend, PIECE)
 
 

@@ -35,7 +35,7 @@ from payproc.logic import TABLE, EventType, Outcome, Reason, Resolution, State
 from payproc.schemas import parse_line
 
 BLOCK_BYTES = 64 << 10
-"""Bytes of a block of lines, about: a pipe's buffer, and small enough to interrupt after each."""
+"""Approximate size of a block of lines: a pipe's buffer, and soon written when a signal comes."""
 
 _EVENTS = """
     SELECT payment_id, position, event_id, type, outcome, reason, state_before, state_after, payload::text AS line
@@ -53,7 +53,7 @@ _DECISIONS_OF_PEOPLE = """
     ORDER BY 1, 2
 """
 
-# Steps as in payments.py: an event_id and its original are on different machines.
+# Steps as in payments.py, because on Citus an event_id and its original are on different machines.
 _CONFLICTS = """
     WITH conflict AS MATERIALIZED ({records}),
     pair AS MATERIALIZED (SELECT DISTINCT event_id, original_payment_id AS payment_id FROM conflict),
@@ -201,7 +201,7 @@ class _Conflict(_Record, frozen=True, gc=False):
     original_type: EventType | None
     original_line: str | None
 
-    def original(self) -> _Record | None:
+    def get_original(self) -> _Record | None:
         """Return the event that has its event_id."""
         if self.original_payment_id is None or self.original_type is None or self.original_line is None:
             return None
@@ -224,7 +224,7 @@ def _export_events(
             state_in_copy = State.CREATED
             for event in history:
                 last = (event.position, event.state_after)
-                if why := _reason_to_omit(event):
+                if why := _find_reason_to_omit(event):
                     summary.omitted += 1
                     on_omitted(OmittedRecord("event", event.event_id, payment_id, why))
                     continue
@@ -235,7 +235,7 @@ def _export_events(
                 state_in_copy = decision.state_after
                 summary.events += 1
                 yield event.line.encode()
-            decided, is_corrected = people.last_of(payment_id)
+            decided, is_corrected = people.read_last(payment_id)
             _, state = max(last, decided)
             if state != state_in_copy:
                 summary.changed_payments += 1
@@ -250,7 +250,7 @@ class _DecisionsOfPeople:
         self._rows = iter(rows)
         self._next = next(self._rows, None)
 
-    def last_of(self, payment_id: str) -> tuple[tuple[int, str], bool]:
+    def read_last(self, payment_id: str) -> tuple[tuple[int, str], bool]:
         """Return position and state of a payment's last decision, and whether any is a correction.
 
         Without one the position is 0.
@@ -276,7 +276,7 @@ def _export_conflicts(
         query = database.complete(_CONFLICTS.replace("{records}", _RECORDS[kind]), asking)
     with open_stream(connection, query, fetch_rows=FETCH_LINES) as cursor:
         for conflict in read_structs(cursor, _Conflict):
-            if why := _reason_to_omit_conflict(conflict, kind) or _reason_to_omit(conflict):
+            if why := _find_reason_to_omit_conflict(conflict, kind) or _find_reason_to_omit(conflict):
                 summary.omitted += 1
                 on_omitted(OmittedRecord(kind, conflict.event_id, conflict.payment_id, why))
                 continue
@@ -285,12 +285,12 @@ def _export_conflicts(
             yield conflict.line.encode()
 
 
-def _reason_to_omit_conflict(conflict: _Conflict, kind: str) -> str | None:
+def _find_reason_to_omit_conflict(conflict: _Conflict, kind: str) -> str | None:
     """Return the reason to omit a conflict or a redelivery, or None."""
-    original = conflict.original()
+    original = conflict.get_original()
     if original is None:
         return "no event is recorded under its event_id, so it would become one"
-    if _reason_to_omit(original):
+    if _find_reason_to_omit(original):
         return "the event under its event_id is omitted, so it would replace that event"
     if kind == "redelivery":
         return "it has the content of the event" if has_same_content(conflict.line, original.line) else None
@@ -299,7 +299,7 @@ def _reason_to_omit_conflict(conflict: _Conflict, kind: str) -> str | None:
     return None
 
 
-def _reason_to_omit(record: _Record) -> str | None:
+def _find_reason_to_omit(record: _Record) -> str | None:
     """Return the reason to omit a record, or None."""
     if "\n" in record.line:
         return "its line holds a line feed, so it would become two"

@@ -25,7 +25,7 @@ from payproc.errors import CannotFinish
 from payproc.explain import Malformed
 from payproc.lookup import NO_RUN, ThisRun, look_up_conflicts
 from payproc.signals import interrupt
-from payproc.tables import choose_tables
+from payproc.store import choose_store
 
 MAX_RETRIES = 8
 """Retries after transient errors, counted since the last progress."""
@@ -48,8 +48,8 @@ class Recorder:
         self._database = database
         self._connection = database.connect()
         try:
-            self._tables = choose_tables(database, self._connection)
-            self._run = ThisRun(run_id, self._now() - self._tables.clocks_differ_by)
+            self._store = choose_store(database, self._connection, dry_run=False)
+            self._run = ThisRun(run_id, self._now() - self._store.max_clock_skew)
         except psycopg2.Error as error:
             raise self._database.translate(error) from error
         self._may_go_on = True
@@ -137,13 +137,13 @@ class Recorder:
         if self._connection.closed:
             self._connection = self._database.connect()
         events = [input_event.event for input_event in batch]
-        known = self._tables.look_up(self._connection, run, events, claim=True)
+        known = self._store.look_up(self._connection, run, events)
         look_up_conflicts(self._connection, run, batch, known)
         return decide(batch, known)
 
     def _record(self, results: Sequence[EventResult], new: Sequence[EventResult]) -> list[InputEvent]:
         """Write the new results and flush everything; return the events to decide again."""
-        contested = self._tables.record(self._connection, self._run.run_id, new)
+        contested = self._store.record(self._connection, self._run.run_id, new)
         return select_retries(results, new, contested) if contested else []
 
 
@@ -196,14 +196,14 @@ class DryRun:
     def __init__(self, database: Database | None) -> None:
         """Connect; with None, if nothing is recorded yet, there is nothing to look up."""
         self._database = database
-        self._connection = None if database is None else database.connect()
         self._known = Known({}, {}, {})
-        if self._connection is not None and database is not None:
-            self._tables = choose_tables(database, self._connection)
+        if database is not None:
+            self._connection = database.connect()
+            self._store = choose_store(database, self._connection, dry_run=True)
 
     def close(self) -> None:
         """Close the connection."""
-        if self._connection is not None:
+        if self._database is not None:
             self._connection.close()
 
     def handle(self, batch: Sequence[InputEvent]) -> list[Result]:
@@ -211,16 +211,16 @@ class DryRun:
 
         Raises CannotFinish if the database cannot be read.
         """
-        if self._connection is not None and self._database is not None:
+        if self._database is not None:
             try:
-                self._learn(self._connection, batch)
+                self._learn(batch)
             except psycopg2.Error as error:
                 if not is_about_content(error):
                     raise self._database.translate(error) from error
                 return _bisect(self.handle, batch, error)
         return list[Result](decide(batch, self._known))
 
-    def _learn(self, connection: psycopg2.extensions.connection, batch: Sequence[InputEvent]) -> None:
+    def _learn(self, batch: Sequence[InputEvent]) -> None:
         """Look up the facts for a batch that are not known yet."""
         recorded, payments, _ = self._known
         unknown = [
@@ -228,12 +228,12 @@ class DryRun:
             for event in (input_event.event for input_event in batch)
             if event.event_id not in recorded or event.payment_id not in payments
         ]
-        found = self._tables.look_up(connection, NO_RUN, unknown, claim=False)
+        found = self._store.look_up(self._connection, NO_RUN, unknown)
         for event_id, on_record in found.recorded.items():
             recorded.setdefault(event_id, on_record)
         for payment_id, state_and_version in found.payments.items():
             payments.setdefault(payment_id, state_and_version)
-        look_up_conflicts(connection, NO_RUN, batch, self._known)
+        look_up_conflicts(self._connection, NO_RUN, batch, self._known)
 
 
 def _bisect(

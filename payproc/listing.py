@@ -19,8 +19,7 @@ from payproc.logic import State
 # ingest. A nested loop would then read all pending reviews once for each payment.
 _NO_NESTED_LOOPS = "SELECT pg_catalog.set_config('enable_nestloop', 'off', true)"
 
-# MATERIALIZED makes a step of its own. Citus fetches its rows before they are joined, because
-# events and payments may be on different machines.
+# MATERIALIZED counts the pending reviews first, however old the planner's statistics are.
 _PAYMENTS = """
     WITH pending AS MATERIALIZED (
         SELECT events.payment_id, count(*) AS waiting
@@ -56,7 +55,7 @@ class PaymentFilter(NamedTuple):
 
     state: State | None = None
     moved_before: datetime | None = None
-    """First moment that is too late for the last change of the state."""
+    """Moment before which the state last changed."""
     waiting: bool = False
     """Only payments with pending reviews."""
 

@@ -182,13 +182,13 @@ _REASONS: Mapping[State, Mapping[EventType, Reason]] = {
 }
 
 
-def _decision(reason: Reason, state: State, event_type: EventType) -> Decision:
+def _make_decision(reason: Reason, state: State, event_type: EventType) -> Decision:
     moves = reason is Reason.TRANSITION
     return Decision(OUTCOME_OF[reason], reason, state, STATE_NAMED_BY[event_type] if moves else state)
 
 
 TABLE: Mapping[State, Mapping[EventType, Decision]] = {
-    state: {event_type: _decision(reason, state, event_type) for event_type, reason in row.items()}
+    state: {event_type: _make_decision(reason, state, event_type) for event_type, reason in row.items()}
     for state, row in _REASONS.items()
 }
 """The decision table: 5 states x 5 events."""
@@ -207,7 +207,7 @@ _DUPLICATE: Mapping[State, Decision] = {
 }
 
 
-class Fact(Protocol):
+class Identity(Protocol):
     """The identity of an event. Its other fields may differ between deliveries."""
 
     @property
@@ -217,7 +217,7 @@ class Fact(Protocol):
     def type(self) -> EventType: ...
 
 
-def classify(event: Fact, recorded: Fact | None, state: State) -> Decision:
+def classify(event: Identity, recorded: Identity | None, state: State) -> Decision:
     """Return the decision about an event.
 
     `recorded` is the event on record under its event_id, if any; `state` is its payment's state. An

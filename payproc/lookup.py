@@ -12,6 +12,7 @@ import psycopg2.extensions
 from payproc.batch import InputEvent, Known, RecordedByThisRun, RecordedEvent
 from payproc.content import MAX_LOOKED_UP_BYTES
 from payproc.logic import Decision, EventType, Outcome, Reason, State, classify
+from payproc.schemas import PaymentEvent
 
 SEPARATOR = "\x1f"
 """Separates the items of a list for the server. Neither an id nor a line of JSON can hold it."""
@@ -55,19 +56,17 @@ NO_RUN = ThisRun(0, "infinity")
 """A run without events: numbers start at 1."""
 
 
-def look_up(
-    connection: psycopg2.extensions.connection, run: ThisRun, event_ids: Iterable[str], payment_ids: Iterable[str]
-) -> Known:
-    """Fetch the recorded events of these event_ids, and the state and version of these payments."""
+def look_up(connection: psycopg2.extensions.connection, run: ThisRun, events: Sequence[PaymentEvent]) -> Known:
+    """Return the records under the event_ids, and the state and version of the payments."""
     with connection.cursor() as cursor:
         # Events first. An event recorded between the queries is then contested on writing. In the
         # other order it could pass for new.
-        cursor.execute(_LOOK_UP_EVENTS, (*run, MAX_LOOKED_UP_BYTES, SEPARATOR.join(event_ids)))
+        cursor.execute(_LOOK_UP_EVENTS, (*run, MAX_LOOKED_UP_BYTES, SEPARATOR.join(event.event_id for event in events)))
         recorded = {
             event_id: make_recorded(payment_id, event_type, outcome, own, line)
             for event_id, payment_id, event_type, outcome, own, line in cursor
         }
-        cursor.execute(_LOOK_UP_PAYMENTS, (SEPARATOR.join(payment_ids),))
+        cursor.execute(_LOOK_UP_PAYMENTS, (SEPARATOR.join({event.payment_id for event in events}),))
         payments = {payment_id: make_payment(state, version) for payment_id, state, version in cursor}
     return Known(recorded, payments, {})
 
@@ -102,7 +101,7 @@ def make_recorded(
     payment_id: str, event_type: str, outcome: str, own: Sequence[str] | None, line: str
 ) -> RecordedEvent:
     """Return an event on record; `own` is the rest of its decision if this run recorded it."""
-    by_this_run = _by_this_run(outcome, *own) if own else None
+    by_this_run = _make_recorded_by_this_run(outcome, *own) if own else None
     return RecordedEvent(payment_id, _TYPES[event_type], _OUTCOMES[outcome], line, by_this_run)
 
 
@@ -111,6 +110,8 @@ def make_payment(state: str, version: int) -> tuple[State, int]:
     return _STATES[state], version
 
 
-def _by_this_run(outcome: str, source: str, line: str, reason: str, before: str, after: str) -> RecordedByThisRun:
+def _make_recorded_by_this_run(
+    outcome: str, source: str, line: str, reason: str, before: str, after: str
+) -> RecordedByThisRun:
     decision = Decision(_OUTCOMES[outcome], Reason(reason), _STATES[before], _STATES[after])
     return RecordedByThisRun(int(source), int(line), decision)

@@ -46,19 +46,19 @@ SCHEMA = "payproc"
 metadata = MetaData(schema=SCHEMA)
 
 
-def _values(members: type[Enum]) -> list[str]:
+def _list_values(members: type[Enum]) -> list[str]:
     return [member.value for member in members]
 
 
-def _enum(members: type[Enum], name: str) -> EnumType:
-    return EnumType(members, name=name, schema=SCHEMA, values_callable=_values)
+def _make_enum(members: type[Enum], name: str) -> EnumType:
+    return EnumType(members, name=name, schema=SCHEMA, values_callable=_list_values)
 
 
-_state = _enum(State, "state")
-_event_type = _enum(EventType, "event_type")
-_outcome = _enum(Outcome, "outcome")
-_reason = _enum(Reason, "reason")
-_resolution = _enum(Resolution, "resolution")
+_state = _make_enum(State, "state")
+_event_type = _make_enum(EventType, "event_type")
+_outcome = _make_enum(Outcome, "outcome")
+_reason = _make_enum(Reason, "reason")
+_resolution = _make_enum(Resolution, "resolution")
 
 # Ids are opaque. The "C" collation compares bytes, and is faster than the rules of a language.
 _Id = Text(collation="C")
@@ -202,7 +202,7 @@ corrections = Table(
 )
 
 
-def create_tables(distributed_by: Mapping[str, str] | None = None) -> list[str]:
+def list_table_statements(distributed_by: Mapping[str, str] | None) -> list[str]:
     """Return the statements that create the types, tables and indexes in an existing schema.
 
     `distributed_by` asks for the variant for Citus, with the column that each table is spread by.
@@ -213,13 +213,13 @@ def create_tables(distributed_by: Mapping[str, str] | None = None) -> list[str]:
         statements.append(str(statement.compile(dialect=engine.dialect)))
 
     engine = create_mock_engine("postgresql+psycopg2://", collect)
-    (_for_citus(distributed_by) if distributed_by else metadata).create_all(engine, checkfirst=False)
+    (_adapt_to_citus(distributed_by) if distributed_by else metadata).create_all(engine, checkfirst=False)
     # Room on each page for the new version of a row, so it needs no index entry. SQLAlchemy 2.0
     # takes no storage parameters for a table.
     return [*statements, f"ALTER TABLE {SCHEMA}.payments SET (fillfactor = 90)"]
 
 
-def _for_citus(distributed_by: Mapping[str, str]) -> MetaData:
+def _adapt_to_citus(distributed_by: Mapping[str, str]) -> MetaData:
     """Return the same tables with the column they are spread by in each key, and event_ids."""
     variant = MetaData(schema=SCHEMA)
     for table in metadata.tables.values():

@@ -12,7 +12,19 @@ import msgspec
 
 from payproc import mends
 from payproc.bulk import BulkResult, Fate, Order
-from payproc.explain import BOM, EXPECTED_LINE, NONE, Malformed, Part, explain_encoding, explain_syntax, explain_value
+from payproc.errors import CannotFinish
+from payproc.escape import MAX_TEXT_CHARACTERS
+from payproc.explain import (
+    BOM,
+    EXPECTED_LINE,
+    NONE,
+    Malformed,
+    Part,
+    explain_encoding,
+    explain_syntax,
+    explain_value,
+    shorten,
+)
 from payproc.logic import Resolution, State
 from payproc.review import ReviewDecision
 
@@ -72,19 +84,30 @@ def read_orders(
 ) -> Iterator[Order | MalformedOrder]:
     """Yield an order for each line that is not blank, or the reason why it is malformed.
 
-    `check_start` gets the first line of the file, and refuses one that holds no lines.
+    `check_start` gets the first line of the file, and refuses one that holds no lines. Raises
+    CannotFinish if the file cannot be read to its end.
     """
     number = 0
-    while raw := file.readline(MAX_ORDER_BYTES + 1):
+    while raw := _read_line(file, source):
         number += 1
         if number == 1:
             check_start(raw)
         if len(raw) > MAX_ORDER_BYTES and not raw.endswith(b"\n"):
             while raw and not raw.endswith(b"\n"):
-                raw = file.readline(MAX_ORDER_BYTES)
+                raw = _read_line(file, source)
             yield MalformedOrder(source, number, Malformed(f"line too long: over {MAX_ORDER_BYTES:,} bytes"))
         elif line := raw.removeprefix(BOM).strip():
             yield parse_order(line, source, number, defaults)
+
+
+def _read_line(file: IO[bytes], source: str) -> bytes:
+    """Return the next line, or its first MAX_ORDER_BYTES and one more."""
+    try:
+        return file.readline(MAX_ORDER_BYTES + 1)
+    except OSError as error:
+        raise CannotFinish(
+            f"{source}: cannot be read: {error.strerror}; recorded decisions stay recorded, and a rerun is safe"
+        ) from error
 
 
 def parse_order(raw: bytes, source: str, line: int, defaults: Defaults) -> Order | MalformedOrder:
@@ -158,6 +181,8 @@ def _take_text(fields: dict[str, Any], name: str, default: str | None, *, strip:
         raise _BadField(f"{name}: holds a NUL character, expected none")
     if not value.strip():
         raise _BadField(f"{name}: empty, expected some text")
+    if len(value) > MAX_TEXT_CHARACTERS:
+        raise _BadField(f"{name}: {len(value):,} characters, expected at most {MAX_TEXT_CHARACTERS:,}")
     return value.strip() if strip else value
 
 
@@ -185,5 +210,4 @@ def _list(words: dict[str, Any]) -> str:
 
 
 def _quote(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shorten(json.dumps(value))

@@ -134,7 +134,7 @@ class Payment(msgspec.Struct, frozen=True):
 _PAYMENT = "SELECT state, version FROM payproc.payments WHERE payment_id = %s"
 
 # MATERIALIZED makes a step of its own. Citus fetches its rows before it joins them to a table of
-# other machines, such as `runs`. A run's row may be gone, and its sources' names with it.
+# another machine, such as `runs`. A run's row may be gone, and its sources' names with it.
 _HISTORY = """
     WITH entry AS MATERIALIZED (SELECT * FROM payproc.events WHERE payment_id = %s)
     SELECT position, event_id, type, outcome, reason, state_before, state_after, recorded_at,

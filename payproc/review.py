@@ -14,12 +14,9 @@ import psycopg2.extensions
 from payproc.db.connection import Database
 from payproc.db.rows import Record, make_struct, read_rows
 from payproc.errors import CannotFinish
-from payproc.escape import unambiguous
+from payproc.escape import shorten, unambiguous
 from payproc.logic import STATE_NAMED_BY, EventType, Outcome, Reason, Resolution, State, is_legal
 from payproc.moves import MAX_ATTEMPTS, move_payment
-
-MAX_SHOWN_NOTE = 200
-"""Characters of a note in a message, because a note may be as long as a book; `show` has all."""
 
 # MATERIALIZED makes a step of its own. Citus fetches its rows before it joins them to `runs`, which
 # is on another machine; one server's planner reads only these events, however old its statistics
@@ -137,13 +134,11 @@ class AlreadyResolved(Refused):
 
     def __init__(self, event_id: str, resolved: Resolved) -> None:
         self.resolved = resolved
-        note = resolved.note
-        shown = note if len(note) <= MAX_SHOWN_NOTE else f"{note[:MAX_SHOWN_NOTE]}…"
         done = "applied" if resolved.resolution is Resolution.APPLY else "dismissed"
+        by, note = unambiguous(shorten(resolved.resolved_by)), unambiguous(shorten(resolved.note))
         super().__init__(
-            f'event "{unambiguous(event_id)}": already resolved: {done} by {unambiguous(resolved.resolved_by)} on '
-            f"{resolved.resolved_at:%Y-%m-%d at %H:%M:%S} UTC, with the note "
-            f'"{unambiguous(shown)}"; nothing was changed',
+            f'event "{unambiguous(event_id)}": already resolved: {done} by {by} on '
+            f'{resolved.resolved_at:%Y-%m-%d at %H:%M:%S} UTC, with the note "{note}"; nothing was changed',
             resolved.payment_id,
         )
 
@@ -235,8 +230,7 @@ def record(cursor: psycopg2.extensions.cursor, event: PendingEvent, decision: Re
         cursor.execute(_RESOLVE, values)
         if cursor.fetchone():
             return position
-    # Another decision about it may be written but not visible yet: several machines do not show the
-    # writes of a transaction at the same moment.
+    # The payment has moved, or somebody has decided without moving it, as by an edit of the tables.
     cursor.connection.rollback()
     return None
 

@@ -120,7 +120,7 @@ def _read_details(
     ids in one query could make the planner read all events.
     """
     with connection.cursor() as cursor:
-        rows = FETCH_ROWS if database.has_claims(cursor) else FETCH_LINES
+        rows = FETCH_ROWS if database.is_for_citus(cursor) else FETCH_LINES
         query = database.complete(_PAGE, cursor)
     for first in range(0, len(shown), rows):
         some = shown[first : first + rows]

@@ -33,6 +33,7 @@ from payproc.explain import (
     explain_syntax,
     explain_value,
     find_recipe,
+    find_syntax_error,
     quote,
     shorten,
 )
@@ -83,7 +84,6 @@ _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"?')  # also an unterminated one, or ev
 
 _decode = msgspec.json.Decoder(PaymentEvent).decode
 _decode_lines = msgspec.json.Decoder(PaymentEvent).decode_lines
-_check_syntax = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 Parsed = tuple[PaymentEvent, str] | Malformed
@@ -235,23 +235,14 @@ def _explain(line: bytes, error: msgspec.MsgspecError | UnicodeDecodeError) -> M
     if isinstance(error, UnicodeDecodeError):
         return explain_encoding(line, error)
     if isinstance(error, msgspec.ValidationError):
-        # msgspec stops at the first wrong field; the syntax behind it may be wrong as well.
-        if (found := _find_syntax_error(line)) is None:
+        # msgspec stops at the first wrong field; the syntax after it may be wrong as well.
+        if (found := find_syntax_error(line)) is None:
             return _explain_field(line)
     else:
         found = str(error)
     if b"\\u" in line and (problem := _find_lone_surrogate(line.decode())):
         return Malformed(problem)
     return explain_syntax(line, found)
-
-
-def _find_syntax_error(line: bytes) -> str | None:
-    """Return msgspec's error as text, because an exception in a variable would be a cycle."""
-    try:
-        _check_syntax(line)
-    except msgspec.MsgspecError as error:
-        return str(error)
-    return None
 
 
 def _find_lone_surrogate(text: str) -> str | None:

@@ -4,7 +4,7 @@ The rules, except while `payproc exec` waits for a program, which gets the signa
 
 1. The first signal interrupts the command. It raises KeyboardInterrupt at once. During an ingest it
    requests a stop after the batches in flight instead. An export completes its block of lines
-   first.
+   first, and `resolve` the decision being recorded.
 2. Later signals are only noted, so nothing disturbs the clean-up. Signals come in bursts, because
    systemd and closing terminals send two, and people press Ctrl-C again.
 3. A signal BURST_SECONDS or more after the first ends the process at once, without a clean-up. A
@@ -181,7 +181,7 @@ class Section:
 
 
 @contextmanager
-def passed_on(process: "Popen[bytes]") -> Iterator[None]:
+def pass_signals_on(process: "Popen[bytes]") -> Iterator[None]:
     """Pass signals on to a child, and let them end only that.
 
     A terminal sends Ctrl-C to the child as well, so then it is not passed on.

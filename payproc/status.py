@@ -20,8 +20,7 @@ _SERVER = "SELECT pg_catalog.current_setting('server_version')"
 
 _STATES = "SELECT state::text, count(*) FROM payproc.payments GROUP BY 1"
 
-# MATERIALIZED makes a step of its own. Citus fetches its rows before they are joined, because
-# events and payments may be on different machines.
+# MATERIALIZED reads the pending reviews first, however old the planner's statistics are.
 _PENDING = """
     WITH pending AS MATERIALIZED (
         SELECT events.payment_id, events.type::text AS type, events.reason::text AS reason

@@ -133,13 +133,13 @@ def _check_histories(
     with open_stream(connection, _HISTORIES) as cursor:
         rows = _count_rows(cursor, summary, on_progress)
         for payment_id, history in groupby(rows, key=itemgetter(0)):
-            yield from check(payment_id, history)
+            yield from check_history(payment_id, history)
 
 
 def _check_claims(database: Database, connection: psycopg2.extensions.connection) -> Iterator[Finding]:
     """Yield the events on Citus whose claim is missing, or names another payment or type."""
     with connection.cursor() as cursor:
-        if not database.has_claims(cursor):
+        if not database.is_for_citus(cursor):
             return
     with (
         open_stream(connection, _UNCLAIMED) as events,
@@ -166,7 +166,7 @@ def count_entries(database: Database) -> int:
     return int(count)
 
 
-def check(payment_id: str, history: Iterable[FoldRow]) -> Iterator[Finding]:
+def check_history(payment_id: str, history: Iterable[FoldRow]) -> Iterator[Finding]:
     """Fold one payment's history; compare the end with the payment's own row, the last one."""
     state, version = State.CREATED.value, 0
     for _, position, event_type, outcome, reason, before, after in history:
@@ -213,14 +213,15 @@ def _judge(event_type: str | None, outcome: str, reason: str, before: str, after
         return (Problem.ILLEGAL_MOVE if after == before else None), f"{before} to another state"
     if reason == "nothing to resolve":
         return Problem.ILLEGAL_MOVE, "an earlier event of this payment in MANUAL_REVIEW"
+    is_applied = outcome in (Outcome.APPLY, Resolution.APPLY)
+    if is_applied and event_type == EventType.FLAG and reason == "resolution":
+        return Problem.ILLEGAL_MOVE, "a flag dismissed"
     named = STATE_NAMED_BY.get(EventType(event_type), State(before)).value  # a flag names no state
+    expected = named if is_applied else before
+    if after != expected:
+        return Problem.ILLEGAL_MOVE, f"{before} to {expected}"
     if reason == "resolution":
-        if outcome == Resolution.APPLY and event_type == EventType.FLAG:
-            return Problem.ILLEGAL_MOVE, f"a flag {Resolution.DISMISS.value}ed"
-        expected = named if outcome == "apply" else before
-        return (None if after == expected else Problem.ILLEGAL_MOVE), f"{before} to {expected}"
-    if after != (named if outcome == Outcome.APPLY else before):
-        return Problem.ILLEGAL_MOVE, f"{before} to {named if outcome == Outcome.APPLY else before}"
+        return None, ""
     decided = TABLE[State(before)][EventType(event_type)]
     return Problem.RULES_CHANGED, (
         f"{decided.outcome.value} {decided.reason.value}, {before} to {decided.state_after.value}"

@@ -30,7 +30,16 @@ from payproc.embedded.initdb import SUPERUSER
 from payproc.embedded.server import run_server
 from tests.support.citus import MACHINES, NOT_ON_CLUSTER, cluster_server
 from tests.support.command import Payproc
-from tests.support.postgres import IS_FOR_CITUS, IS_ON_CLUSTER, NewDatabase, Server, Sql, SqlOn, as_database
+from tests.support.postgres import (
+    IS_FOR_CITUS,
+    IS_ON_CLUSTER,
+    NewDatabase,
+    Server,
+    Sql,
+    SqlOn,
+    as_database,
+    create_schema,
+)
 from tests.support.servers import OwnServers, Pristine, pristine_home, running
 from tests.support.tally import figures
 
@@ -76,7 +85,8 @@ def server() -> Iterator[Server]:
             yield found
         return
     if given := os.environ.get("PAYPROC_TEST_DATABASE_URL"):
-        yield Server(make_url(given).set(drivername="postgresql+psycopg2"))
+        with closing(Server(make_url(given).set(drivername="postgresql+psycopg2"))) as found:
+            yield found
         return
     home = Path(tempfile.mkdtemp(prefix="payproc-tests-", dir=_memory()))
     try:
@@ -88,7 +98,9 @@ def server() -> Iterator[Server]:
             settings.write("fsync = off\n")
         with run_server(home, version=version) as running:
             query = {"host": str(running.socket_folder)}
-            yield Server(URL.create("postgresql+psycopg2", SUPERUSER, database="postgres", query=query))
+            url = URL.create("postgresql+psycopg2", SUPERUSER, database="postgres", query=query)
+            with closing(Server(url)) as found:
+                yield found
     finally:
         shutil.rmtree(home)
 
@@ -108,7 +120,7 @@ def template(server: Server) -> Iterator[str]:
             schema.bring_up(database, for_citus=True)
         else:
             with database.transaction() as cursor:
-                schema.create_schema(cursor, for_citus=IS_FOR_CITUS)
+                create_schema(cursor, for_citus=IS_FOR_CITUS)
         yield str(url.database)
 
 

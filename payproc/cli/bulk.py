@@ -25,9 +25,10 @@ from payproc.cli.options import Format, refuse_option
 from payproc.cli.problems import LineProblems
 from payproc.cli.render import MEANING, format_count, to_json, to_json_line
 from payproc.cli.table import Column
+from payproc.cli.wrap import join_parts
 from payproc.db.connection import Database
 from payproc.errors import CannotFinish, PayprocError, WrongUsage
-from payproc.escape import unambiguous
+from payproc.escape import shorten, unambiguous
 from payproc.ingest.sources import check_sources, format_name, refuse_unreadable
 from payproc.logic import Reason
 from payproc.orders import Defaults, MalformedOrder, read_orders
@@ -35,11 +36,11 @@ from payproc.review import ReviewDecision
 from payproc.review_queue import ReviewFilter
 from payproc.signals import interrupt
 
-FROM_STDIN = "payproc resolve --from -"
-"""Command that reads the output of a tool."""
+_FROM_STDIN = "payproc resolve --from -"
+"""Command that takes decisions from the output of a tool."""
 
 
-class Report(NamedTuple):
+class BulkReport(NamedTuple):
     """The options that decide which parts of the results are printed, and where."""
 
     output_format: Format
@@ -50,7 +51,7 @@ class Report(NamedTuple):
 
     @property
     def is_stdout_taken(self) -> bool:
-        """Tell whether --decisions has stdout, so the summary goes to stderr."""
+        """Return whether --decisions has stdout, so the summary goes to stderr."""
         return self.decisions == "-"
 
     def print(self, summary: BulkSummary, *, is_whole: bool) -> None:
@@ -70,16 +71,21 @@ class Report(NamedTuple):
                 parts.append("dry run: nothing was written")
             if not is_whole:
                 parts.append("not finished")
-            screen.print([" · ".join(parts)])
+            screen.print(join_parts(parts, " · ", screen.width))
+
+    def print_none(self, filters: ReviewFilter) -> None:
+        """Print the line for no events that the filters pick."""
+        if not self.quiet:
+            typer.echo(describe_no_reviews(filters), err=self.is_stdout_taken)
 
 
 class _Results:
-    """Takes the results one by one: counts them, writes --decisions, and lists the problems."""
+    """Collector of results: it counts them, writes --decisions, and lists the problems."""
 
-    def __init__(self, file: IO[bytes] | None, report: Report) -> None:
+    def __init__(self, file: IO[bytes] | None, report: BulkReport) -> None:
         self.report = report
         self.summary = BulkSummary(dry_run=report.dry_run)
-        self.problems = LineProblems(FROM_STDIN)
+        self.problems = LineProblems(_FROM_STDIN)
         self._file = file
         self._began = time.monotonic()
 
@@ -122,7 +128,7 @@ def check_file(context: typer.Context, name: str) -> None:
     refuse_option(context, "--from", name)
     if not name:
         raise WrongUsage("--from: empty name, expected a file name, or - for standard input")
-    check_sources([name], FROM_STDIN)
+    check_sources([name], _FROM_STDIN)
 
 
 def resolve_all(
@@ -130,36 +136,28 @@ def resolve_all(
     filters: ReviewFilter,
     limit: int | None,
     decision: ReviewDecision,
-    report: Report,
+    report: BulkReport,
     outputs: OutputFiles,
     *,
     yes: bool,
 ) -> int:
     """Decide all that the filters pick; return the exit code."""
+    found = plan(database, filters, decision, limit)
+    if report.dry_run:
+        return _report_plan(found, filters, report, outputs)
+    planned = BulkSummary()
     with tempfile.TemporaryFile() as picked:
-        planned = _Results(outputs.decisions if report.dry_run else None, report)
-        if report.dry_run:
-            outputs.empty()
-        for settled in plan(database, filters, decision, limit):
-            if report.dry_run:
-                planned.add(settled)
-            else:
-                planned.summary.add(*settled)
-                result, _ = settled
-                planned_version = None if result.position is None else result.position - 1
-                picked.write(to_json_line((result.event_id, planned_version)).encode() + b"\n")
-        summary = planned.summary
-        count = summary.resolved + summary.refused
-        if not count and report.output_format is Format.TABLE:
-            outputs.empty()
-            typer.echo(describe_no_reviews(filters), err=report.is_stdout_taken)
-            return 0
-        if report.dry_run:
-            planned.close(is_whole=True)
-            return _choose_exit_code(summary)
-        if summary.resolved and not yes and not _ask(summary, decision):
+        for result, reason in found:
+            planned.add(result, reason)
+            planned_version = None if result.position is None else result.position - 1
+            picked.write(to_json_line((result.event_id, planned_version)).encode() + b"\n")
+        if planned.resolved and not yes and not _ask(planned, decision):
             raise CannotFinish("nothing was changed")
         outputs.empty()
+        count = planned.resolved + planned.refused
+        if not count and report.output_format is Format.TABLE:
+            report.print_none(filters)
+            return 0
         picked.seek(0)
         orders = (
             Order(event_id, decision, filters=filters, planned_version=version)
@@ -168,12 +166,25 @@ def resolve_all(
         return _take_all(database, orders, _Results(outputs.decisions, report), count)
 
 
-def resolve_file(database: Database, name: str, defaults: Defaults, report: Report, outputs: OutputFiles) -> int:
+def _report_plan(found: Iterable[Settled], filters: ReviewFilter, report: BulkReport, outputs: OutputFiles) -> int:
+    """Report the results of a dry run; return the exit code."""
+    outputs.empty()
+    results = _Results(outputs.decisions, report)
+    for settled in found:
+        results.add(settled)
+    if not (results.summary.resolved or results.summary.refused) and report.output_format is Format.TABLE:
+        report.print_none(filters)
+        return 0
+    results.close(is_whole=True)
+    return _choose_exit_code(results.summary)
+
+
+def resolve_file(database: Database, name: str, defaults: Defaults, report: BulkReport, outputs: OutputFiles) -> int:
     """Record the decisions of a file, in its order; return the exit code."""
     source = format_name(name)
     with contextlib.ExitStack() as stack:
         file = sys.stdin.buffer if name == "-" else stack.enter_context(Path(name).open("rb"))
-        orders = read_orders(file, source, defaults, lambda start: refuse_unreadable(source, start, FROM_STDIN))
+        orders = read_orders(file, source, defaults, lambda start: refuse_unreadable(source, start, _FROM_STDIN))
         first = list(islice(orders, 1))  # a file without lines is refused before old results are dropped
         outputs.empty()
         return _take_all(database, chain(first, orders), _Results(outputs.decisions, report), None)
@@ -184,11 +195,11 @@ def _take_all(
 ) -> int:
     """Record decisions one by one, and print the report even after an error or a signal."""
     report = results.report
-    is_progress_shown = not report.quiet and sys.stderr.isatty() and not report.is_stdout_taken
+    has_bar = not report.quiet and sys.stderr.isatty() and not report.is_stdout_taken
     try:
         with (
             contextlib.closing(Resolver(database)) as resolver,
-            show_progress(total, "decisions", is_progress_shown) as on_progress,
+            show_progress(total, has_bar) as on_progress,
         ):
             for done, order in enumerate(orders, 1):
                 with interrupt.noted():  # a decision that is recorded is reported too
@@ -221,4 +232,5 @@ def _ask(planned: BulkSummary, decision: ReviewDecision) -> bool:
     if planned.refused:
         typer.echo(f"refuse {format_count(planned.refused, 'flag')}, which can only be dismissed", err=True)
     whole = f"{verb} {format_count(planned.resolved, 'event')}"
-    return confirm(f'{whole} with the note "{unambiguous(decision.note)}", by {unambiguous(decision.by)}?')
+    note, by = unambiguous(shorten(decision.note)), unambiguous(shorten(decision.by))
+    return confirm(f'{whole} with the note "{note}", by {by}?')

@@ -1,20 +1,21 @@
 """The screen for results; messages, problems and the progress bar on stderr.
 
-Belongs here: everything about a terminal, and about a stream that is none. The width and the
-styles follow Rich's rules, because Rich draws the progress bar. Results do without Rich, because
-importing it takes longer than most commands.
+Belongs here: everything about a terminal, and about a stream that is none. Rich draws the progress
+bar alone, because importing it takes longer than most commands. Width and styles follow its rules.
 """
 
 import contextlib
 import os
 import select
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, TextIO, TypeVar
 
 import typer
 
+from payproc.cli.files import identify_file
 from payproc.cli.table import Column, Layout, Row, Styled, lay_out
 from payproc.escape import printable, redact
 from payproc.signals import interrupt
@@ -28,9 +29,15 @@ MAX_PROBLEMS_SHOWN = 20
 """Malformed lines, or omitted records, that are listed on stderr; the rest are counted."""
 
 MIN_TABLE_WIDTH = 40
-"""Minimum table width. Below it Rich wraps every letter."""
+"""Minimum table width. Below it every word would break."""
+
+_MIN_WIDE_COLUMNS = 110
+"""Screen width from which a row takes one line instead of two, if its ids stay whole."""
 
 _DEFAULT_WIDTH = 80
+
+SLOW_START_SECONDS = 2.0
+"""Seconds without a row of a listing after which a person reads why."""
 
 _ROWS_PER_REPORT = 2_000
 """Rows of a listing between two reports of progress."""
@@ -70,13 +77,24 @@ class Screen:
         *,
         measured: Iterable[Row] | None = None,
         layouts: Sequence[Layout] = (),
+        empty: str = "",
     ) -> None:
-        """Print a table.
+        """Print a table, or the line `empty` instead of a header without rows.
 
         The rows `measured`, by default the first ones, decide widths and layout.
         """
+        if empty:
+            rows = iter(rows)
+            if (first := next(rows, None)) is None:
+                self.print([empty])
+                return
+            rows = chain([first], rows)
         table = lay_out(columns, rows, self.width, self.paint, measured=measured, layouts=layouts, rule=self._rule)
         self.print(table)
+
+    def choose_layouts(self, layouts: Sequence[Layout]) -> Sequence[Layout]:
+        """Return the layouts for this screen. The first, with a row a line, is for wide ones."""
+        return layouts if self.width >= _MIN_WIDE_COLUMNS else layouts[1:]
 
     def paint(self, styled: Styled) -> str:
         """Return a text in its style, as this screen takes it."""
@@ -116,7 +134,7 @@ def confirm(question: str) -> bool:
             return True
         if answer.strip().lower() in ("", "n", "no"):
             return False
-        typer.echo("Error: invalid input", err=True)
+        typer.echo("expected y or n", err=True)
 
 
 def make_notifier(quiet: bool) -> "Note":
@@ -134,32 +152,46 @@ class ProblemLog:
 
     def __init__(self) -> None:
         self.count = 0
-        self._messages = 0
-        self._told = 0
+        self._lines = 0
+        self._shown = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether the next problems are only counted."""
+        return self._lines == MAX_PROBLEMS_SHOWN
 
     def add(self, problem: str) -> None:
         """Count a problem, and print it unless MAX_PROBLEMS_SHOWN are printed."""
         self.count += 1
-        self._tell(problem, 1)
+        self._print(problem, 1)
 
     def close(self, kind: str, advice: str = "") -> None:
         """Print the number of problems that were only counted."""
-        more = self.count - self._told
+        more = self.count - self._shown
         if more > 0:
             typer.echo(f"… and {more:,} more {kind}{'s' if more > 1 else ''}{advice}", err=True)
 
-    def _tell(self, message: str, problems: int) -> None:
-        """Print a message about counted problems, unless MAX_PROBLEMS_SHOWN are printed."""
-        if self._messages < MAX_PROBLEMS_SHOWN:
-            self._messages += 1
-            self._told += problems
+    def _print(self, message: str, problems: int) -> None:
+        """Print a line about counted problems, unless MAX_PROBLEMS_SHOWN are printed."""
+        if not self.is_full:
+            self._lines += 1
+            self._shown += problems
             print(printable(message), file=sys.stderr)  # not typer.echo, which bypasses the progress bar
 
 
+def is_bar_useful(*, quiet: bool) -> bool:
+    """Return whether a listing has a progress bar: if its lines go to a file.
+
+    On a terminal, or in a pager, the listing shows its progress itself. In another pipe, the reader
+    may draw a bar on the same terminal.
+    """
+    return not quiet and sys.stderr.isatty() and identify_file(sys.stdout.fileno()) is not None
+
+
 @contextlib.contextmanager
-def show_progress(total: int | None, unit: str, is_shown: bool) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on stderr; yield the function that takes the amount done so far."""
-    if not is_shown:
+def show_progress(total: int | None, has_bar: bool, *, is_bytes: bool = False) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar on stderr, or none; yield the function that takes the amount done."""
+    if not has_bar:
         yield lambda _: None
         return
     from rich import progress as bars  # 30 ms of CPU, which a pipe need not pay
@@ -168,21 +200,34 @@ def show_progress(total: int | None, unit: str, is_shown: bool) -> Iterator[Call
     # Everything printed meanwhile passes through this console, which must leave it unchanged.
     width = open_screen(stderr=True).width
     console = Console(stderr=True, width=width, highlight=False, markup=False, emoji=False)
-    amount = bars.DownloadColumn() if unit == "bytes" else bars.MofNCompleteColumn()
+    amount = bars.DownloadColumn() if is_bytes else bars.MofNCompleteColumn()
     columns = (bars.BarColumn(), bars.TaskProgressColumn(), amount, bars.TimeRemainingColumn())
     with bars.Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=total)
         yield lambda completed: progress.update(task, completed=completed)
 
 
-def report_progress(found: Iterable[T], on_progress: Callable[[int], None]) -> Iterator[T]:
-    """Yield rows, and report their number now and then."""
-    number = 0
-    for number, each in enumerate(found, 1):
-        if number % _ROWS_PER_REPORT == 0:
-            on_progress(number)
-        yield each
-    on_progress(number)
+def report_progress(found: Iterable[T], on_progress: Callable[[int], None], *, is_wait_noted: bool) -> Iterator[T]:
+    """Yield rows, and report their number now and then.
+
+    `is_wait_noted` prints a line if the first row takes long, because the database sorts first.
+    """
+    note = "payproc: the database is sorting; rows follow"
+    timer = threading.Timer(SLOW_START_SECONDS, print, [note], {"file": sys.stderr})  # print as in ProblemLog
+    timer.daemon = True
+    if is_wait_noted:
+        timer.start()
+    try:
+        number = 0
+        for number, each in enumerate(found, 1):
+            if number == 1:
+                timer.cancel()
+            if number % _ROWS_PER_REPORT == 0:
+                on_progress(number)
+            yield each
+        on_progress(number)
+    finally:
+        timer.cancel()
 
 
 def _detect_width() -> int:

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from payproc.cli.console import confirm, make_notifier, print_message
+from payproc.cli.console import confirm
+from payproc.cli.database import open_database
 from payproc.cli.exits import exit_on_errors
 from payproc.cli.options import DatabaseUrl, Quiet, format_examples, refuse_undecodable
 from payproc.cli.people import (
@@ -19,11 +20,11 @@ from payproc.cli.people import (
     require_consent,
 )
 from payproc.cli.render import format_count, format_time
-from payproc.errors import CannotFinish
+from payproc.errors import CannotFinish, WrongUsage
 from payproc.escape import unambiguous
 from payproc.logic import State
 
-if TYPE_CHECKING:  # as in `correct`
+if TYPE_CHECKING:
     from payproc.corrections import Standing
 
 EXAMPLES = format_examples(
@@ -37,7 +38,9 @@ def correct(
     payment_id: Annotated[str, typer.Argument(metavar="PAYMENT_ID", help="As in the events.", show_default=False)],
     to: Annotated[
         State,
-        typer.Option(metavar="STATE", case_sensitive=False, help="The right state; any state.", show_default=False),
+        typer.Option(
+            metavar="STATE", case_sensitive=False, help="The right state, not the present one.", show_default=False
+        ),
     ],
     note: Note,
     by: By = None,
@@ -52,18 +55,18 @@ def correct(
     effect, and asks.
     """
     with exit_on_errors():
-        from payproc import corrections  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
-        from payproc.db import location, schema
+        from payproc import corrections  # late
 
         correction = corrections.Correction(to, check_note(context, note), check_author(context, by), expect)
         refuse_undecodable("PAYMENT_ID", payment_id)
+        if expect is to:
+            raise WrongUsage(f"--to and --expect: both are {to.value}, expected two different states")
         require_consent(yes=yes)
 
         def approve(standing: "Standing") -> bool:
             return yes or _ask(standing, to)
 
-        with location.open_database(database_url, make_notifier(quiet)) as database:
-            schema.prepare_schema(database, print_message, create=False)
+        with open_database(database_url, quiet=quiet, is_written=True) as database:
             corrected = corrections.correct(database, payment_id, correction, approve)
             if corrected is None:
                 raise CannotFinish("nothing was changed")

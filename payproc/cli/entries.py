@@ -4,13 +4,14 @@ Belongs here: the columns of entries, their layouts, and the row of each kind of
 screen, or one with long ids, gets several fields in a column, one below the other.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from payproc.cli.render import DONE, format_origin, format_time, style_outcome
 from payproc.cli.table import Cell, Column, Layout, Line, Row, Styled
-from payproc.escape import cell_text, unambiguous
+from payproc.escape import cell_text, shorten, unambiguous
 
-if TYPE_CHECKING:  # these import psycopg2
+if TYPE_CHECKING:
     from payproc.history import ConflictEntry
     from payproc.payments import HistoryEntry
 
@@ -27,24 +28,24 @@ _FIELDS = (
 SHOW_COLUMNS = (Column("#", is_number=True), *_FIELDS)
 HISTORY_COLUMNS = (Column("Payment", is_id=True), *_FIELDS)
 
-_WIDE: Layout = [[0], [1], [2], [3], [4], [5], [6], [7]]
+_ROW_A_LINE: Layout = [[0], [1], [2], [3], [4], [5], [6], [7]]
 
-
-def choose_show_layouts(*, is_wide: bool) -> list[Layout]:
-    """Return the layouts of one payment's history, the widest first."""
-    narrow: list[Layout] = [[[0], [1, 2], [3, 4], [5], [6, 7]], [[0], [1, 2], [3, 4, 5], [6, 7]]]
-    return [_WIDE, *narrow] if is_wide else narrow
-
-
-def choose_history_layouts(*, is_wide: bool) -> list[Layout]:
-    """Return the layouts of entries of many payments, the widest first."""
-    narrow: list[Layout] = [[[0, 1], [2, 5], [3, 4], [6, 7]], [[0, 1, 7], [3, 4, 5], [6, 2]]]
-    return [_WIDE, *narrow] if is_wide else narrow
+SHOW_LAYOUTS: list[Layout] = [
+    _ROW_A_LINE,
+    [[0], [1, 2], [3, 4], [5], [6, 7]],
+    [[0], [1, 2], [3, 4, 5], [6, 7]],
+    [[0], [1, 2, 7], [3, 4, 5, 6]],
+]
+HISTORY_LAYOUTS: list[Layout] = [
+    _ROW_A_LINE,
+    [[0, 1], [2, 5], [3, 4], [6, 7]],
+    [[0, 1, 7], [3, 4, 5], [6, 2]],
+]
 
 
 def make_show_row(entry: "HistoryEntry") -> Row:
-    """Return the row of an entry beside its position."""
-    return [str(entry.position), *_make_cells(entry)]
+    """Return the row of an entry beside its position, with its whole note."""
+    return [str(entry.position), *_make_cells(entry, unambiguous)]
 
 
 def make_history_row(payment_id: str, entry: "HistoryEntry | ConflictEntry") -> Row:
@@ -52,10 +53,10 @@ def make_history_row(payment_id: str, entry: "HistoryEntry | ConflictEntry") -> 
 
     A conflict has its difference from the event on record as its transition.
     """
-    from payproc.history import ConflictEntry  # which imports psycopg2
+    from payproc.history import ConflictEntry  # late
 
     if not isinstance(entry, ConflictEntry):
-        return [cell_text(payment_id), *_make_cells(entry)]
+        return [cell_text(payment_id), *_make_cells(entry, lambda text: unambiguous(shorten(text)))]
     recorded: list[Line] = [f"recorded as {entry.recorded.type.value}"]
     if entry.differs:
         recorded = ["other content"]
@@ -73,23 +74,24 @@ def make_history_row(payment_id: str, entry: "HistoryEntry | ConflictEntry") -> 
     ]
 
 
-def _make_cells(entry: "HistoryEntry") -> list[Cell]:
+def _make_cells(entry: "HistoryEntry", show_text: Callable[[str], str]) -> list[Cell]:
     """Return event, type, outcome, reason, transition, time and origin.
 
-    A person's entry has the decision, its author and the note as outcome, reason and origin.
+    A person's entry has the decision, its author and the note as outcome, reason and origin; the
+    latter two are shown by `show_text`.
     """
-    from payproc.payments import EventEntry, ResolutionEntry  # as above
+    from payproc.payments import EventEntry, ResolutionEntry  # late
 
     transition, time = _describe_transition(entry), format_time(entry.recorded_at)
     if isinstance(entry, EventEntry):
         event, outcome, origin = cell_text(entry.event_id), style_outcome(entry.outcome), format_origin(entry)
         return [event, entry.type.value, outcome, entry.reason.value, transition, time, origin]
-    note = unambiguous(entry.note)
+    note = show_text(entry.note)
     if isinstance(entry, ResolutionEntry):
         event, done = cell_text(entry.event_id), Styled(DONE[entry.resolution], "bold")
-        return [event, "resolution", done, f"by {unambiguous(entry.resolved_by)}", transition, time, note]
+        return [event, "resolution", done, f"by {show_text(entry.resolved_by)}", transition, time, note]
     done = Styled("corrected", "bold")
-    return ["", "correction", done, f"by {unambiguous(entry.corrected_by)}", transition, time, note]
+    return ["", "correction", done, f"by {show_text(entry.corrected_by)}", transition, time, note]
 
 
 def _describe_transition(entry: "HistoryEntry") -> str:

@@ -17,7 +17,7 @@ from payproc.cli.console import make_notifier
 from payproc.cli.exits import exit_on_errors
 from payproc.cli.options import DatabaseUrl, Quiet, format_examples
 from payproc.errors import PayprocError, WrongUsage
-from payproc.signals import interrupt, passed_on
+from payproc.signals import interrupt, pass_signals_on
 
 if TYPE_CHECKING:
     from payproc.db.variables import Target
@@ -62,7 +62,7 @@ def execute(
     PostgreSQL's own programs in PATH. The exit code is that of the program.
     """
     with exit_on_errors():
-        from payproc.db import location, variables  # psycopg2 takes 20 ms of CPU, which --help need not pay
+        from payproc.db import location, variables  # late
 
         if command and not command[0]:
             raise WrongUsage("COMMAND: empty name, expected a program and its arguments")
@@ -81,7 +81,7 @@ def execute(
 
 def _build_path(path: str, target: "Target") -> str:
     """Return a PATH with PostgreSQL's programs, first unless they cannot reach the database."""
-    from payproc.embedded.binaries import BINARIES_VARIABLE, find_programs
+    from payproc.embedded.binaries import BINARIES_VARIABLE, find_programs  # late
 
     programs = find_programs(target.version)
     if programs is None:
@@ -98,6 +98,6 @@ def _run(command: list[str], environment: dict[str, str]) -> int:
             process = subprocess.Popen(command, env=environment, close_fds=False)
         except OSError as error:
             raise CannotStart(command[0], environment["PATH"], error) from error
-        with passed_on(process):
+        with pass_signals_on(process):
             code = process.wait()
     return code if code >= 0 else 128 - code

@@ -8,9 +8,7 @@ Exit codes:
     0              done
     1              could not finish, not found, or refused
     2              wrong usage
-    3              done, but some lines were malformed, an outcome named by --fail-on occurred,
-                   decisions were refused, the records are inconsistent, or a record was omitted
-                   from an export
+    3              done, with findings, such as malformed lines or inconsistent records
     130, 143, 129  interrupted by SIGINT, SIGTERM or SIGHUP
     141            the reader of stdout went away
 """

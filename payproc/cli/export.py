@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from payproc.cli.console import ProblemLog, make_notifier, print_message, show_progress
+from payproc.cli.console import ProblemLog, is_bar_useful, print_message, show_progress
+from payproc.cli.database import open_database
 from payproc.cli.exits import DONE_WITH_FINDINGS, exit_on_errors
-from payproc.cli.files import identify_file
 from payproc.cli.options import DatabaseUrl, Quiet, format_examples
 from payproc.cli.render import DONE, format_count
 from payproc.escape import printable_json, unambiguous
 from payproc.signals import interrupt
 
-if TYPE_CHECKING:  # as in `export`
+if TYPE_CHECKING:
     from payproc.export import CorrectedPayment, ExportSummary, OmittedRecord
 
 EXAMPLES = format_examples(
@@ -33,24 +33,21 @@ def export(quiet: Quiet = False, database_url: DatabaseUrl = None) -> None:
     Exits with 3 if a recorded line no longer describes its event. Such a line is omitted and named.
     """
     with exit_on_errors():
-        from payproc.db import location, schema  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
-        from payproc.export import ExportSummary, count_lines, export_events
+        from payproc.export import ExportSummary, count_lines, export_events  # late
 
         summary = ExportSummary()
         omitted, corrected = ProblemLog(), ProblemLog()
         is_terminal = sys.stdout.isatty()
-        # In a pipe, the reader may draw a progress bar of its own on the same terminal.
-        is_progress_shown = not quiet and sys.stderr.isatty() and identify_file(sys.stdout.fileno()) is not None
-        with location.open_database(database_url, make_notifier(quiet)) as database:
-            schema.require_schema(database)
-            total = count_lines(database) if is_progress_shown else None
+        has_bar = is_bar_useful(quiet=quiet)
+        with open_database(database_url, quiet=quiet) as database:
+            total = count_lines(database) if has_bar else None
             blocks = export_events(
                 database,
                 summary,
                 lambda record: omitted.add(_describe_omission(record)),
                 lambda payment: corrected.add(_describe_corrected(payment)),
             )
-            with contextlib.closing(blocks), show_progress(total, "lines", is_progress_shown) as on_progress:
+            with contextlib.closing(blocks), show_progress(total, has_bar) as on_progress:
                 for block in blocks:
                     _write_whole(printable_json(block.decode()).encode() if is_terminal else block)
                     on_progress(summary.lines)
@@ -97,15 +94,12 @@ def _describe_summary(summary: "ExportSummary", *, quiet: bool) -> list[str]:
             "or the database encoding is not UTF8"
         )
     if omitted := _describe_decisions(summary):
-        waiting = "1 event needs" if summary.waiting == 1 else f"{summary.waiting:,} events need"
+        waiting = format_count(summary.waiting, "event needs", "events need")
         lines.append(f"omitted {omitted}: a replay contains events alone; in a copy {waiting} review")
     if summary.changed_events or summary.changed_payments:
-        have = "has" if summary.changed_events == 1 else "have"
-        end = "s" * (summary.changed_payments == 1)
-        lines.append(
-            f"in a copy {format_count(summary.changed_events, 'event')} {have} another outcome, "
-            f"and {format_count(summary.changed_payments, 'payment')} end{end} in another state"
-        )
+        events = format_count(summary.changed_events, "event has", "events have")
+        payments = format_count(summary.changed_payments, "payment ends", "payments end")
+        lines.append(f"in a copy {events} another outcome, and {payments} in another state")
     return lines
 
 

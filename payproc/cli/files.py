@@ -1,6 +1,6 @@
-"""The output files of an ingest: opened, compared with the inputs, emptied and closed.
+"""The output files of `ingest` and `resolve`: opened, compared with the inputs, emptied and closed.
 
-Belongs here: the whole life of a file that `ingest` writes, except its lines.
+Belongs here: the whole life of a file that a command writes, except its lines.
 """
 
 import contextlib
@@ -59,13 +59,13 @@ def _open_output(stack: contextlib.ExitStack, option: str, name: str) -> IO[byte
         raise WrongUsage(f"{option}: empty name, expected a file name, or - for stdout")
     try:
         descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        return stack.enter_context(_closed_at_end(open(descriptor, "wb")))  # noqa: PTH123 - a descriptor, not a path
+        return stack.enter_context(_close_at_end(open(descriptor, "wb")))  # noqa: PTH123 - a descriptor, not a path
     except OSError as error:
         raise WrongUsage(f"{option}: {name} cannot be written: {error.strerror}") from error
 
 
 @contextlib.contextmanager
-def _closed_at_end(file: IO[bytes]) -> Iterator[IO[bytes]]:
+def _close_at_end(file: IO[bytes]) -> Iterator[IO[bytes]]:
     """Close the file; after an error, ignore failures of close itself."""
     try:
         yield file

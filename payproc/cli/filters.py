@@ -1,14 +1,17 @@
-"""The filters of the review queue, which `review` and `resolve --all` share."""
+"""The filters of the review queue, which `review` and `resolve --all` share.
+
+Belongs here: their options, some of which other listings have too, and the words for them.
+"""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from payproc.cli.options import MAX_LIMIT, check_text
+from payproc.cli.options import check_text, make_number_parser
 from payproc.escape import redact, unambiguous
 from payproc.logic import OUTCOME_OF, EventType, Outcome, Reason, State
 
-if TYPE_CHECKING:  # as in `make_filter`
+if TYPE_CHECKING:
     from payproc.review_queue import ReviewFilter
 
 _REVIEW_REASONS = [reason.value for reason in Reason if OUTCOME_OF[reason] is Outcome.MANUAL_REVIEW]
@@ -43,13 +46,14 @@ PaymentFilter = Annotated[
     str | None, typer.Option("--payment", metavar="PAYMENT_ID", help="Only events of this payment.")
 ]
 RunFilter = Annotated[
-    int | None, typer.Option("--run", metavar="N", min=1, max=MAX_LIMIT, help="Only events that this run recorded.")
+    int | None,
+    typer.Option("--run", metavar="N", parser=make_number_parser(), help="Only events that this run recorded."),
 ]
 LegalFilter = Annotated[
     bool, typer.Option("--legal-now", help="Only events that the table would apply to the payment's state now.")
 ]
 LimitFilter = Annotated[
-    int | None, typer.Option("--limit", metavar="N", min=1, max=MAX_LIMIT, help="Only the N oldest.")
+    int | None, typer.Option("--limit", metavar="N", parser=make_number_parser(), help="Only the first N.")
 ]
 
 
@@ -66,7 +70,7 @@ def make_filter(
 
     Raises WrongUsage for a payment that is empty, an option or not UTF-8.
     """
-    from payproc.review_queue import ReviewFilter  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
+    from payproc.review_queue import ReviewFilter  # late
 
     if payment is not None:
         check_text(context, "--payment", payment)
@@ -76,13 +80,13 @@ def make_filter(
 def describe_no_reviews(filters: "ReviewFilter") -> str:
     """Return the line for a queue without events that the filters pick."""
     given = [
-        ("the reason", filters.reason and filters.reason.value),
-        ("the type", filters.type and filters.type.value),
-        ("the payment", filters.payment_id and redact(unambiguous(filters.payment_id))),
-        ("the run", filters.run_id and str(filters.run_id)),
-        ("the state", filters.state and filters.state.value),
+        ("reason", filters.reason and filters.reason.value),
+        ("type", filters.type and filters.type.value),
+        ("payment", filters.payment_id and redact(unambiguous(filters.payment_id))),
+        ("run", filters.run_id and str(filters.run_id)),
+        ("state", filters.state and filters.state.value),
     ]
     conditions = [f"{name} {value}" for name, value in given if value]
     if filters.legal_now:
-        conditions.append("a legal step now")
-    return "no events need review" + (f" with {', '.join(conditions)}" if conditions else "")
+        conditions.append("legal now")
+    return "no events need review" + (f" ({', '.join(conditions)})" if conditions else "")

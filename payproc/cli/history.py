@@ -1,33 +1,32 @@
 """`payproc history`: the entries of all payments, by run, outcome, person and time."""
 
 import sys
-from collections.abc import Iterator
 from datetime import datetime
 from enum import Enum
-from itertools import chain
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from payproc.cli.console import Screen, make_notifier, open_screen, report_progress, show_progress
-from payproc.cli.entries import HISTORY_COLUMNS, choose_history_layouts, make_history_row
+from payproc.cli.console import is_bar_useful, open_screen, report_progress, show_progress
+from payproc.cli.database import open_database
+from payproc.cli.entries import HISTORY_COLUMNS, HISTORY_LAYOUTS, make_history_row
 from payproc.cli.exits import exit_on_errors
-from payproc.cli.files import identify_file
+from payproc.cli.filters import RunFilter, TypeFilter
 from payproc.cli.options import (
-    MAX_LIMIT,
     DatabaseUrl,
     ListingFormat,
     ListingFormatOption,
     Quiet,
     check_text,
     format_examples,
+    make_number_parser,
     parse_time_option,
 )
-from payproc.cli.render import MIN_WIDE_COLUMNS, to_json_line
+from payproc.cli.render import to_json_line
 from payproc.errors import WrongUsage
-from payproc.logic import EventType, Outcome, Reason
+from payproc.logic import Outcome, Reason
 
-if TYPE_CHECKING:  # as in `history`
+if TYPE_CHECKING:
     from payproc.history import PaymentEntry
 
 EXAMPLES = format_examples(
@@ -48,18 +47,14 @@ class Kind(str, Enum):
 
 def history(
     context: typer.Context,
-    run: Annotated[
-        int | None, typer.Option(metavar="N", min=1, max=MAX_LIMIT, help="Only entries that this run recorded.")
-    ] = None,
+    run: RunFilter = None,
     outcome: Annotated[
         Outcome | None, typer.Option(metavar="OUTCOME", case_sensitive=False, help="Only events with this outcome.")
     ] = None,
     reason: Annotated[
         Reason | None, typer.Option(metavar="REASON", case_sensitive=False, help="Only events with this reason.")
     ] = None,
-    event_type: Annotated[
-        EventType | None, typer.Option("--type", metavar="TYPE", case_sensitive=False, help="Only events of this type.")
-    ] = None,
+    event_type: TypeFilter = None,
     kind: Annotated[
         Kind | None,
         typer.Option(metavar="KIND", case_sensitive=False, help="Only event, resolution, correction or conflict."),
@@ -73,7 +68,9 @@ def history(
     until: Annotated[
         datetime | None, typer.Option(metavar="TIME", parser=parse_time_option, help="Recorded before then.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, max=MAX_LIMIT, help="Only the N newest.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", parser=make_number_parser(), help="Only the N newest.")
+    ] = None,
     output_format: ListingFormatOption = ListingFormat.TABLE,
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,
@@ -81,12 +78,11 @@ def history(
     """List the entries of all payments, the oldest first.
 
     Times are of recording, in UTC; an age counts back from now. A conflict has the outcome REJECT,
-    and a duplicate with other content the outcome IGNORE. As JSON, one object a
-    line; as CSV, the same fields.
+    and a duplicate with other content the outcome IGNORE. As JSON, one object a line; as CSV, the
+    same fields.
     """
     with exit_on_errors():
-        from payproc.cli.listings import print_listing  # msgspec takes 6 ms of CPU, which --help need not pay
-        from payproc.db import location, schema  # psycopg2, 20 ms
+        from payproc.cli.listings import print_listing  # late
         from payproc.history import ENTRY_KINDS, HistoryFilter, count_entries, list_entries
 
         for name, value in (("--by", by), ("--payment", payment)):
@@ -98,16 +94,18 @@ def history(
             run, outcome, reason, event_type, kind.value if kind else None, by, payment, since, until
         )
         is_table = output_format is ListingFormat.TABLE
-        # A table on a terminal, or in a pager, is its own progress.
-        is_progress_shown = not quiet and sys.stderr.isatty() and identify_file(sys.stdout.fileno()) is not None
+        has_bar = is_bar_useful(quiet=quiet)
+        is_wait_noted = not quiet and sys.stderr.isatty()
         screen = open_screen()  # before the bar, which takes the place of stdout
-        with location.open_database(database_url, make_notifier(quiet)) as database:
-            schema.require_schema(database)
-            total = count_entries(database, picked, limit) if is_progress_shown else None
-            with show_progress(total, "entries", is_progress_shown) as on_progress:
-                found = report_progress(list_entries(database, picked, limit, with_payload=not is_table), on_progress)
+        with open_database(database_url, quiet=quiet) as database:
+            total = count_entries(database, picked, limit) if has_bar else None
+            with show_progress(total, has_bar) as on_progress:
+                found = list_entries(database, picked, limit, with_payload=not is_table)
+                found = report_progress(found, on_progress, is_wait_noted=is_wait_noted)
                 if is_table:
-                    _print_table(screen, found)
+                    rows = (make_history_row(*each) for each in found)
+                    layouts = screen.choose_layouts(HISTORY_LAYOUTS)
+                    screen.print_table(HISTORY_COLUMNS, rows, layouts=layouts, empty="no entries match")
                 else:
                     print_listing(map(_to_line, found), ENTRY_KINDS, output_format)
 
@@ -115,12 +113,3 @@ def history(
 def _to_line(found: "PaymentEntry") -> str:
     """Return an entry as one JSON object: the payment's id in front of the fields of `show`."""
     return f'{{"payment_id":{to_json_line(found.payment_id)},{to_json_line(found.entry)[1:]}'
-
-
-def _print_table(screen: Screen, found: "Iterator[PaymentEntry]") -> None:
-    if (first := next(found, None)) is None:
-        screen.print(["no entries match"])
-        return
-    rows = (make_history_row(*each) for each in chain((first,), found))
-    layouts = choose_history_layouts(is_wide=screen.width >= MIN_WIDE_COLUMNS)
-    screen.print_table(HISTORY_COLUMNS, rows, layouts=layouts)

@@ -18,18 +18,20 @@ from payproc.cli.options import (
     Quiet,
     check_text,
     format_examples,
+    make_number_parser,
     refuse_option,
 )
 from payproc.cli.render import format_count, to_json
 from payproc.cli.summary import NEWEST_FIRST, describe_next_steps, is_probably_newest_first, print_summary
 from payproc.errors import CannotFinish, PayprocError, WrongUsage
+from payproc.ingest.sources import FROM_STDIN, check_sources
 from payproc.logic import Outcome
 from payproc.signals import interrupt
 
-if TYPE_CHECKING:  # as in `ingest`
+if TYPE_CHECKING:
     from payproc.cli.problems import LineProblems
     from payproc.db.connection import Database
-    from payproc.ingest.run import Summary
+    from payproc.ingest.run import IngestSummary
 
 EXAMPLES = format_examples(
     "payproc ingest day.jsonl",
@@ -40,14 +42,10 @@ EXAMPLES = format_examples(
 MAX_WORKERS = 64
 """Largest --workers. More connections than the server has cores hurt; far more are a typo."""
 
-FROM_STDIN = "payproc ingest -"
-"""Command that reads the output of a tool."""
-
 NOT_JSON_LINES = (
     'no line is an object, expected lines such as {"event_id": "evt_1", "payment_id": "pay_1", "type": "capture"}'
 )
 """Printed once if no line is a JSON object, and none has a command that mends it."""
-
 
 _OUTCOME_VERBS = {
     Outcome.APPLY: "applied",
@@ -68,7 +66,7 @@ def ingest(
         typer.Option(metavar="FILE", help="Write the result of each line as a JSON object; - for stdout."),
     ] = None,
     malformed: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write malformed lines unchanged, to fix and ingest again.")
+        str | None, typer.Option(metavar="FILE", help="Write malformed lines unchanged, to mend and ingest again.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the same report and write nothing.")] = False,
     fail_on: Annotated[
@@ -84,7 +82,11 @@ def ingest(
     ] = None,
     workers: Annotated[
         int,
-        typer.Option(metavar="N", min=1, max=MAX_WORKERS, help="Database connections; payments are split among them."),
+        typer.Option(
+            metavar="N",
+            parser=make_number_parser(most=MAX_WORKERS),
+            help=f"Database connections, 1 to {MAX_WORKERS}; payments are split among them.",
+        ),
     ] = 2,
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,
@@ -95,26 +97,23 @@ def ingest(
     duplicates.
     """
     with exit_on_errors():
-        from payproc.db import location  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
+        from payproc.db import location  # late
 
         names = _choose_inputs(files)
         for option, name in (("--decisions", decisions), ("--malformed", malformed)):
             refuse_option(context, option, name)
         label = None if label is None else check_text(context, "--label", label)
-        report = Report(output_format, dry_run, quiet, "-" in (decisions, malformed), malformed is not None)
+        report = IngestReport(output_format, dry_run, quiet, "-" in (decisions, malformed), malformed is not None)
         with (
             open_outputs(names, decisions, malformed) as outputs,
             location.open_database(database_url, make_notifier(quiet), interruptible=False) as database,
         ):
-            is_progress_shown = not quiet and sys.stderr.isatty() and decisions != "-"
-            summary = _run(database, names, workers, label, outputs, report, is_progress_shown)
+            summary = _run(database, names, workers, label, outputs, report)
         code = _choose_exit_code(summary, interrupt.take(), fail_on or [])
     raise typer.Exit(code)
 
 
 def _choose_inputs(files: list[str] | None) -> list[str]:
-    from payproc.ingest.sources import check_sources  # as in `ingest`
-
     if not files and sys.stdin.isatty():
         raise WrongUsage("nothing to ingest: name a file, or pipe events in (- reads the terminal)")
     names = files or ["-"]
@@ -122,7 +121,7 @@ def _choose_inputs(files: list[str] | None) -> list[str]:
     return names
 
 
-class Report(NamedTuple):
+class IngestReport(NamedTuple):
     """The options that decide which parts of the result are printed, and where."""
 
     output_format: Format
@@ -133,12 +132,13 @@ class Report(NamedTuple):
     keeps_malformed: bool
     """--malformed keeps the lines that are only counted here."""
 
-    def print(self, summary: "Summary", problems: "LineProblems", database: "Database", *, is_whole: bool) -> None:
+    def print(
+        self, summary: "IngestSummary", problems: "LineProblems", database: "Database", *, is_whole: bool
+    ) -> None:
         """Print everything that follows the last line of the input."""
         problems.close("malformed line", "" if self.keeps_malformed else "; --malformed FILE keeps them all")
         if is_whole and problems.are_all_unknown and not (summary.events or self.quiet):
             print_message(NOT_JSON_LINES)
-        summary.database = database.where
         if self.output_format is not Format.TABLE:
             typer.echo(to_json(summary, self.output_format), err=self.is_stdout_taken)
         elif not self.quiet:
@@ -148,16 +148,13 @@ class Report(NamedTuple):
         if is_probably_newest_first(summary):
             print_message(NEWEST_FIRST)
         if not self.dry_run:
+            from payproc.review import count_open  # late
+
             waiting = 0
             with contextlib.suppress(CannotFinish):  # best effort: the summary is already printed
-                waiting = self._count_open(database)
+                waiting = count_open(database)
             for line in describe_next_steps(summary, waiting):
                 typer.echo(line, err=self.is_stdout_taken or self.output_format is not Format.TABLE)
-
-    def _count_open(self, database: "Database") -> int:
-        from payproc.review import count_open  # as in `ingest`
-
-        return count_open(database)
 
 
 def _run(
@@ -166,11 +163,10 @@ def _run(
     workers: int,
     label: str | None,
     outputs: OutputFiles,
-    report: Report,
-    is_progress_shown: bool,
-) -> "Summary":
+    report: IngestReport,
+) -> "IngestSummary":
     """Ingest the inputs, print the report even after an error or a signal; return the summary."""
-    from payproc.cli.problems import LineProblems  # as in `ingest`
+    from payproc.cli.problems import LineProblems  # late
     from payproc.db import schema
     from payproc.ingest.run import Ingest, Options
 
@@ -179,6 +175,7 @@ def _run(
     # The first connection prints a note, so it comes before the progress bar.
     has_schema = not report.dry_run or schema.has_schema(database)
     problems = LineProblems(FROM_STDIN)
+    has_bar = not report.quiet and sys.stderr.isatty() and outputs.decisions is not sys.stdout.buffer
     with interrupt.noted() as stop, contextlib.ExitStack() as bar:
         ingesting = Ingest(
             database if has_schema else None,
@@ -186,8 +183,9 @@ def _run(
             Options(workers, report.dry_run, *outputs, label),
             on_open=outputs.empty,
             on_malformed=problems.add_line,
-            on_progress=bar.enter_context(show_progress(_count_bytes(names), "bytes", is_progress_shown)),
+            on_progress=bar.enter_context(show_progress(_count_bytes(names), has_bar, is_bytes=True)),
         )
+        ingesting.summary.database = database.where
         try:
             stop.check()
             ingesting.run(stop)
@@ -211,7 +209,7 @@ def _count_bytes(names: Sequence[str]) -> int | None:
     return sum(Path(name).stat().st_size for name in names)
 
 
-def _choose_exit_code(summary: "Summary", stopped_by: int | None, fail_on: Sequence[Outcome]) -> int:
+def _choose_exit_code(summary: "IngestSummary", stopped_by: int | None, fail_on: Sequence[Outcome]) -> int:
     """Return the exit code, and print the reason for one that is not 0."""
     if stopped_by is not None:
         print_message("interrupted; reported events are recorded, and a rerun is safe")
@@ -221,8 +219,6 @@ def _choose_exit_code(summary: "Summary", stopped_by: int | None, fail_on: Seque
         counts[Outcome.REJECT] -= summary.known_conflicts  # a replay of a clean day stays clean
     found = [outcome for outcome, count in counts.items() if count]
     for outcome in found:
-        verb = "was" if counts[outcome] == 1 else "were"
-        print_message(
-            f"--fail-on {outcome.value}: {format_count(counts[outcome], 'event')} {verb} {_OUTCOME_VERBS[outcome]}"
-        )
+        count = format_count(counts[outcome], "event was", "events were")
+        print_message(f"--fail-on {outcome.value}: {count} {_OUTCOME_VERBS[outcome]}")
     return DONE_WITH_FINDINGS if found or summary.malformed else 0

@@ -37,7 +37,7 @@ def init(
     embedded database.
     """
     with exit_on_errors():
-        from payproc.db import location, schema  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
+        from payproc.db import location, schema  # late
         from payproc.db.views import grant_views, list_grants
 
         if reader is not None:

@@ -30,7 +30,7 @@ _INNER: dict[str, Sequence[str]] = {
     "outcomes": [outcome.value for outcome in Outcome],
     "recorded": ["payment_id", "type"],
 }
-"""The fields of fields that get columns of their own."""
+"""Fields that are split into a column for each of their own fields."""
 
 _decode = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 

@@ -47,7 +47,6 @@ atexit.register(gc.freeze)
 app = typer.Typer(
     name="payproc",
     help="Process payment events from JSON Lines: apply the safe, refuse the impossible, leave the rest to a person.",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -4,6 +4,8 @@ Belongs here: an option or a check that two or more commands use. Every other op
 of its command.
 """
 
+import contextlib
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 from typing import Annotated, Any
@@ -11,10 +13,11 @@ from typing import Annotated, Any
 import typer
 
 from payproc.errors import WrongUsage
+from payproc.escape import MAX_TEXT_CHARACTERS
 from payproc.moments import parse_age, parse_moment
 
-MAX_LIMIT = 1_000_000_000
-"""Largest --limit: beyond any queue, and within the range of PostgreSQL's LIMIT."""
+MAX_NUMBER = 1_000_000_000
+"""Largest number of most options: beyond any queue, and within the range of PostgreSQL's LIMIT."""
 
 
 class Format(str, Enum):
@@ -53,6 +56,18 @@ ListingFormatOption = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only errors and requested output.")]
 
 
+def make_number_parser(least: int = 1, most: int = MAX_NUMBER) -> Callable[[str], int]:
+    """Return the parser of a whole number. Typer's would print `[1<=x<=1000000000]` in the help."""
+
+    def parse_number(text: str) -> int:
+        with contextlib.suppress(ValueError):
+            if least <= (number := int(text)) <= most:
+                return number
+        raise typer.BadParameter(f"expected a whole number from {least:,} to {most:,}")
+
+    return parse_number
+
+
 def parse_age_option(text: str) -> timedelta:
     """Return an age. Raise BadParameter for another text."""
     try:
@@ -75,19 +90,21 @@ def format_examples(*commands: str) -> str:
 
 
 def list_option_names(command: Any) -> list[str]:
-    """Return all options of a command, also the short ones."""
+    """Return all options of a command, also the short ones and those that begin with --no-."""
     options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
-    return [*(name for option in options for name in option.opts), "--help", "-h"]
+    return [*(name for option in options for name in (*option.opts, *option.secondary_opts)), "--help", "-h"]
 
 
 def check_text(context: typer.Context, name: str, value: str) -> str:
     """Return a text without the blanks around it.
 
-    Raises WrongUsage if it is empty, an option or not UTF-8.
+    Raises WrongUsage if it is empty, too long, an option or not UTF-8.
     """
     refuse_option(context, name, value)
     if not value.strip():
         raise WrongUsage(f"{name}: empty, expected some text")
+    if len(value) > MAX_TEXT_CHARACTERS:
+        raise WrongUsage(f"{name}: {len(value):,} characters, expected at most {MAX_TEXT_CHARACTERS:,}")
     refuse_undecodable(name, value)
     return value.strip()
 

@@ -1,18 +1,16 @@
 """`payproc payments`: payments by state and age."""
 
 import sys
-from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
-from itertools import chain
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from payproc.cli.console import Screen, make_notifier, open_screen, report_progress, show_progress
+from payproc.cli.console import is_bar_useful, open_screen, report_progress, show_progress
+from payproc.cli.database import open_database
 from payproc.cli.exits import exit_on_errors
-from payproc.cli.files import identify_file
+from payproc.cli.filters import LimitFilter
 from payproc.cli.options import (
-    MAX_LIMIT,
     DatabaseUrl,
     ListingFormat,
     ListingFormatOption,
@@ -25,11 +23,11 @@ from payproc.cli.table import Column, Row, Styled
 from payproc.escape import cell_text
 from payproc.logic import State
 
-if TYPE_CHECKING:  # as in `payments`
+if TYPE_CHECKING:
     from payproc.listing import ListedPayment
 
 EXAMPLES = format_examples(
-    "payproc payments --state authorized --older-than 0d", "payproc payments --waiting --limit 20"
+    "payproc payments --state authorized --older-than 7d", "payproc payments --waiting --limit 20"
 )
 
 _COLUMNS = (
@@ -53,7 +51,7 @@ def payments(
         typer.Option(metavar="AGE", parser=parse_age_option, help="Only those longer in their state: 7d, 12h, 30m."),
     ] = None,
     waiting: Annotated[bool, typer.Option("--waiting", help="Only payments with pending reviews.")] = False,
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, max=MAX_LIMIT, help="Only the N oldest.")] = None,
+    limit: LimitFilter = None,
     output_format: ListingFormatOption = ListingFormat.TABLE,
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,
@@ -63,33 +61,24 @@ def payments(
     As JSON, one object a line; as CSV, the same fields.
     """
     with exit_on_errors():
-        from payproc import listing  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
+        from payproc import listing  # late
         from payproc.cli.listings import print_listing
-        from payproc.db import location, schema
 
         now = datetime.now(timezone.utc)
         picked = listing.PaymentFilter(state, None if older_than is None else now - older_than, waiting)
         screen = open_screen()  # before the bar, which takes the place of stdout
-        # A table on a terminal, or in a pager, is its own progress.
-        is_progress_shown = not quiet and sys.stderr.isatty() and identify_file(sys.stdout.fileno()) is not None
-        with location.open_database(database_url, make_notifier(quiet)) as database:
-            schema.require_schema(database)
-            has_total = is_progress_shown and not waiting
-            total = listing.count_payments(database, picked, limit) if has_total else None
-            with show_progress(total, "payments", is_progress_shown) as on_progress:
-                found = report_progress(listing.list_payments(database, picked, limit), on_progress)
+        has_bar = is_bar_useful(quiet=quiet)
+        is_wait_noted = not quiet and sys.stderr.isatty()
+        with open_database(database_url, quiet=quiet) as database:
+            total = listing.count_payments(database, picked, limit) if has_bar and not waiting else None
+            with show_progress(total, has_bar) as on_progress:
+                found = listing.list_payments(database, picked, limit)
+                found = report_progress(found, on_progress, is_wait_noted=is_wait_noted)
                 if output_format is not ListingFormat.TABLE:
                     print_listing(map(to_json_line, found), [listing.ListedPayment], output_format)
                 else:
-                    _print_payments(screen, found, now)
-
-
-def _print_payments(screen: Screen, found: "Iterator[ListedPayment]", now: datetime) -> None:
-    if (first := next(found, None)) is None:
-        screen.print(["no payments match"])
-        return
-    rows = (_make_row(payment, now) for payment in chain((first,), found))
-    screen.print_table(_COLUMNS, rows, layouts=_LAYOUTS)
+                    rows = (_make_row(payment, now) for payment in found)
+                    screen.print_table(_COLUMNS, rows, layouts=_LAYOUTS, empty="no payments match")
 
 
 def _make_row(payment: "ListedPayment", now: datetime) -> Row:

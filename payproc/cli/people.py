@@ -34,7 +34,7 @@ def check_note(context: typer.Context, note: str) -> str:
 
 def check_author(context: typer.Context, by: str | None) -> str:
     """Return the value of --by, or the login name. Raises WrongUsage for a bad one."""
-    return check_text(context, "--by", _login_name() if by is None else by)
+    return check_text(context, "--by", _find_login_name() if by is None else by)
 
 
 def require_consent(*, yes: bool, advice: str = "and --expect STATE") -> None:
@@ -62,7 +62,7 @@ def print_recorded(effect: str) -> None:
         raise CannotFinish(f"{problem}; the decision is recorded") from None
 
 
-def _login_name() -> str:
+def _find_login_name() -> str:
     """Return the name of this process's user, which the environment cannot change.
 
     Raises WrongUsage if the user has none, as in a container with a uid of its own.

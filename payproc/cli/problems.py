@@ -5,9 +5,9 @@ each of its lines malformed. Their message comes at the end of the file, with th
 is flat, because only the first such line is kept.
 """
 
-from payproc.cli.console import MAX_PROBLEMS_SHOWN, ProblemLog
+from payproc.cli.console import ProblemLog
 from payproc.explain import ELEMENT, EXPECTED_LINE, NONE, PIECE, VALUE, Malformed
-from payproc.ingest.sources import as_argument
+from payproc.ingest.sources import format_argument
 from payproc.mends import choose_mend, is_array
 
 
@@ -57,7 +57,7 @@ class LineProblems(ProblemLog):
         super().__init__()
         self._command = command
         self._value: _Value | None = None
-        self._mends_told: set[tuple[str, str]] = set()
+        self._mends_shown: set[tuple[str, str]] = set()
         self._unknown = 0
 
     def add_line(self, source: str, line: int, reason: Malformed) -> None:
@@ -71,7 +71,7 @@ class LineProblems(ProblemLog):
         if reason.part is PIECE:
             self._value = _Value(source, line, reason)
         else:
-            self._tell_line(source, line, reason)
+            self._print_line(source, line, reason)
 
     def add(self, problem: str) -> None:
         """Count a problem that is none of a line's form."""
@@ -86,7 +86,7 @@ class LineProblems(ProblemLog):
 
     @property
     def are_all_unknown(self) -> bool:
-        """Tell whether there are problems, and each is a line without an object or a command."""
+        """Return whether there are problems, and each is a line without an object or a command."""
         return 0 < self.count == self._unknown
 
     def _close_value(self) -> None:
@@ -94,19 +94,20 @@ class LineProblems(ProblemLog):
         if value is None:
             return
         if value.count == 1:
-            self._tell_line(value.source, value.first, value.reason._replace(mend=""))
-        elif self._messages < MAX_PROBLEMS_SHOWN:
+            self._print_line(value.source, value.first, value.reason._replace(mend=""))
+        else:
             error = f"JSON that goes over several lines ({value.count:,} malformed lines), expected {EXPECTED_LINE}"
-            self._tell_mend(value.source, value.first, error, value.mend, value.count)
+            self._print_mend(value.source, value.first, error, value.mend, value.count)
 
-    def _tell_line(self, source: str, line: int, reason: Malformed) -> None:
+    def _print_line(self, source: str, line: int, reason: Malformed) -> None:
         self._unknown += not reason.mend and reason.error.endswith(EXPECTED_LINE)
-        if self._messages < MAX_PROBLEMS_SHOWN:
-            self._tell_mend(source, line, reason.error, reason.mend, 1)
+        self._print_mend(source, line, reason.error, reason.mend, 1)
 
-    def _tell_mend(self, source: str, line: int, error: str, mend: str, problems: int) -> None:
+    def _print_mend(self, source: str, line: int, error: str, mend: str, problems: int) -> None:
+        if self.is_full:  # before another command is remembered
+            return
         fix = ""
-        if mend and (source, mend) not in self._mends_told:
-            self._mends_told.add((source, mend))
-            fix = f"; use: {mend.replace('FILE', as_argument(source))} | {self._command}"
-        self._tell(f"{source}:{line}: {error}{fix}", problems)
+        if mend and (source, mend) not in self._mends_shown:
+            self._mends_shown.add((source, mend))
+            fix = f"; use: {mend.replace('FILE', format_argument(source))} | {self._command}"
+        self._print(f"{source}:{line}: {error}{fix}", problems)

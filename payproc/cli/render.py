@@ -13,13 +13,10 @@ from payproc.cli.table import Styled
 from payproc.escape import printable_json, unambiguous
 from payproc.logic import Outcome, Reason, Resolution
 
-if TYPE_CHECKING:  # these import psycopg2
+if TYPE_CHECKING:
     from payproc.history import ConflictEntry
     from payproc.payments import Conflict, EventEntry, Redelivery
     from payproc.review import Review
-
-MIN_WIDE_COLUMNS = 110
-"""Screen width from which a row takes one line instead of two, if its ids stay whole."""
 
 _OUTCOME_STYLES = {
     Outcome.APPLY: "green",
@@ -50,7 +47,7 @@ MEANING = {
 
 def to_json(value: Any, output_format: Format) -> str:
     """Return one JSON document, indented unless the format is JSONL."""
-    import msgspec  # 6 ms of CPU, a tenth of --help
+    import msgspec  # late
 
     if output_format is Format.JSONL:
         return to_json_line(value)
@@ -59,7 +56,7 @@ def to_json(value: Any, output_format: Format) -> str:
 
 def to_json_line(value: Any) -> str:
     """Return one JSON document on one line."""
-    import msgspec  # as above
+    import msgspec  # late
 
     return printable_json(msgspec.json.encode(value).decode())
 
@@ -82,6 +79,12 @@ def format_origin(entry: "EventEntry | Conflict | ConflictEntry | Redelivery | R
 def format_count(number: int, one: str, many: str | None = None) -> str:
     """Return a number with its noun, as in `1 entry` and `2 entries`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def describe_rejected(count: int, run_id: int | None) -> str:
+    """Return the number of events that a run rejected, with the command that lists them."""
+    rejected = format_count(count, "event was", "events were")
+    return f"{rejected} rejected; run payproc history --run {run_id} --outcome REJECT"
 
 
 def format_age(age: timedelta) -> str:

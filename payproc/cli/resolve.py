@@ -3,13 +3,13 @@
 Belongs here: the options, and a decision about one event. Many at once are in bulk.py.
 """
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from payproc.cli.console import confirm, make_notifier, print_message
+from payproc.cli.console import confirm
+from payproc.cli.database import open_database
 from payproc.cli.exits import exit_on_errors
 from payproc.cli.files import open_outputs
 from payproc.cli.filters import (
@@ -47,7 +47,7 @@ from payproc.errors import CannotFinish, WrongUsage
 from payproc.escape import printable_json, unambiguous
 from payproc.logic import Resolution, State
 
-if TYPE_CHECKING:  # as in `resolve`
+if TYPE_CHECKING:
     from payproc.db.connection import Database
     from payproc.review import Review, ReviewDecision
 
@@ -82,7 +82,8 @@ def resolve(
     limit: LimitFilter = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --all: print the counts and write nothing.")] = False,
     decisions: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write each result as a JSON object; - for stdout.")
+        str | None,
+        typer.Option(metavar="FILE", help="With --all or --from: write each result as JSON; - for stdout."),
     ] = None,
     output_format: FormatOption = Format.TABLE,
     yes: Yes = False,
@@ -91,11 +92,11 @@ def resolve(
 ) -> None:
     """Record decisions of a person about events that need review.
 
-    One event, all that filters pick, or those of a file. On a terminal it shows the effect and
-    asks. Exits with 3 if --all or --from could not record every decision.
+    One event, all that filters pick, or those of a file. On a terminal the first two show the
+    effect and ask. Exits with 3 if --all or --from could not record every decision.
     """
     with exit_on_errors():
-        from payproc.cli import bulk  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
+        from payproc.cli import bulk  # late
         from payproc.orders import Defaults
         from payproc.review import ReviewDecision
 
@@ -106,33 +107,21 @@ def resolve(
         filters = make_filter(context, reason, event_type, payment, run, state, legal_now)
         if file is None:
             require_consent(yes=yes or dry_run, advice="or --dry-run" if every else "and --expect STATE")
-        report = bulk.Report(output_format, decisions, dry_run, quiet)
+        report = bulk.BulkReport(output_format, decisions, dry_run, quiet)
         code = 0
         with (
             open_outputs([] if file is None else [file], decisions, None) as outputs,
-            _open_database(database_url, quiet=quiet, is_read_only=dry_run) as database,
+            open_database(database_url, quiet=quiet, is_written=not dry_run) as database,
         ):
             if file is not None:
                 code = bulk.resolve_file(database, file, Defaults(resolution, note, by, expect), report, outputs)
-            elif resolution is not None and note is not None:
+            elif resolution is not None and note is not None:  # both are, after _check_usage
                 decision = ReviewDecision(resolution, note, by, expect)
                 if event_id is not None:
                     _resolve_one(database, event_id, decision, yes=yes)
                 else:
                     code = bulk.resolve_all(database, filters, limit, decision, report, outputs, yes=yes)
     raise typer.Exit(code)
-
-
-@contextlib.contextmanager
-def _open_database(url: str | None, *, quiet: bool, is_read_only: bool) -> Iterator["Database"]:
-    from payproc.db import location, schema  # as in `resolve`
-
-    with location.open_database(url, make_notifier(quiet)) as database:
-        if is_read_only:
-            schema.require_schema(database)
-        else:
-            schema.prepare_schema(database, print_message, create=False)
-        yield database
 
 
 _OF_ALL = ("reason", "event_type", "state", "payment", "run", "legal_now", "limit", "dry_run")
@@ -154,7 +143,7 @@ def _check_usage(context: typer.Context) -> None:
         refuse_undecodable("EVENT_ID", event_id)
     refuse_option(context, "--decisions", given.get("decisions"))
     if file is not None:
-        from payproc.cli.bulk import check_file  # as in `resolve`
+        from payproc.cli.bulk import check_file  # late
 
         check_file(context, file)
 
@@ -182,7 +171,7 @@ def _check_inputs(context: typer.Context, given: Mapping[str, Any]) -> None:
 
 def _resolve_one(database: "Database", event_id: str, decision: "ReviewDecision", *, yes: bool) -> None:
     """Record a decision about one event, and print its effect."""
-    from payproc.review import resolve_review  # as in `resolve`
+    from payproc.review import resolve_review  # late
 
     def approve(found: "Review", _: State) -> bool:
         return yes or _ask(found, decision)

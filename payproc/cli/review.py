@@ -1,14 +1,13 @@
 """`payproc review`: the queue of events that need a person's decision."""
 
 from collections import Counter
-from collections.abc import Iterable
 from datetime import datetime, timezone
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import typer
 
-from payproc.cli.console import Screen, make_notifier, open_screen
+from payproc.cli.console import open_screen
+from payproc.cli.database import open_database
 from payproc.cli.exits import exit_on_errors
 from payproc.cli.filters import (
     LegalFilter,
@@ -22,12 +21,13 @@ from payproc.cli.filters import (
     make_filter,
 )
 from payproc.cli.options import DatabaseUrl, ListingFormat, ListingFormatOption, Quiet, format_examples
-from payproc.cli.render import MEANING, MIN_WIDE_COLUMNS, format_age, format_origin, to_json_line
+from payproc.cli.render import MEANING, format_age, format_count, format_origin, to_json_line
 from payproc.cli.table import Column, Row, Styled
+from payproc.cli.wrap import join_parts
 from payproc.escape import cell_text
 from payproc.logic import Reason
 
-if TYPE_CHECKING:  # as in `review`
+if TYPE_CHECKING:
     from payproc.review import Review
     from payproc.review_queue import QueueCounts
 
@@ -46,9 +46,10 @@ _COLUMNS = (
 _LAYOUTS = (
     [[0], [1], [2], [3], [4], [5], [6]],
     [[0, 1], [3, 2], [4], [5, 6]],
+    [[0, 1], [3, 2], [4, 6], [5]],
     [[0, 1], [3, 2, 5], [4, 6]],
+    [[0, 1, 6], [3, 2, 5], [4]],
 )
-"""The widest first; that of a row a line is for wide screens."""
 
 LEGAL_MARK = "; legal now"
 """Mark of an event that the table would apply to the payment's state now."""
@@ -69,49 +70,38 @@ def review(
 ) -> None:
     """List the events that need review, the oldest first.
 
-    The last line counts all that the filters pick, also beyond --limit. As JSON, one object a line;
-    as CSV, the same fields.
+    It ends with the counts of all that the filters pick, also beyond --limit. As JSON, one object a
+    line; as CSV, the same fields.
     """
     with exit_on_errors():
-        from payproc.cli.listings import print_listing  # msgspec takes 6 ms of CPU, which --help need not pay
-        from payproc.db import location, schema  # psycopg2, 20 ms
+        from payproc.cli.listings import print_listing  # late
         from payproc.review import Review
         from payproc.review_queue import QueueCounts, open_reviews
 
         filters = make_filter(context, reason, event_type, payment, run, state, legal_now)
-        with location.open_database(database_url, make_notifier(quiet)) as database:
-            schema.require_schema(database)
+        with open_database(database_url, quiet=quiet) as database:
             if output_format is not ListingFormat.TABLE:
                 print_listing(map(to_json_line, open_reviews(database, filters, limit)), [Review], output_format)
                 return
             counts = QueueCounts(Counter(), Counter())
-            reviews = open_reviews(database, filters, limit, counts)
-            if _print_queue(open_screen(), reviews, datetime.now(timezone.utc)):
-                typer.echo(_describe_counts(counts))
-            else:
-                typer.echo(describe_no_reviews(filters))
+            screen, now = open_screen(), datetime.now(timezone.utc)
+            rows = (_make_row(each, now) for each in open_reviews(database, filters, limit, counts))
+            layouts = screen.choose_layouts(_LAYOUTS)
+            screen.print_table(_COLUMNS, rows, layouts=layouts, empty=describe_no_reviews(filters))
+            if counts.waiting:
+                screen.print(join_parts(_describe_counts(counts), ", ", screen.width))
 
 
-def _describe_counts(counts: "QueueCounts") -> str:
-    """Return the closing line, as in `2 events need review: repeated_refund 2 (1 legal now)`."""
-    total = sum(counts.waiting.values())
+def _describe_counts(counts: "QueueCounts") -> list[str]:
+    """Return the counts, as in `2 events need review: repeated_refund 2 (1 legal now)`."""
+    total = format_count(sum(counts.waiting.values()), "event needs", "events need")
     parts = []
     for reason in Reason:
         if count := counts.waiting[reason]:
             legal = counts.legal[reason]
             parts.append(f"{reason.value} {count:,}" + (f" ({legal:,} legal now)" if legal else ""))
-    return f"{total:,} {'event needs' if total == 1 else 'events need'} review: {', '.join(parts)}"
-
-
-def _print_queue(screen: Screen, reviews: "Iterable[Review]", now: datetime) -> bool:
-    """Print the queue; return whether it has any review."""
-    iterator = iter(reviews)
-    if (first := next(iterator, None)) is None:
-        return False
-    rows = (_make_row(each, now) for each in chain((first,), iterator))
-    layouts = _LAYOUTS if screen.width >= MIN_WIDE_COLUMNS else _LAYOUTS[1:]
-    screen.print_table(_COLUMNS, rows, layouts=layouts)
-    return True
+    parts[0] = f"{total} review: {parts[0]}"
+    return parts
 
 
 def _make_row(review: "Review", now: datetime) -> Row:

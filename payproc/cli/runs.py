@@ -4,15 +4,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from payproc.cli.console import make_notifier, open_screen
+from payproc.cli.console import open_screen
+from payproc.cli.database import open_database
 from payproc.cli.exits import exit_on_errors
-from payproc.cli.options import MAX_LIMIT, DatabaseUrl, ListingFormat, ListingFormatOption, Quiet, format_examples
+from payproc.cli.options import (
+    DatabaseUrl,
+    ListingFormat,
+    ListingFormatOption,
+    Quiet,
+    format_examples,
+    make_number_parser,
+)
 from payproc.cli.place import Place
 from payproc.cli.render import format_time, to_json_line
 from payproc.cli.table import Cell, Column, Line, Row, Styled
-from payproc.escape import unambiguous
+from payproc.escape import shorten, unambiguous
 
-if TYPE_CHECKING:  # as in `runs`
+if TYPE_CHECKING:
     from payproc.runs import Run
 
 EXAMPLES = format_examples("payproc runs --limit 5")
@@ -31,7 +39,7 @@ _COLUMNS = (
 
 def runs(
     output_format: ListingFormatOption = ListingFormat.TABLE,
-    limit: Annotated[int, typer.Option(metavar="N", min=1, max=MAX_LIMIT, help="Only the N newest.")] = 20,
+    limit: Annotated[int, typer.Option(metavar="N", parser=make_number_parser(), help="Only the N newest.")] = 20,
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,
 ) -> None:
@@ -41,17 +49,15 @@ def runs(
     line; as CSV, the same fields.
     """
     with exit_on_errors():
-        from payproc.cli.listings import print_listing  # msgspec takes 6 ms of CPU, which --help need not pay
-        from payproc.db import location, schema  # psycopg2, 20 ms
+        from payproc.cli.listings import print_listing  # late
         from payproc.runs import Run, list_runs
 
-        with location.open_database(database_url, make_notifier(quiet)) as database:
-            schema.require_schema(database)
+        with open_database(database_url, quiet=quiet) as database:
             found = list_runs(database, limit)
             if output_format is not ListingFormat.TABLE:
                 print_listing(map(to_json_line, found), [Run], output_format)
             else:
-                open_screen().print_table(_COLUMNS, map(_make_row, found))
+                open_screen().print_table(_COLUMNS, map(_make_row, found), empty="no runs")
 
 
 def _make_row(run: "Run") -> Row:
@@ -63,6 +69,6 @@ def _make_row(run: "Run") -> Row:
     if (more := len(run.source) - MAX_SOURCES_SHOWN) > 0:
         sources.append(f"… and {more:,} more")
     if run.label:
-        sources.insert(0, Styled(f"label: {unambiguous(run.label)}", "bold"))
+        sources.insert(0, Styled(f"label: {unambiguous(shorten(run.label))}", "bold"))
     times: Cell = [format_time(run.started_at), f"{lasted}, {state}"]
     return str(run.run_id), times, [f"{run.events:,}", f"{run.malformed:,}"], outcomes or "none", sources

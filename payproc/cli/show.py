@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from payproc.cli.console import Screen, make_notifier, open_screen
-from payproc.cli.entries import SHOW_COLUMNS, choose_show_layouts, make_show_row
+from payproc.cli.console import Screen, open_screen
+from payproc.cli.database import open_database
+from payproc.cli.entries import SHOW_COLUMNS, SHOW_LAYOUTS, make_show_row
 from payproc.cli.exits import exit_on_errors
 from payproc.cli.options import DatabaseUrl, Format, FormatOption, Quiet, format_examples, refuse_undecodable
-from payproc.cli.render import MIN_WIDE_COLUMNS, format_count, format_origin, format_time, to_json
+from payproc.cli.render import format_count, format_origin, format_time, to_json
 from payproc.cli.table import SAMPLE_ROWS, Column, Styled
+from payproc.cli.wrap import join_parts
 from payproc.errors import CannotFinish
 from payproc.escape import cell_text, unambiguous
 
-if TYPE_CHECKING:  # as in `show`
+if TYPE_CHECKING:
     from payproc.payments import Conflict, HistoryEntry, Payment, Redelivery
 
 EXAMPLES = format_examples("payproc show pay_coat")
@@ -33,14 +35,12 @@ def show(
     quiet: Quiet = False,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Show one payment: its state, its whole history, conflicts, and redeliveries."""
+    """Show one payment: state, history, reviews, conflicts."""
     with exit_on_errors():
-        from payproc import payments  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
-        from payproc.db import location, schema
+        from payproc import payments  # late
 
         refuse_undecodable("PAYMENT_ID", payment_id)
-        with location.open_database(database_url, make_notifier(quiet)) as database:
-            schema.require_schema(database)
+        with open_database(database_url, quiet=quiet) as database:
             with database.snapshot() as connection, connection.cursor() as cursor:
                 payment = payments.load_payment(database, cursor, payment_id)
                 its_event = None if payment else payments.find_payment_id(database, cursor, payment_id)
@@ -63,8 +63,9 @@ def _print_payment(screen: Screen, payment: "Payment") -> None:
     if payment.history:
         _print_history(screen, payment.history)
     if payment.open_reviews:
-        waiting = ", ".join(unambiguous(entry.event_id) for entry in payment.open_reviews)
-        screen.print([screen.paint(Styled(f"pending reviews: {waiting}", "yellow"))])
+        first, *others = (unambiguous(entry.event_id) for entry in payment.open_reviews)
+        lines = join_parts([f"pending reviews: {first}", *others], ", ", screen.width)
+        screen.print(screen.paint(Styled(line, "yellow")) for line in lines)
     screen.print(_describe_dead_ends(screen, payment))
     if payment.conflicts:
         screen.print(["", "conflicts: other events under an event_id that was already used", ""])
@@ -78,8 +79,8 @@ def _describe_dead_ends(screen: Screen, payment: "Payment") -> list[str]:
     """Return the number of rejected events, and the command to correct the payment."""
     lines = []
     if payment.rejected:
-        were = "event was" if len(payment.rejected) == 1 else "events were"
-        lines.append(screen.paint(Styled(f"{len(payment.rejected):,} {were} rejected", "red")))
+        count = format_count(len(payment.rejected), "event was", "events were")
+        lines.append(screen.paint(Styled(f"{count} rejected", "red")))
     if payment.is_correctable:
         lines.append(f"if the state is wrong: payproc correct {_quote(payment.payment_id)} --to STATE --note TEXT")
     return lines
@@ -95,9 +96,12 @@ def _print_history(screen: Screen, history: "Sequence[HistoryEntry]") -> None:
     """Print a row for each entry."""
     # Positions and line numbers grow towards the end.
     measured = [*history[:SAMPLE_ROWS], *history[SAMPLE_ROWS:][-SAMPLE_ROWS:]]
-    layouts = choose_show_layouts(is_wide=screen.width >= MIN_WIDE_COLUMNS)
-    rows = map(make_show_row, history)
-    screen.print_table(SHOW_COLUMNS, rows, measured=map(make_show_row, measured), layouts=layouts)
+    screen.print_table(
+        SHOW_COLUMNS,
+        map(make_show_row, history),
+        measured=map(make_show_row, measured),
+        layouts=screen.choose_layouts(SHOW_LAYOUTS),
+    )
 
 
 def _print_conflicts(screen: Screen, conflicts: "Iterable[Conflict]") -> None:

@@ -6,22 +6,31 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from payproc.cli.console import make_notifier, open_screen, print_message
+from payproc.cli.console import open_screen, print_message
+from payproc.cli.database import open_database
 from payproc.cli.exits import DONE_WITH_FINDINGS, exit_on_errors
-from payproc.cli.options import MAX_LIMIT, DatabaseUrl, Format, FormatOption, Quiet, format_examples, parse_age_option
-from payproc.cli.render import MEANING, format_age, format_count, format_time, to_json
-from payproc.escape import unambiguous
+from payproc.cli.options import (
+    DatabaseUrl,
+    Format,
+    FormatOption,
+    Quiet,
+    format_examples,
+    make_number_parser,
+    parse_age_option,
+)
+from payproc.cli.render import MEANING, describe_rejected, format_age, format_count, format_time, to_json
+from payproc.escape import shorten, unambiguous
 
-if TYPE_CHECKING:  # as in `status`
+if TYPE_CHECKING:
     from payproc.status import Status
 
-EXAMPLES = format_examples("payproc status", "payproc status --quiet --max-waiting 1000 --max-age 52w")
+EXAMPLES = format_examples("payproc status", "payproc status --quiet --max-waiting 200 --max-age 2d")
 
 
 def status(
     max_waiting: Annotated[
         int | None,
-        typer.Option(metavar="N", min=0, max=MAX_LIMIT, help="Exit with 3 if more events need review."),
+        typer.Option(metavar="N", parser=make_number_parser(0), help="Exit with 3 if more events need review."),
     ] = None,
     max_age: Annotated[
         timedelta | None,
@@ -33,31 +42,28 @@ def status(
 ) -> None:
     """Show payments by state, pending reviews, and the last run.
 
-    Exits with 3 if a limit is passed, with a line on each on stderr.
+    Exits with 3 if a limit is exceeded; stderr has a line for each.
     """
     with exit_on_errors():
-        from payproc.db import location, schema  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
-        from payproc.status import read_status
+        from payproc.status import read_status  # late
 
-        with location.open_database(database_url, make_notifier(quiet)) as database:
-            schema.require_schema(database)
+        with open_database(database_url, quiet=quiet) as database:
             found = read_status(database)
         now = datetime.now(timezone.utc)
         if output_format is not Format.TABLE:
             typer.echo(to_json(found, output_format))
         else:
             open_screen().print(_describe(found, now))
-        passed = list(_find_passed(found, now, max_waiting, max_age))
-        for line in passed:
+        exceeded = list(_check_limits(found, now, max_waiting, max_age))
+        for line in exceeded:
             print_message(line)
-    raise typer.Exit(DONE_WITH_FINDINGS if passed else 0)
+    raise typer.Exit(DONE_WITH_FINDINGS if exceeded else 0)
 
 
-def _find_passed(found: "Status", now: datetime, max_waiting: int | None, max_age: timedelta | None) -> Iterator[str]:
-    """Yield a line on each limit that is passed."""
+def _check_limits(found: "Status", now: datetime, max_waiting: int | None, max_age: timedelta | None) -> Iterator[str]:
+    """Yield a line for each limit that is exceeded."""
     if max_waiting is not None and found.waiting.events > max_waiting:
-        verb = "needs" if found.waiting.events == 1 else "need"
-        yield f"--max-waiting {max_waiting}: {format_count(found.waiting.events, 'event')} {verb} review"
+        yield f"--max-waiting {max_waiting}: {format_count(found.waiting.events, 'event needs', 'events need')} review"
     oldest = found.oldest_waiting
     if max_age is not None and oldest is not None and now - oldest.recorded_at > max_age:
         age = format_age(now - oldest.recorded_at)
@@ -104,17 +110,15 @@ def _describe_last_run(found: "Status") -> Iterator[str]:
     if (run := found.last_run) is None:
         yield "none"
         return
-    label = f" ({unambiguous(run.label)})" if run.label else ""
+    label = f" ({unambiguous(shorten(run.label))})" if run.label else ""
     state = "finished" if run.finished_at else "not finished"
     yield f"run {run.run_id}{label}, {format_time(run.started_at)} UTC, {state}: {format_count(run.events, 'event')}"
     if run.malformed:
         yield format_count(run.malformed, "malformed line")
-    if count := found.rejected_in_last_run:
-        were = "was" if count == 1 else "were"
-        yield f"{format_count(count, 'event')} {were} rejected; payproc history --run {run.run_id} --outcome REJECT"
+    if found.rejected_in_last_run:
+        yield describe_rejected(found.rejected_in_last_run, run.run_id)
 
 
 def _describe_unfinished(found: "Status") -> str:
-    if not found.unfinished_runs:
-        return "none"
-    return f"{'run' if len(found.unfinished_runs) == 1 else 'runs'} {', '.join(map(str, found.unfinished_runs))}"
+    numbers = found.unfinished_runs
+    return f"{'run' if len(numbers) == 1 else 'runs'} {', '.join(map(str, numbers))}" if numbers else "none"

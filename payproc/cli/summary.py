@@ -7,21 +7,21 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from payproc.cli.console import open_screen
-from payproc.cli.render import format_count, style_outcome
+from payproc.cli.render import describe_rejected, format_count, style_outcome
 from payproc.cli.table import Column, Line, Row
 from payproc.logic import OUTCOME_OF, Outcome, Reason
 
-if TYPE_CHECKING:  # it imports psycopg2
-    from payproc.ingest.run import Summary
+if TYPE_CHECKING:
+    from payproc.ingest.run import IngestSummary
 
 MIN_EVENTS_FOR_ORDER = 10
-"""Events from which on a run tells the order of its input. Fewer are often one payment's."""
+"""Fewest events that show the order of the input. Fewer are often one payment's."""
 
 NEWEST_FIRST = "the input may be newest first (tac FILE | payproc ingest -; try --dry-run first)"
 """Printed after a run in which most steps came before the step that they follow."""
 
 
-def print_summary(summary: "Summary", *, is_whole: bool, stderr: bool) -> None:
+def print_summary(summary: "IngestSummary", *, is_whole: bool, stderr: bool) -> None:
     """Print the four outcomes with their reasons, and a line of totals."""
     columns = (Column("Outcome"), Column("Events", is_number=True), Column("Share", is_number=True), Column("Reasons"))
     rows: list[Row] = []
@@ -39,7 +39,7 @@ def print_summary(summary: "Summary", *, is_whole: bool, stderr: bool) -> None:
     screen.print([_describe_totals(summary, is_whole)])
 
 
-def _describe_reason(summary: "Summary", reason: Reason, count: int) -> Iterator[str]:
+def _describe_reason(summary: "IngestSummary", reason: Reason, count: int) -> Iterator[str]:
     """Yield the lines on a reason: its count, and the command that lists differing duplicates."""
     line = f"{reason.value} {count:,}"
     if reason is Reason.EVENT_ID_CONFLICT and summary.known_conflicts:
@@ -52,7 +52,7 @@ def _describe_reason(summary: "Summary", reason: Reason, count: int) -> Iterator
         yield line
 
 
-def _describe_totals(summary: "Summary", is_whole: bool) -> str:
+def _describe_totals(summary: "IngestSummary", is_whole: bool) -> str:
     parts = [format_count(summary.events, "event")]
     if summary.malformed:
         parts.append(format_count(summary.malformed, "malformed line"))
@@ -66,22 +66,19 @@ def _describe_totals(summary: "Summary", is_whole: bool) -> str:
     return " · ".join(parts)
 
 
-def is_probably_newest_first(summary: "Summary") -> bool:
+def is_probably_newest_first(summary: "IngestSummary") -> bool:
     """Return whether over a third of the events lack a predecessor, and they are most reviews."""
     missing = summary.reasons.get(Reason.PREDECESSOR_MISSING, 0)
     is_large = summary.events >= MIN_EVENTS_FOR_ORDER
     return is_large and missing * 3 > summary.events and missing * 2 > summary.outcomes[Outcome.MANUAL_REVIEW]
 
 
-def describe_next_steps(summary: "Summary", waiting: int) -> Iterator[str]:
+def describe_next_steps(summary: "IngestSummary", waiting: int) -> Iterator[str]:
     """Yield lines on the pending reviews of the database, and on the events rejected by this run.
 
     Conflicts that were on record already are not this run's.
     """
     if waiting:
-        yield f"{format_count(waiting, 'event')} {'needs' if waiting == 1 else 'need'} review; run payproc review"
+        yield f"{format_count(waiting, 'event needs', 'events need')} review; run payproc review"
     if rejected := summary.outcomes[Outcome.REJECT] - summary.known_conflicts:
-        yield (
-            f"{format_count(rejected, 'event')} {'was' if rejected == 1 else 'were'} rejected; "
-            f"run payproc history --run {summary.run_id} --outcome REJECT"
-        )
+        yield describe_rejected(rejected, summary.run_id)

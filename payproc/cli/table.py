@@ -1,12 +1,11 @@
 """Tables as plain lines: columns and rows in, lines out.
 
 Belongs here: the widths of columns, the wrapping of text, and the layout of rows. The module is
-pure: console.py knows the stream and its styles. Rich drew the same tables at fifty times the cost.
+pure: console.py knows the stream and its styles. Rich would take fifty times as long.
 
-Widths follow the content of a sample of the rows, unless a column has a fixed width. Where they do
-not fit, prose wraps and paths are cut on the left before an id breaks. An id wraps and is never
-truncated, because a user looks it up by its whole text. A number never wraps. Memory is flat: only
-the sample of the rows is held.
+Widths follow the content of a sample of the rows. Where they do not fit, prose wraps and paths are
+cut on the left before an id breaks. An id wraps and is never truncated, because a user looks it up
+by its whole text. A number never wraps. Memory is flat: only the sample of the rows is held.
 """
 
 import re
@@ -61,8 +60,6 @@ class Column(NamedTuple):
     """A column. Its header has one line or several."""
 
     header: str
-    width: int = 0
-    """Fixed width in cells; 0 follows the content."""
     is_number: bool = False
     """Numbers align right and never wrap."""
     is_id: bool = False
@@ -93,11 +90,11 @@ def lay_out(
         measured = list(islice(rows, SAMPLE_ROWS))
         rows = chain(measured, rows)
     layouts = layouts or [[[number] for number in range(len(columns))]]
-    measure = _measure_columns(columns, measured)
+    measure = measure_columns(columns, measured)
     layout = next((each for each in layouts if _takes(each, measure.good) <= width), layouts[-1])
-    columns, widths = _stack_columns(columns, layout), _fit(columns, layout, measure, width)
+    columns, widths = _stack_columns(columns, layout), fit_widths(columns, layout, measure, width)
     if any(len(stacked) > 1 for stacked in layout):
-        rows = map(_stacker(layout), rows)
+        rows = (_stack_fields(row, layout) for row in rows)
     yield from _lay_out_header(columns, widths, paint)
     yield rule * (sum(widths) + len(GAP) * (len(widths) - 1))
     for row in rows:
@@ -112,13 +109,8 @@ class Measure(NamedTuple):
     readable: list[int]
 
 
-def compute_widths(columns: Sequence[Column], rows: Iterable[Row], width: int) -> list[int]:
-    """Return the width of each column: that of its content, reduced until the table fits."""
-    return _fit(columns, [[number] for number in range(len(columns))], _measure_columns(columns, rows), width)
-
-
-def _fit(columns: Sequence[Column], layout: Layout, measure: Measure, width: int) -> list[int]:
-    """Return the width of each column of a layout.
+def fit_widths(columns: Sequence[Column], layout: Layout, measure: Measure, width: int) -> list[int]:
+    """Return the widths of a layout's columns: those of their content, reduced until they fit.
 
     Prose and paths shrink first: to readable widths, and further if that keeps the ids whole. If
     not, ids break. Then every column shrinks but the numbers.
@@ -156,33 +148,29 @@ def _stack_columns(columns: Sequence[Column], layout: Layout) -> list[Column]:
     ]
 
 
-def _stacker(layout: Layout) -> Callable[[Row], Row]:
-    """Return the function that stacks the fields of a row."""
-
-    def stack(row: Row) -> Row:
-        cells: list[Cell] = []
-        for stacked in layout if row else ():
-            if len(stacked) == 1:
-                cells.append(row[stacked[0]])
-                continue
-            lines: list[Line] = []
-            for number in stacked:
-                cell = row[number]
-                lines += cell if isinstance(cell, list) else (cell,) if cell else ()
-            cells.append(lines)
-        return cells
-
-    return stack
-
-
-def _measure_columns(columns: Sequence[Column], rows: Iterable[Row]) -> Measure:
-    widths = [column.width or max(map(measure_text, column.header.split("\n"))) for column in columns]
-    readable = [column.width or max(map(measure_text, column.header.split())) for column in columns]
-    good = list(readable)
-    flexible = [(number, column) for number, column in enumerate(columns) if not column.width]
-    for row in rows if flexible else ():
-        for number, column in flexible if row else ():
+def _stack_fields(row: Row, layout: Layout) -> Row:
+    """Return the cells of a row, in which fields are stacked."""
+    cells: list[Cell] = []
+    for stacked in layout if row else ():
+        if len(stacked) == 1:
+            cells.append(row[stacked[0]])
+            continue
+        lines: list[Line] = []
+        for number in stacked:
             cell = row[number]
+            lines += cell if isinstance(cell, list) else (cell,) if cell else ()
+        cells.append(lines)
+    return cells
+
+
+def measure_columns(columns: Sequence[Column], rows: Iterable[Row]) -> Measure:
+    """Return the widths of the fields of some rows."""
+    widths = [max(map(measure_text, column.header.split("\n"))) for column in columns]
+    readable = [max(map(measure_text, column.header.split())) for column in columns]
+    good = list(readable)
+    for row in rows:
+        for number, cell in enumerate(row):
+            column = columns[number]
             for line in cell if isinstance(cell, list) else (cell,):
                 taken = measure_text(line if isinstance(line, str) else line.text)
                 widths[number] = max(widths[number], taken)

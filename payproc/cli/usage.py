@@ -52,7 +52,7 @@ def _describe_problem(error: Any, arguments: Sequence[str], command: Any, root: 
     if option is not None and option not in list_option_names(command):
         return f"{option}: no such option{_suggest(option, command, root)}"
     if isinstance(error, typer.BadParameter):
-        text = _describe_range(error.param) or _restore_case(_describe_value(error))
+        text = _restore_case(_describe_value(error))
         text = text.replace("\n\t", " ")  # the choices of a missing option, a line each
     else:
         text = error.message  # Click 8.5 adds a second "Did you mean" in format_message
@@ -70,14 +70,6 @@ def _describe_value(error: Any) -> str:
         return text
     name = option.removeprefix("Invalid value for ").split(" / ")[0].strip("'")
     return f"{name}: " + _CHOICES.sub(r"unknown \1, expected one of ", problem)
-
-
-def _describe_range(parameter: Any) -> str:
-    """Return the accepted numbers of an option that has a range."""
-    kind: Any = getattr(parameter, "type", None)
-    if getattr(kind, "max", None) is None:
-        return ""
-    return f"{parameter.opts[0]}: expected a whole number from {kind.min:,} to {kind.max:,}"
 
 
 def _suggest(option: str, command: Any, root: Any) -> str:

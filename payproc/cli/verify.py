@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from payproc.cli.console import make_notifier, show_progress
+from payproc.cli.console import show_progress
+from payproc.cli.database import open_database
 from payproc.cli.exits import DONE_WITH_FINDINGS, exit_on_errors
 from payproc.cli.options import DatabaseUrl, Format, FormatOption, Quiet, format_examples
 from payproc.cli.render import format_count, to_json_line
 from payproc.escape import unambiguous
 
-if TYPE_CHECKING:  # as in `verify`
+if TYPE_CHECKING:
     from payproc.verify import Finding, VerifySummary
 
 EXAMPLES = format_examples("payproc verify")
@@ -24,15 +25,13 @@ def verify(output_format: FormatOption = Format.TABLE, quiet: Quiet = False, dat
     Exits with 3 if they disagree, or if a recorded decision differs from today's rules.
     """
     with exit_on_errors():
-        from payproc.db import location, schema  # psycopg2 and msgspec take 25 ms of CPU, which --help need not pay
-        from payproc.verify import VerifySummary, count_entries, verify_histories
+        from payproc.verify import VerifySummary, count_entries, verify_histories  # late
 
         summary = VerifySummary()
-        with location.open_database(database_url, make_notifier(quiet)) as database:
-            schema.require_schema(database)
-            is_progress_shown = not quiet and sys.stderr.isatty()
-            total = count_entries(database) if is_progress_shown else None
-            with show_progress(total, "entries", is_progress_shown) as on_progress:
+        with open_database(database_url, quiet=quiet) as database:
+            has_bar = not quiet and sys.stderr.isatty()
+            total = count_entries(database) if has_bar else None
+            with show_progress(total, has_bar) as on_progress:
                 findings = verify_histories(database, summary, on_progress)
                 if output_format is not Format.TABLE:
                     for part in _stream_json(findings, summary, is_one_line=output_format is Format.JSONL):

@@ -4,6 +4,7 @@ Belongs here: measuring and wrapping one text. The module is pure, and knows no 
 """
 
 import re
+from collections.abc import Sequence
 
 _ONE_CELL = frozenset(map(chr, range(0x20, 0x7F))) | frozenset("→␣…–·─")
 """Characters known to take one cell each. Others need Rich's tables of widths."""
@@ -29,6 +30,19 @@ def wrap(text: str, width: int) -> list[str]:
         *full, line = _chop(word, width)
         lines += full
     return [*lines, line.rstrip()]
+
+
+def join_parts(parts: Sequence[str], separator: str, width: int) -> list[str]:
+    """Join parts into lines of at most `width` cells, which break only between two parts."""
+    lines = [parts[0]]
+    for part in parts[1:]:
+        longer = f"{lines[-1]}{separator}{part}"
+        if measure_text(f"{longer}{separator.rstrip()}") <= width:
+            lines[-1] = longer
+        else:
+            lines[-1] += separator.rstrip()
+            lines.append(part)
+    return lines
 
 
 def _chop(word: str, width: int) -> list[str]:

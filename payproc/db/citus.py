@@ -1,13 +1,12 @@
 """Citus: a database that is spread over the machines of a cluster.
 
-Belongs here: the distribution of the tables, the part of a machine in its cluster, and the refusals
-that follow from it.
+Belongs here: the variant of the tables and procedures, their distribution, and the refusal of
+databases that do not fit. A batch on Citus is in machines.py.
 
 A cluster has one coordinator, which every command must connect to, and workers, which hold the
 distributed rows. Citus shows the schema on all of them, except the table `runs`.
 """
 
-from collections.abc import Sequence
 from typing import NoReturn
 
 import psycopg2.extensions
@@ -17,22 +16,12 @@ from payproc.errors import CannotFinish
 WAIT_ON_MACHINES = "SET LOCAL citus.propagate_set_commands TO local; SET LOCAL synchronous_commit TO on"
 """Makes the commit on a worker wait for the disk, even if its own settings do not ask for it."""
 
-_HAS_CLAIMS = """
+LIFT_RESULT_LIMIT = "SET LOCAL citus.max_intermediate_result_size TO -1"
+"""Citus answers some queries in steps. Of the rows between two it keeps 1 GB by default."""
+
+_CLAIMS = """
     SELECT FROM pg_catalog.pg_class
     WHERE relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = 'payproc') AND relname = 'event_ids'
-"""
-
-# worker_hash is the hash that create_distributed_table spreads rows by.
-_ROUTE = """
-    SELECT machines[shard], shard
-    FROM (
-        SELECT pg_catalog.array_agg(groupid ORDER BY shardminvalue::integer) AS machines,
-               pg_catalog.array_agg(shardminvalue::integer ORDER BY shardminvalue::integer) AS starts
-        FROM pg_catalog.pg_dist_shard JOIN pg_catalog.pg_dist_placement USING (shardid)
-        WHERE logicalrelid::oid = %s::regclass::oid
-    ) AS shards, pg_catalog.unnest(string_to_array(%s, chr(31))) WITH ORDINALITY AS each(id, number),
-    LATERAL pg_catalog.width_bucket(pg_catalog.worker_hash(each.id), starts) AS shard
-    ORDER BY number
 """
 
 DISTRIBUTED_BY = {
@@ -64,12 +53,12 @@ SETTINGS = (
     # With this on, CREATE SCHEMA would put all tables of the schema on one machine.
     "SET LOCAL citus.enable_schema_based_sharding TO off",
 )
-"""Settings of a transaction that creates or changes the tables of the variant for Citus."""
+"""Settings of the transaction that creates the tables for Citus."""
 
 _ASYNCHRONOUS_COMMIT = "SET LOCAL synchronous_commit = off;"
 """The line at the start of each transaction of record_decisions."""
 
-_IS_INSTALLED = "SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus'"
+_EXTENSION = "SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus'"
 
 _AVAILABLE = "SELECT installed_version FROM pg_catalog.pg_available_extensions WHERE name = 'citus'"
 
@@ -126,22 +115,8 @@ def adapt_procedure(statement: str) -> str:
     )
 
 
-def distribute_procedures() -> list[str]:
-    """Return the statements that make Citus run the procedures where their first argument is."""
-    text = ", text"
-    procedures = {
-        f"record_decisions(text, bigint{text * 13})": ("in_payment_id", "payments"),
-        f"look_up_payments(text, bigint, timestamptz, integer{text * 3})": ("in_payment_id", "payments"),
-        f"claim_event_ids(text, boolean{text * 3})": ("in_event_id", "event_ids"),
-    }
-    return [
-        f"SELECT pg_catalog.create_distributed_function('payproc.{procedure}', '{argument}', 'payproc.{table}')"
-        for procedure, (argument, table) in procedures.items()
-    ]
-
-
-def distribute_tables() -> list[str]:
-    """Return the statements that make Citus distribute the tables of its variant."""
+def list_distribution_statements() -> list[str]:
+    """Return the statements that distribute the tables, and then the procedures."""
     statements = [f"ALTER TABLE payproc.{table} REPLICA IDENTITY NOTHING" for table in _RECORDED_ASYNCHRONOUSLY]
     first: dict[str, str] = {}
     for table, column in DISTRIBUTED_BY.items():
@@ -151,26 +126,29 @@ def distribute_tables() -> list[str]:
         statements.append(
             f"SELECT pg_catalog.create_distributed_table('payproc.{table}', '{column}', colocate_with => '{beside}')"
         )
-    return statements
+    # Citus runs a procedure on the machine of its first argument.
+    text = ", text"
+    procedures = {
+        f"record_decisions(text, bigint{text * 13})": ("in_payment_id", "payments"),
+        f"look_up_payments(text, bigint, timestamptz, integer{text * 3})": ("in_payment_id", "payments"),
+        f"claim_event_ids(text, boolean{text * 3})": ("in_event_id", "event_ids"),
+    }
+    return statements + [
+        f"SELECT pg_catalog.create_distributed_function('payproc.{procedure}', '{argument}', 'payproc.{table}')"
+        for procedure, (argument, table) in procedures.items()
+    ]
 
 
-def has_claims(cursor: psycopg2.extensions.cursor) -> bool:
-    """Return whether the schema is the variant for Citus."""
-    cursor.execute(_HAS_CLAIMS)
+def is_for_citus(cursor: psycopg2.extensions.cursor) -> bool:
+    """Return whether the tables are those for Citus: they alone have claims."""
+    cursor.execute(_CLAIMS)
     return bool(cursor.rowcount)
 
 
-def route(connection: psycopg2.extensions.connection, table: str, ids: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Return the machine of each id, and its shard of a table.
-
-    Shards may move at any time. A call that went to the wrong machine is slower, and right.
-    """
-    with connection.cursor() as cursor:
-        cursor.execute(_IS_INSTALLED)
-        if not cursor.rowcount:  # tables for Citus, on one server
-            return dict.fromkeys(ids, (0, 0))
-        cursor.execute(_ROUTE, (f"payproc.{table}", "\x1f".join(ids)))
-        return dict(zip(ids, cursor.fetchall(), strict=True))
+def has_extension(cursor: psycopg2.extensions.cursor) -> bool:
+    """Return whether the database has the extension citus."""
+    cursor.execute(_EXTENSION)
+    return bool(cursor.rowcount)
 
 
 def refuse_worker(cursor: psycopg2.extensions.cursor, where: str) -> None:
@@ -183,10 +161,11 @@ def refuse_worker(cursor: psycopg2.extensions.cursor, where: str) -> None:
         )
 
 
-def refuse_one_machine(cursor: psycopg2.extensions.cursor, where: str) -> None:
+def require_choice(cursor: psycopg2.extensions.cursor, where: str) -> None:
     """Raise CannotFinish if the database named `where` is the coordinator's of a cluster.
 
-    Tables for one server would stay on it for good. A coordinator without workers is one server.
+    Tables for one server would stay on the coordinator for good, so the user has to choose. A
+    coordinator without workers is one server.
     """
     _, workers, _ = _read_cluster(cursor)
     if workers:
@@ -200,10 +179,8 @@ def refuse_one_machine(cursor: psycopg2.extensions.cursor, where: str) -> None:
 def refuse_earlier_layout(where: str) -> NoReturn:
     """Raise CannotFinish for the layout of earlier versions, with events spread by event_id."""
     raise CannotFinish(
-        f"the schema payproc of the database {where} is for Citus and of an earlier payproc, which spread events by "
-        "event_id, expected by payment_id; pipe `payproc export` of that payproc into `payproc ingest` of this one, on "
-        "another database after `payproc init --citus`, and carry over the decisions of people as payproc/db/README.md "
-        "tells"
+        f"the schema payproc of the database {where} has an earlier layout for Citus, with events spread by event_id, "
+        "expected by payment_id; export it with that payproc into a new database, as payproc/db/citus.md describes"
     )
 
 
@@ -240,10 +217,9 @@ def require_utf8(cursor: psycopg2.extensions.cursor, where: str) -> None:
 def _read_cluster(cursor: psycopg2.extensions.cursor) -> tuple[bool, int, str]:
     """Return whether the machine is a worker, the number of workers, and the coordinator's address.
 
-    Without Citus that is no worker of none.
+    Without Citus the machine is no worker, and there are none.
     """
-    cursor.execute(_IS_INSTALLED)
-    if not cursor.rowcount:
+    if not has_extension(cursor):
         return False, 0, ""
     cursor.execute(_CLUSTER)
     ((is_worker, workers, coordinator),) = cursor.fetchall()

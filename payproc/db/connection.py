@@ -1,15 +1,12 @@
-"""Connections to the database: opening one, its transactions, and its name.
+"""Connections to the database: opening one, its transactions and its snapshots.
 
-Belongs here: opening connections, transactions and snapshots, and the database's name in messages.
-No message that leaves this module holds a password or the query part of a connection string.
-
-Everything here is plain psycopg2, because SQLAlchemy would add a quarter of a second to the start
-of every command.
+Belongs here: everything that holds for each connection, such as its time-outs and the wait of its
+commits for the disk. It is plain psycopg2, because SQLAlchemy would add a quarter of a second to
+the start of every command.
 """
 
 import os
 import select
-import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timezone
@@ -18,8 +15,9 @@ from typing import Any
 import psycopg2
 import psycopg2.extensions
 
-from payproc.db.citus import WAIT_ON_MACHINES, has_claims, name_event_ids, narrow_to_machines
+from payproc.db.citus import LIFT_RESULT_LIMIT, WAIT_ON_MACHINES, is_for_citus, name_event_ids, narrow_to_machines
 from payproc.db.errors import describe_error, is_about_connection
+from payproc.db.names import guess_name, read_name
 from payproc.errors import CannotFinish
 from payproc.signals import interrupt
 
@@ -29,11 +27,6 @@ CONNECT_TIMEOUT_SECONDS = "10"
 LOST_AFTER_SECONDS = 60
 """Seconds of silence after which a connection is considered dead. TCP alone waits two hours."""
 
-# Citus answers some queries in steps. Of the rows between two it keeps 1 GB by default.
-_LIFT_CITUS_LIMIT = """
-    SELECT set_config('citus.max_intermediate_result_size', '-1', true) FROM pg_extension WHERE extname = 'citus'
-"""
-
 # A setting of the role or database must not let a commit return before the disk has it; a stronger
 # one stays. The server then sends nothing below a warning, so a message at the commit is a warning.
 _WAIT_FOR_DISK = """
@@ -41,17 +34,6 @@ _WAIT_FOR_DISK = """
            CASE WHEN pg_catalog.current_setting('synchronous_commit') = 'off'
                 THEN pg_catalog.set_config('synchronous_commit', 'local', true) END
 """
-
-_DEFAULT_PORT = 5432
-
-_VARIABLES = {
-    "user": "PGUSER",
-    "host": "PGHOST",
-    "hostaddr": "PGHOSTADDR",
-    "port": "PGPORT",
-    "dbname": "PGDATABASE",
-}
-"""Environment variables by the parameter of libpq that they stand in for."""
 
 
 class Database:
@@ -68,7 +50,7 @@ class Database:
         *,
         interruptible: bool = False,
         is_embedded: bool = False,
-        why_gone: Callable[[], str | None] = lambda: None,
+        explain_end: Callable[[], str | None] = lambda: None,
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Store the parameters; open nothing.
@@ -78,21 +60,21 @@ class Database:
         `interruptible` lets a signal end a wait for the server; the driver's own wait is deaf to
         signals. It is a setting of the whole process, for commands with a single thread.
         `is_embedded` marks payproc's own database, whose schema may be brought up to date unasked.
-        `why_gone` explains a dead connection if the server has ended; the driver knows less.
+        `explain_end` explains a dead connection if the server has ended; the driver knows less.
         `note` gets `where` once, at the first attempt to connect.
         """
-        self.given = parameters
-        self.where = where or _guess_name(parameters)
+        self.given_parameters = parameters
+        self.where = where or guess_name(parameters)
         self._is_named = where is not None
         self._note: Callable[[str], None] | None = note
         self.is_embedded = is_embedded
-        self._why_gone = why_gone
+        self._explain_end = explain_end
         self._interruptible = interruptible
-        self.is_for_citus: bool | None = None
-        """Whether the schema is the variant for Citus. None: not known yet."""
+        self.for_citus: bool | None = None
+        """True for the tables for Citus, None before the schema is read."""
         self._parameters: dict[str, Any] = {
             "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-            # Three settings limit a wait in silence, the fourth one for an acknowledgement.
+            # Three settings limit a silent wait, the fourth a wait for an acknowledgement.
             "keepalives_idle": str(LOST_AFTER_SECONDS // 2),
             "keepalives_interval": str(LOST_AFTER_SECONDS // 6),
             "keepalives_count": "3",
@@ -111,7 +93,7 @@ class Database:
         try:
             connection: psycopg2.extensions.connection = psycopg2.connect(**self._parameters)
             if not self._is_named:
-                self.where = _read_name(connection, self._parameters.get("port", ""))
+                self.where = read_name(connection, self._parameters.get("port", ""))
         except psycopg2.Error as error:
             raise self.translate(error) from error
         finally:
@@ -139,7 +121,7 @@ class Database:
 
         Raises CannotFinish for any error of the database.
         """
-        if connection.closed:  # since the commit of the transaction before
+        if connection.closed:  # by the server, since the last commit
             raise self.translate(psycopg2.OperationalError("the server closed the connection"))
         # Every write here is compare and set or harmless to lose; a stricter default would only
         # make it fail.
@@ -147,7 +129,7 @@ class Database:
         try:
             with connection.cursor() as cursor:
                 cursor.execute(_WAIT_FOR_DISK)
-                if self.is_for_citus:
+                if self.for_citus:
                     cursor.execute(WAIT_ON_MACHINES)
                 yield cursor
             connection.notices.clear()
@@ -167,8 +149,9 @@ class Database:
         with closing(self.connect()) as connection:
             connection.set_session(isolation_level="REPEATABLE READ", readonly=True, autocommit=False)
             try:
-                with connection.cursor() as cursor:
-                    cursor.execute(_LIFT_CITUS_LIMIT)
+                if self.for_citus:
+                    with connection.cursor() as cursor:
+                        cursor.execute(LIFT_RESULT_LIMIT)
                 yield connection
             except psycopg2.Error as error:
                 raise self.translate(error) from error
@@ -176,16 +159,20 @@ class Database:
                 _rollback_quietly(connection)
 
     def complete(self, query: str, cursor: psycopg2.extensions.cursor) -> str:
-        """Return a query with citus.py's words in place of {event_ids} and {of_payments}."""
-        for_citus = self.has_claims(cursor)
+        """Return a query that fits the tables: those of one server, or those for Citus.
+
+        {event_ids} stands for the table that says whose an event_id is, {of_payments} for the
+        condition by which Citus finds the machines of payments.
+        """
+        for_citus = self.is_for_citus(cursor)
         query = query.replace("{of_payments}", narrow_to_machines(for_citus=for_citus))
         return query.replace("{event_ids}", name_event_ids(for_citus=for_citus))
 
-    def has_claims(self, cursor: psycopg2.extensions.cursor) -> bool:
-        """Return whether the schema is for Citus, where an event_id is claimed. Asks once."""
-        if self.is_for_citus is None:
-            self.is_for_citus = has_claims(cursor)
-        return self.is_for_citus
+    def is_for_citus(self, cursor: psycopg2.extensions.cursor) -> bool:
+        """Return whether the tables are those for Citus. Asks the database once."""
+        if self.for_citus is None:
+            self.for_citus = is_for_citus(cursor)
+        return self.for_citus
 
     def refuse_warnings(self, connection: psycopg2.extensions.connection, notices: Sequence[str]) -> None:
         """Raise CannotFinish for a warning at a commit, as after a canceled wait for a standby."""
@@ -205,7 +192,7 @@ class Database:
     def translate(self, error: psycopg2.Error) -> CannotFinish:
         """Return the CannotFinish for an error of this database."""
         password = self._parameters.get("password") or os.environ.get("PGPASSWORD")
-        cause = self._why_gone() if is_about_connection(error) else None
+        cause = self._explain_end() if is_about_connection(error) else None
         return describe_error(error, self.where, password=password, cause=cause)
 
 
@@ -242,41 +229,3 @@ def _rollback_quietly(connection: psycopg2.extensions.connection) -> None:
     """
     with suppress(psycopg2.Error):  # a dead connection, whose cause is reported already
         connection.rollback()
-
-
-def _guess_name(parameters: Mapping[str, str]) -> str:
-    """Return the name of the database that libpq would connect to.
-
-    PG* variables stand in for missing parameters.
-
-    A service decides by its file, which only libpq reads.
-    """
-    service = parameters.get("service") or os.environ.get("PGSERVICE")
-    variables = {} if service else os.environ
-
-    def given(name: str) -> str:
-        return parameters.get(name) or variables.get(_VARIABLES[name], "")
-
-    host = given("hostaddr") or given("host") or ("" if service else "local socket")
-    name = _compose_name(given("user"), host, given("port"), given("dbname"))
-    return f"{name}?service={service}" if service else name
-
-
-def _read_name(connection: psycopg2.extensions.connection, given_port: str) -> str:
-    """Return the name of the database that this connection is to.
-
-    A default port is omitted unless it was given.
-    """
-    info = connection.info
-    host = info.host
-    if info.dsn_parameters.get("hostaddr"):  # it overrides the host; the driver does not say which one of a list
-        with socket.socket(fileno=os.dup(connection.fileno())) as link, suppress(OSError):  # a dead connection
-            host = link.getpeername()[0]
-    port = "" if info.port == _DEFAULT_PORT and not given_port else str(info.port)
-    return _compose_name(info.user, host, port, info.dbname)
-
-
-def _compose_name(user: str, host: str, port: str, dbname: str) -> str:
-    """Return a name by which a person recognizes the database, without a secret."""
-    host = f"[{host}]" if ":" in host and not host.startswith("/") else host
-    return f"postgresql://{user}{user and '@'}{host}{port and ':'}{port}/{dbname}"

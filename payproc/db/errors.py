@@ -85,12 +85,12 @@ def describe_error(
 
     `cause` replaces the driver's words about a lost connection. `password` is masked.
     """
-    message = _mask(_one_line(error), password, where)
+    message = _mask(_extract_reason(error), password, where)
     if is_about_connection(error):
         return CannotFinish(f"cannot reach the database {where}: {cause or message}")
     sqlstate = error.pgcode or ""
     advice = _ADVICE_BY_SQLSTATE.get(sqlstate) or _ADVICE_BY_SQLSTATE.get(sqlstate[:2]) or ""
-    if _is_of_machine(error):
+    if _is_from_machine(error):
         advice = _ADVICE_ON_MACHINES.get(sqlstate, advice)
         if machine := _CITUS_MACHINE.search(error.diag.context or ""):
             message = f"{message} (machine {machine[1]})"
@@ -111,7 +111,7 @@ def is_about_connection(error: psycopg2.Error) -> bool:
 def is_transient(error: Exception) -> bool:
     """Return whether the same work may succeed a moment later."""
     return isinstance(error, psycopg2.Error) and (
-        error.pgcode in _TRANSIENT or (error.pgcode == psycopg2.errorcodes.INTERNAL_ERROR and _is_of_machine(error))
+        error.pgcode in _TRANSIENT or (error.pgcode == psycopg2.errorcodes.INTERNAL_ERROR and _is_from_machine(error))
     )
 
 
@@ -126,7 +126,7 @@ def is_lost_race(error: psycopg2.errors.UniqueViolation) -> bool:
     # Citus does not pass on the name of the key. On its tables no other key can end a CALL. If it
     # runs the CALL on the coordinator, the name is that of the shard's key.
     key = _SHARD_NUMBER.sub("", error.diag.constraint_name or "")
-    return key in _RACE_KEYS or _is_of_machine(error)
+    return key in _RACE_KEYS or _is_from_machine(error)
 
 
 def is_about_privileges(error: CannotFinish) -> bool:
@@ -134,12 +134,12 @@ def is_about_privileges(error: CannotFinish) -> bool:
     return isinstance(error.__cause__, psycopg2.errors.InsufficientPrivilege)
 
 
-def _is_of_machine(error: psycopg2.Error) -> bool:
+def _is_from_machine(error: psycopg2.Error) -> bool:
     """Return whether another machine of a Citus cluster has raised the error, or was lost."""
     return error.diag.source_file in _CITUS_FILES
 
 
-def _one_line(error: psycopg2.Error) -> str:
+def _extract_reason(error: psycopg2.Error) -> str:
     """Return the words of the server or of libpq, without repetition or layout."""
     reasons: list[str] = []
     for line in (error.diag.message_primary or str(error)).splitlines():

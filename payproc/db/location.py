@@ -56,7 +56,7 @@ def open_database(option: str | None, note: "Note", *, interruptible: bool = Tru
         # Without this libpq would look for ~/.pgpass, and may complain about its permissions.
         parameters = {**server.connect_args, "passfile": str(server.socket_folder / "no-passwords")}
         where = os.fsencode(home).decode(errors="backslashreplace")  # a path may hold bytes that no text can
-        yield Database(parameters, where, interruptible=interruptible, is_embedded=True, why_gone=server.why_gone)
+        yield Database(parameters, where, interruptible=interruptible, is_embedded=True, explain_end=server.explain_end)
 
 
 def parse_url(given: str, origin: str) -> dict[str, str]:

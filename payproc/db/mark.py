@@ -24,7 +24,7 @@ _LATER_TABLES = ((2, "corrections"), (3, "redeliveries"))
 """Later tables, each with the version that added it."""
 
 _PATTERN = re.compile(r"payproc schema version (\d+)( for Citus)?( by payment)?(?:, procedure ([0-9a-f]+))?")
-"""Without \"by payment\", a schema for Citus has the layout of earlier versions."""
+"""Without "by payment", a schema for Citus has the layout of earlier versions."""
 
 _RELATIONS = """
     SELECT relname::text, pg_catalog.obj_description(oid, 'pg_class'), pg_catalog.pg_get_userbyid(relowner)::text,
@@ -42,7 +42,7 @@ _PROCEDURES = """
 _HAS_UNIQUE_POSITIONS = """
     SELECT FROM pg_catalog.pg_constraint WHERE conrelid = %s::regclass::oid AND contype = 'u'
 """
-"""Earlier versions had no such key on Citus."""
+"""A key of events that earlier versions lack on Citus."""
 
 
 class Mark(NamedTuple):
@@ -74,7 +74,7 @@ class FoundSchema(NamedTuple):
     """The views that are there."""
 
 
-def write_mark(mark: Mark) -> str:
+def make_mark_statement(mark: Mark) -> str:
     """Return the statement that writes a mark."""
     return f"COMMENT ON TABLE payproc.runs IS '{mark}'"
 
@@ -103,7 +103,7 @@ def read_schema(cursor: psycopg2.extensions.cursor, where: str) -> FoundSchema |
             refuse_earlier_layout(where)
         raise CannotFinish(
             f"the schema payproc of the database {where} has lost its mark, as by a restore without comments; as its "
-            f"owner {owner} run: {write_mark(_recognize(tables))}"
+            f"owner {owner} run: {make_mark_statement(_recognize(tables))}"
         )
     if found[2] and not found[3]:
         refuse_earlier_layout(where)

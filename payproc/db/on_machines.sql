@@ -1,8 +1,8 @@
--- Citus alone: what a machine looks up and claims for a batch. The command calls each of them once a
--- machine, with the first id of the machine's share, and Citus runs the call there.
+-- Citus alone: the functions that claim and look up a machine's share of a batch. The command calls
+-- each of them once a machine, with an id of that machine first, and Citus runs the call there.
 --
--- A list is a machine's share of a batch. Its parts are separated by U+001E, one for each shard, so a
--- statement reads one shard; their items are separated by U+001F. Without the parts each statement
+-- A list is a machine's share of a batch. Its parts are separated by U+001E, one for each shard, so
+-- a statement reads one shard; their items are separated by U+001F. Without the parts each statement
 -- would look for all ids in all shards. Each statement is planned with its ids, because a generic
 -- plan, which the role's plan_cache_mode may ask for, cannot find the shard.
 --
@@ -11,8 +11,8 @@
 -- later delivery of the same event uses the same claim.
 
 -- Return the earlier claims of event_ids. If in_claim is set, claim the others. The claims are read
--- again after that, because another process may have been faster: what is on record counts, not the
--- number of rows that Citus says it has inserted, which includes those that met another claim.
+-- again after that, because another process may have been faster. The number of inserted rows that
+-- Citus returns does not show that, because it includes those that met another claim.
 CREATE OR REPLACE FUNCTION payproc.claim_event_ids(
     in_event_id text,
     in_claim boolean,
@@ -64,7 +64,8 @@ END
 $function$;
 
 -- Return the events on record under pairs of payment_id and event_id, then the payments. In the
--- other order, an event recorded between the two could pass for new.
+-- other order, an event recorded between the two could pass for new. The columns of an event are
+-- those of the query in lookup.py.
 CREATE OR REPLACE FUNCTION payproc.look_up_payments(
     in_payment_id text,
     in_run_id bigint,

@@ -31,7 +31,7 @@
 -- because ON CONFLICT on payments alone costs 4 % of the server's instructions.
 --
 -- {event_ids} stands for the table that says whose an event_id is: event_ids on Citus, else events.
--- On Citus there is one more parameter in front, a payment_id of the machine that is to run it.
+-- On Citus one more parameter comes first, a payment_id by which Citus routes the CALL.
 --
 -- Distributed PostgreSQL must run it: no array subscript inside INSERT or UPDATE, no function such
 -- as now() inside CASE, RETURNING ... INTO or ROW_COUNT instead of FOUND, no assignment to array
@@ -71,6 +71,7 @@ DECLARE
     this_outcome payproc.outcome;
     this_reason payproc.reason;
     this_is_evidence boolean;
+    this_has_original boolean;
     this_before payproc.state;
     this_after payproc.state;
     this_payload json;
@@ -108,23 +109,22 @@ BEGIN
     LOOP
         SET LOCAL synchronous_commit = off;
 
-        -- Evidence of an event_id used for something else, or of an event delivered again with other
-        -- content. It changes no payment, and a repeat adds nothing. That of a contested payment is
-        -- decided again, because the line that it was compared with is not on record. An expression
-        -- here would be set up anew in each transaction, 1 % of a fresh event.
+        -- Evidence of an event_id used for something else, or of an event delivered again with
+        -- other content. It changes no payment, and a repeat adds nothing. If its original was
+        -- contested, it is not recorded, because both are decided again: another process may have
+        -- recorded the event with this very content. An expression in this IF would be set up anew
+        -- in each transaction, 1 % of a fresh event.
         IF this_is_evidence THEN
-            SELECT 1 INTO new_version FROM payproc.{event_ids} AS original
+            SELECT true INTO this_has_original FROM payproc.{event_ids} AS original
             WHERE original.event_id = this_event
               AND (original.payment_id = this_payment AND original.type OPERATOR(pg_catalog.=) this_type)
                   = (this_reason OPERATOR(pg_catalog.=) 'duplicate_event')
               AND this_payment <> ALL (contested_payments);
-            IF new_version IS NULL THEN
-                NULL;
-            ELSIF this_reason OPERATOR(pg_catalog.=) 'event_id_conflict' THEN
+            IF this_has_original AND this_reason OPERATOR(pg_catalog.=) 'event_id_conflict' THEN
                 INSERT INTO payproc.event_conflicts (event_id, payment_id, type, run_id, source, line, payload)
                 VALUES (this_event, this_payment, this_type, in_run_id, this_source, this_line, this_payload)
                 ON CONFLICT DO NOTHING;
-            ELSE
+            ELSIF this_has_original THEN
                 this_digest := sha256(pg_catalog.convert_to(this_payload::text, 'UTF8'));
                 INSERT INTO payproc.redeliveries (event_id, digest, run_id, source, line, payload)
                 VALUES (this_event, this_digest, in_run_id, this_source, this_line, this_payload)

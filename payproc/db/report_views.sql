@@ -1,12 +1,12 @@
--- Views for psql, dashboards and other programs that read: payments, histories, pending reviews, runs.
+-- Views for psql, dashboards and other programs that read.
 --
 -- Their columns have the names of the fields of `--format json`, and text in place of ENUMs. A
 -- column is never renamed, removed or moved: CREATE OR REPLACE VIEW takes only new columns at the
 -- end. So a query over them works with every later payproc.
 --
 -- Names that another schema could shadow carry their schema, as in record_decisions.sql. {legal}
--- stands for the pairs of state and type that the decision table applies, {pending} for the events
--- that wait for a person, {event_ids} for the table that says whose an event_id is.
+-- stands for the pairs of state and type that the decision table applies, {pending} for pending
+-- reviews, {event_ids} for the table that says whose an event_id is.
 
 CREATE OR REPLACE VIEW payproc.report_payments AS
 WITH pending AS (
@@ -67,7 +67,8 @@ SELECT run_id, label, pg_catalog.array_to_string(sources, ', ') AS source, start
        malformed, lines - malformed AS events, applied, ignored, rejected, manual_review
 FROM payproc.runs;
 
--- A superuser who brings the schema up to date would own the views, which read with their owner's rights.
+-- Views read with their owner's rights. Without this, a superuser who upgrades the schema would own
+-- them.
 DO $owner$
 DECLARE
     view_name text;

@@ -4,13 +4,14 @@ Belongs here: creating the schema, upgrading it, and the check before a command.
 
 The files in versions/ lead from each version to the next. Each step is one transaction under an
 advisory lock, so two commands cannot take the same step, and a crash leaves the version before it.
-If only the procedure or the views differ, the owner's next `ingest` or `init` replaces them.
+If only the procedure or the views differ, `init` or the owner's next command that writes replaces
+them.
 """
 
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import psycopg2.errors
 import psycopg2.extensions
@@ -18,7 +19,7 @@ import psycopg2.extensions
 from payproc.db import citus
 from payproc.db.connection import Database
 from payproc.db.errors import is_about_privileges
-from payproc.db.mark import VERSION, FoundSchema, Mark, read_schema, write_mark
+from payproc.db.mark import VERSION, FoundSchema, Mark, make_mark_statement, read_schema
 from payproc.db.views import VIEWS, read_views
 from payproc.errors import CannotFinish
 
@@ -34,7 +35,7 @@ _STATEMENT = re.compile(r"(?:\$(\w+)\$.*?\$\1\$|[^$;]|;(?!\n))+;\n", re.DOTALL)
 
 
 class Step(NamedTuple):
-    """One transaction of the way up: its summary, its statements, and the mark that it leaves."""
+    """One transaction of an upgrade: its summary, its statements, and the mark that it leaves."""
 
     summary: str
     statements: list[str]
@@ -55,13 +56,11 @@ def has_schema(database: Database) -> bool:
 def require_schema(database: Database) -> None:
     """Raise CannotFinish unless payproc's schema is there, in this version."""
     if not has_schema(database):
-        raise CannotFinish(f"nothing is recorded: no schema payproc in the database {database.where}")
+        _refuse_missing_schema(database)
 
 
 def prepare_schema(database: Database, note: Callable[[str], None], *, create: bool) -> None:
-    """Create or upgrade the schema for a writing command, if allowed.
-
-    `note` gets a line for each change.
+    """Create or upgrade the schema for a writing command, if allowed; `note` gets a line a change.
 
     A missing schema is created if `create` is set. The schema of an embedded database is brought up
     to date; a server's never is. Raises CannotFinish if the schema cannot be used as it is.
@@ -69,7 +68,7 @@ def prepare_schema(database: Database, note: Callable[[str], None], *, create: b
     found = _read(database)
     if found is None:
         if not create:
-            require_schema(database)
+            _refuse_missing_schema(database)
         bring_up(database)
         return
     if found.unlogged:
@@ -77,7 +76,7 @@ def prepare_schema(database: Database, note: Callable[[str], None], *, create: b
             f"the table payproc.{found.unlogged[0]} of the database {database.where} is UNLOGGED, so a crash would "
             f"empty it; run ALTER TABLE payproc.{found.unlogged[0]} SET LOGGED"
         )
-    if found.mark.version != VERSION and not (found.mark.version < VERSION and database.is_embedded):
+    if not (database.is_embedded and found.mark.version < VERSION):
         _refuse_other_version(found.mark, database)
     if _is_current(found):
         return
@@ -122,11 +121,11 @@ def bring_up(database: Database, *, for_citus: bool | None = None) -> list[str]:
                     f"owner: {message}; run payproc init as {found.owner}"
                 ) from error
         done.append(step.summary)
-        if step.mark == _current_mark(for_citus=step.mark.for_citus):
+        if step.mark == _make_current_mark(for_citus=step.mark.for_citus):
             return done  # no second look, because a server that changes the procedure's text would make this endless
 
 
-def list_statements(database: Database, *, for_citus: bool | None = None) -> Iterator[str]:
+def list_statements(database: Database, *, for_citus: bool | None) -> Iterator[str]:
     """Yield the statements that `bring_up` would run, one transaction at a time, for `psql -f`."""
     with database.transaction() as cursor:
         found = read_schema(cursor, database.where)
@@ -137,12 +136,6 @@ def list_statements(database: Database, *, for_citus: bool | None = None) -> Ite
             ]
             yield "\n\n".join((f"-- {step.summary}", *statements))
             found = FoundSchema(step.mark, "", [], [_read_body(for_citus=step.mark.for_citus)], {*VIEWS})
-
-
-def create_schema(cursor: psycopg2.extensions.cursor, *, for_citus: bool = False) -> None:
-    """Create the schema in either variant on the cursor's server alone. Nothing is distributed."""
-    for statement in _list_creation_statements(cursor, for_citus=for_citus):
-        cursor.execute(statement)
 
 
 def read_procedure(*, for_citus: bool) -> str:
@@ -156,21 +149,21 @@ def _read(database: Database) -> FoundSchema | None:
     with database.transaction() as cursor:
         found = read_schema(cursor, database.where)
     if found is not None:
-        database.is_for_citus = found.mark.for_citus
+        database.for_citus = found.mark.for_citus
     return found
 
 
 def _is_current(found: FoundSchema) -> bool:
-    """Return whether there is no step to take."""
+    """Return whether the schema needs no step."""
     for_citus = found.mark.for_citus
     return (
-        found.mark == _current_mark(for_citus=for_citus)
+        found.mark == _make_current_mark(for_citus=for_citus)
         and _read_body(for_citus=for_citus) in found.bodies
         and found.views >= {*VIEWS}
     )
 
 
-def _current_mark(*, for_citus: bool) -> Mark:
+def _make_current_mark(*, for_citus: bool) -> Mark:
     """Return the mark of the schema that this payproc creates."""
     import hashlib  # loads OpenSSL, 2 ms that reading commands save
 
@@ -185,7 +178,12 @@ def _read_body(*, for_citus: bool) -> str:
     return read_procedure(for_citus=for_citus).split("$procedure$")[1]
 
 
+def _refuse_missing_schema(database: Database) -> NoReturn:
+    raise CannotFinish(f"nothing is recorded: no schema payproc in the database {database.where}")
+
+
 def _refuse_other_version(mark: Mark, database: Database) -> None:
+    """Raise CannotFinish unless the schema has this version."""
     has = f"the schema payproc of the database {database.where} has version {mark.version}"
     if mark.version > VERSION:
         raise CannotFinish(
@@ -198,16 +196,16 @@ def _refuse_other_version(mark: Mark, database: Database) -> None:
 def _choose_step(
     cursor: psycopg2.extensions.cursor, database: Database, found: FoundSchema | None, *, for_citus: bool | None
 ) -> Step | None:
-    """Return the next step of the way up, None at its end.
+    """Return the next step to the current schema, None if it is current.
 
-    Raises CannotFinish if there is no way.
+    Raises CannotFinish if no step leads there.
     """
     if found is None:
         if for_citus:
             citus.require_extension(cursor, database.where)
             citus.require_utf8(cursor, database.where)
         elif for_citus is None:
-            citus.refuse_one_machine(cursor, database.where)
+            citus.require_choice(cursor, database.where)
         return _make_creation_step(cursor, for_citus=bool(for_citus))
     mark = found.mark
     if for_citus not in (None, mark.for_citus):
@@ -216,34 +214,29 @@ def _choose_step(
             f"the schema payproc of the database {database.where} was created for {made} and cannot be "
             f"converted; name another database, or omit {option}"
         )
-    if mark.version > VERSION:
-        _refuse_other_version(mark, database)
     if mark.version < VERSION:
         return _make_version_step(mark)
+    _refuse_other_version(mark, database)
     if _is_current(found):
         return None
-    current = _current_mark(for_citus=mark.for_citus)
+    current = _make_current_mark(for_citus=mark.for_citus)
     return Step("replaced the procedure and the views of the schema payproc", _list_replaceable(current), current)
 
 
 def _make_creation_step(cursor: psycopg2.extensions.cursor, *, for_citus: bool) -> Step:
-    statements = _list_creation_statements(cursor, for_citus=for_citus)
+    statements = list_creation_statements(cursor, for_citus=for_citus)
     if for_citus:
-        statements = [
-            *citus.SETTINGS,
-            *statements,
-            *citus.distribute_tables(),
-            *citus.distribute_procedures(),
-        ]
-    return Step("created the schema payproc", statements, _current_mark(for_citus=for_citus))
+        statements = [*citus.SETTINGS, *statements, *citus.list_distribution_statements()]
+    return Step("created the schema payproc", statements, _make_current_mark(for_citus=for_citus))
 
 
-def _list_creation_statements(cursor: psycopg2.extensions.cursor, *, for_citus: bool) -> list[str]:
-    from payproc.models import create_tables  # SQLAlchemy, 0.25 s that every other command saves
+def list_creation_statements(cursor: psycopg2.extensions.cursor, *, for_citus: bool) -> list[str]:
+    """Return the statements that create the schema, in either variant, before it is distributed."""
+    from payproc.models import list_table_statements  # SQLAlchemy, 0.25 s that every other command saves
 
     statements = [
-        *create_tables(citus.DISTRIBUTED_BY if for_citus else None),
-        *_list_replaceable(_current_mark(for_citus=for_citus)),
+        *list_table_statements(citus.DISTRIBUTED_BY if for_citus else None),
+        *_list_replaceable(_make_current_mark(for_citus=for_citus)),
     ]
     cursor.execute("SELECT FROM pg_catalog.pg_namespace WHERE nspname = 'payproc'")
     # A role that may not create schemas may own an empty one. Even IF NOT EXISTS needs the right to
@@ -254,10 +247,11 @@ def _list_creation_statements(cursor: psycopg2.extensions.cursor, *, for_citus: 
 def _make_version_step(mark: Mark) -> Step:
     """Return the step to the next version."""
     version = mark.version + 1
-    reached = _current_mark(for_citus=mark.for_citus) if version == VERSION else Mark(version, mark.for_citus, None)
+    current = _make_current_mark(for_citus=mark.for_citus)
+    reached = current if version == VERSION else Mark(version, mark.for_citus, None)
     files = [file for file in _FOLDER.joinpath("versions").iterdir() if file.name.startswith(f"{version:04}_")]
     statements = [statement for file in files for statement in split_statements(file.read_text("utf-8"))]
-    statements += _list_replaceable(reached) if version == VERSION else [write_mark(reached)]
+    statements += _list_replaceable(reached) if version == VERSION else [make_mark_statement(reached)]
     return Step(f"brought the schema payproc from version {mark.version} to {version}", statements, reached)
 
 
@@ -267,7 +261,7 @@ def split_statements(script: str) -> list[str]:
 
 
 def _list_replaceable(mark: Mark) -> list[str]:
-    return [*_list_code(for_citus=mark.for_citus), write_mark(mark)]
+    return [*_list_code(for_citus=mark.for_citus), make_mark_statement(mark)]
 
 
 def _list_code(*, for_citus: bool) -> list[str]:

@@ -12,10 +12,8 @@ from typing import NamedTuple
 import psycopg2
 
 from payproc.db.connection import Database
+from payproc.db.names import name_variable
 from payproc.errors import CannotFinish, WrongUsage
-
-_NAMES = {"dbname": "PGDATABASE", "application_name": "PGAPPNAME", "connect_timeout": "PGCONNECT_TIMEOUT"}
-"""Variables that are not PG and the parameter without its underscores."""
 
 _SESSION_VARIABLES = frozenset({"PGCLIENTENCODING", "PGDATESTYLE", "PGTZ", "PG_COLOR", "PG_COLORS"})
 """Variables of the caller that lead to no other database. All others are removed."""
@@ -53,7 +51,7 @@ def find_target(database: Database) -> Target:
         info = connection.info
         parameters = {name: value for name, value in info.dsn_parameters.items() if value}
         del parameters["client_encoding"]  # payproc's own
-        if encoding := database.given.get("client_encoding"):
+        if encoding := database.given_parameters.get("client_encoding"):
             parameters["client_encoding"] = encoding
         return Target(parameters, info.password or "", info.server_version // 10_000, info.ssl_in_use)
 
@@ -64,7 +62,7 @@ def make_read_only(target: Target, database: Database) -> Target:
     if target.parameters.get("target_session_attrs") == "read-write":
         changed["target_session_attrs"] = "primary"  # libpq takes a read-only session for a standby
     if not database.is_embedded:
-        _check_read_only(Database({**database.given, **changed}, database.where, interruptible=True))
+        _check_read_only(Database({**database.given_parameters, **changed}, database.where, interruptible=True))
     return target._replace(parameters={**target.parameters, **changed})
 
 
@@ -95,8 +93,4 @@ def build_environment(before: Mapping[str, str], target: Target) -> dict[str, st
             )
     kept = {name: each for name, each in before.items() if not name.startswith("PG") or name in _SESSION_VARIABLES}
     parameters = {**target.parameters, "password": target.password}
-    return kept | {_name_variable(name): each for name, each in parameters.items() if each and name not in _OMITTED}
-
-
-def _name_variable(parameter: str) -> str:
-    return _NAMES.get(parameter, f"PG{parameter.replace('_', '').upper()}")
+    return kept | {name_variable(name): each for name, each in parameters.items() if each and name not in _OMITTED}

@@ -1,7 +1,7 @@
 """The views for psql, dashboards and other programs that only read.
 
 Belongs here: the statements of report_views.sql, the privileges of a role that reads nothing else,
-and the definition of a pending review, which the commands share with the views.
+and the definition of a pending review, which commands and views share.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ from payproc.logic import TABLE, is_legal
 
 PENDING = """payproc.events LEFT JOIN payproc.resolutions USING (payment_id, event_id)
     WHERE events.outcome OPERATOR(pg_catalog.=) 'MANUAL_REVIEW' AND resolutions.event_id IS NULL"""
-"""The events that wait for a person, as the FROM and WHERE of a query.
+"""Pending reviews, as the FROM and WHERE of a query.
 
-OPERATOR(pg_catalog.=): a plain = on an ENUM takes an exact match in `public`. With the catalog's
-own, the index events_for_review serves it.
+OPERATOR(pg_catalog.=): a plain = on an ENUM takes an exact match in `public`. The index
+events_for_review serves the catalog's own.
 """
 
 VIEWS = ("report_payments", "report_history", "report_queue", "report_runs")

@@ -1,6 +1,6 @@
 """The embedded PostgreSQL: a real server for users without one of their own.
 
-server.py shares and stops a server, cluster.py runs one, initdb.py creates one. home.py owns the
+server.py shares and stops a server, postmaster.py runs one, initdb.py creates one. home.py owns the
 folder with its files, and root.py reaches that folder when the user is root. binaries.py,
 process.py, sockets.py and log.py hold the parts.
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from payproc.embedded.binaries import POSTGRES_VERSION
-from payproc.embedded.cluster import LEAVE_SECONDS, Cluster
 from payproc.embedded.home import Home, close_at_end, explain_errors, try_lock, try_lock_for
 from payproc.embedded.initdb import SUPERUSER
 from payproc.embedded.log import describe_end
+from payproc.embedded.postmaster import LEAVE_SECONDS, Postmaster
 from payproc.embedded.sockets import find_listener
 from payproc.notes import Note, drop_note
 from payproc.signals import interrupt
@@ -55,7 +55,7 @@ class EmbeddedServer:
             "requirepeer": "" if self.owner is None else self.owner.pw_name,
         }
 
-    def why_gone(self) -> str | None:
+    def explain_end(self) -> str | None:
         """Return the reason why nobody can connect any more, from the log.
 
         None while the server answers.
@@ -78,55 +78,55 @@ def run_server(path: Path, *, version: int = POSTGRES_VERSION, note: Note = drop
     with interrupt.held():
         with explain_errors(path):
             home.prepare()
-            cluster = Cluster(home, version)
+            postmaster = Postmaster(home, version)
             users_lock = home.open("users.lock")
         with close_at_end(users_lock):
             with explain_errors(path):
-                server = _join(cluster, users_lock)
+                server = _join(postmaster, users_lock)
             try:
                 with interrupt.raised():
                     yield server
             finally:
                 with explain_errors(path):
-                    _leave(cluster, users_lock)
+                    _leave(postmaster, users_lock)
 
 
-def _join(cluster: Cluster, users_lock: int) -> EmbeddedServer:
-    home = cluster.home
+def _join(postmaster: Postmaster, users_lock: int) -> EmbeddedServer:
+    home = postmaster.home
     with close_at_end(home.open("start.lock")) as start_lock:
         for _ in home.poll(math.inf, lambda: "waiting for another command that starts or stops the server"):
             if try_lock(start_lock):
                 break
         fcntl.flock(users_lock, fcntl.LOCK_SH)
         try:
-            socket_folder = cluster.start()
+            socket_folder = postmaster.start()
         except BaseException:  # also after Ctrl-C during a start
-            if cluster.process is not None:
-                _stop_if_last(cluster, users_lock)
+            if postmaster.process is not None:
+                _stop_if_last(postmaster, users_lock)
             raise
-    return EmbeddedServer(home.path, socket_folder, cluster.version, home.owner)
+    return EmbeddedServer(home.path, socket_folder, postmaster.version, home.owner)
 
 
-def _leave(cluster: Cluster, users_lock: int) -> None:
+def _leave(postmaster: Postmaster, users_lock: int) -> None:
     # With process 1 the whole container ends, and the server of other containers' commands with it.
-    seconds = CONTAINER_SECONDS if os.getpid() == 1 and cluster.process is not None else 0
+    seconds = CONTAINER_SECONDS if os.getpid() == 1 and postmaster.process is not None else 0
     note = f"waiting up to {seconds} s for commands in other containers, which use the server of this one"
-    for _ in cluster.home.poll(seconds, lambda: note):
-        if _try_to_stop(cluster, users_lock) or interrupt.signal is not None:
+    for _ in postmaster.home.poll(seconds, lambda: note):
+        if _try_to_stop(postmaster, users_lock) or interrupt.signal is not None:
             return
-    _try_to_stop(cluster, users_lock)
+    _try_to_stop(postmaster, users_lock)
 
 
-def _try_to_stop(cluster: Cluster, users_lock: int) -> bool:
+def _try_to_stop(postmaster: Postmaster, users_lock: int) -> bool:
     """Stop the server if nobody else uses it. Return False if somebody does."""
-    with close_at_end(cluster.home.open("start.lock")) as start_lock:
+    with close_at_end(postmaster.home.open("start.lock")) as start_lock:
         # A command that holds the lock for long is starting the server, and will stop it.
-        return try_lock_for(start_lock, LEAVE_SECONDS) and _stop_if_last(cluster, users_lock)
+        return try_lock_for(start_lock, LEAVE_SECONDS) and _stop_if_last(postmaster, users_lock)
 
 
-def _stop_if_last(cluster: Cluster, users_lock: int) -> bool:
+def _stop_if_last(postmaster: Postmaster, users_lock: int) -> bool:
     with interrupt.put_off():
         is_last = try_lock(users_lock)
         if is_last:
-            cluster.stop()
+            postmaster.stop()
         return is_last

@@ -59,7 +59,7 @@ class LineWriter:
             self._malformed_lines.append(malformed.raw)
 
     def write(self) -> None:
-        """Write the round. Raises CannotFinish, BrokenPipeError if nobody reads a file any more."""
+        """Write the round. Raises CannotFinish, BrokenPipeError if the reader of a file is gone."""
         if self._decisions is not None:
             with _explain_errors("--decisions"):
                 self._decisions.write(self._decision_lines)

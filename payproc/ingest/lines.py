@@ -28,7 +28,7 @@ class OversizedLine(msgspec.Struct, frozen=True):
 
 
 class LineReader:
-    """Reads numbered non-blank lines from one source as they arrive.
+    """Reader of the numbered non-blank lines of one source, as they arrive.
 
     It holds one read and one line at most.
     """

@@ -67,7 +67,7 @@ class Round:
         """Return whether all parts are durable, or failed."""
         return all(future.done() for future in self._futures)
 
-    def results(self) -> Iterator[EventResult | MalformedLine]:
+    def collect_results(self) -> Iterator[EventResult | MalformedLine]:
         """Wait for all parts; yield the result of each entry in input order."""
         parts = [
             zip(part, future.result(), strict=True) for part, future in zip(self._parts, self._futures, strict=True)

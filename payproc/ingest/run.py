@@ -39,8 +39,10 @@ from payproc.schemas import MAX_LINE_BYTES, TOO_LONG, parse_lines
 from payproc.signals import Interrupt, block_signals
 
 ROUND_LINES = 4_000
-"""Lines in one round at most: enough for cheap round trips and flushes, and few enough to answer
-Ctrl-C at once."""
+"""Lines in one round at most.
+
+Enough for cheap round trips and flushes, and few enough to answer Ctrl-C at once.
+"""
 
 ROUND_BYTES = 4 << 20
 """Bytes of lines that close a round. One more line, of at most 1 MiB, may be in it."""
@@ -52,7 +54,7 @@ PROGRESS_SECONDS = 1.0
 """Seconds between two writes of a run's counts to its row."""
 
 
-class Summary(msgspec.Struct):
+class IngestSummary(msgspec.Struct):
     """Counts of an ingest so far. Field for field the object that `ingest --format json` prints."""
 
     run_id: int | None
@@ -70,6 +72,18 @@ class Summary(msgspec.Struct):
     """Duplicates with other content than the event on record."""
     elapsed_seconds: float = 0.0
     dry_run: bool = False
+
+    def add(self, malformed: int, reasons: Counter[Reason], known_conflicts: int, differing_duplicates: int) -> None:
+        """Add the counts of a round."""
+        self.malformed += malformed
+        self.events += reasons.total()
+        self.lines = self.malformed + self.events
+        for reason, count in reasons.items():
+            self.outcomes[OUTCOME_OF[reason]] += count
+        counts = Counter(self.reasons) + reasons
+        self.reasons = {reason: counts[reason] for reason in Reason if counts[reason]}
+        self.known_conflicts += known_conflicts
+        self.differing_duplicates += differing_duplicates
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -102,7 +116,7 @@ class Ingest:
         `on_malformed` gets source, line and reason of each malformed line, `on_progress` the bytes
         read so far.
         """
-        self.summary = Summary(None, [format_name(name) for name in names], dry_run=options.dry_run)
+        self.summary = IngestSummary(None, [format_name(name) for name in names], dry_run=options.dry_run)
         self._database = database
         self._names = names
         self._options = options
@@ -117,9 +131,6 @@ class Ingest:
         self._forming = Round(self._workers)
         self._in_flight: deque[Round] = deque()
         self._worker_of: dict[str, int] = {}
-        self._reasons: Counter[Reason] = Counter()
-        self._known_conflicts = 0
-        self._differing_duplicates = 0
         self._bytes_read = 0
         self._has_unsaved_counts = False
         self._began = time.monotonic()
@@ -130,8 +141,8 @@ class Ingest:
 
         `summary` is correct even after an exception.
 
-        Raises CannotFinish, WrongUsage for unreadable input, BrokenPipeError if nobody reads a
-        report any more.
+        Raises CannotFinish, WrongUsage for unreadable input, BrokenPipeError if the reader of a
+        report is gone.
         """
         # No cycles arise here, so collections would only cost time.
         collects = gc.isenabled()
@@ -232,9 +243,10 @@ class Ingest:
 
     def _report(self, finished: Round) -> None:
         """Wait for a round; count and write the result of each of its lines."""
-        malformed = 0
-        reasons, writer, worker_of_event = self._reasons, self._writer, self._worker_of
-        for result in finished.results():
+        malformed = known_conflicts = differing_duplicates = 0
+        reasons: Counter[Reason] = Counter()
+        writer, worker_of_event = self._writer, self._worker_of
+        for result in finished.collect_results():
             if isinstance(result, MalformedLine):
                 malformed += 1
                 self._on_malformed(self.summary.source[result.source], result.line, result.reason)
@@ -242,28 +254,15 @@ class Ingest:
             else:
                 worker_of_event.pop(result.input_event.event.event_id, None)  # it is on record now
                 reasons[result.decision.reason] += 1
-                self._known_conflicts += result.is_known
-                self._differing_duplicates += result.differs
+                known_conflicts += result.is_known
+                differing_duplicates += result.differs
                 writer.add(result)
-        self._count(len(finished.entries), malformed)
+        self.summary.add(malformed, reasons, known_conflicts, differing_duplicates)
         self._has_unsaved_counts = True
         writer.write()
         self._on_progress(self._bytes_read)
         if time.monotonic() - self._progress_at > PROGRESS_SECONDS:
             self._save_progress()
-
-    def _count(self, lines: int, malformed: int) -> None:
-        """Add a round to the summary."""
-        summary = self.summary
-        summary.lines += lines
-        summary.malformed += malformed
-        summary.events = summary.lines - summary.malformed
-        summary.reasons = {reason: self._reasons[reason] for reason in Reason if self._reasons[reason]}
-        summary.outcomes = dict.fromkeys(Outcome, 0)
-        for reason, count in summary.reasons.items():
-            summary.outcomes[OUTCOME_OF[reason]] += count
-        summary.known_conflicts = self._known_conflicts
-        summary.differing_duplicates = self._differing_duplicates
 
     def _save_progress(self) -> None:
         """Save interim counts for `payproc runs`, best effort; only the final save must succeed."""

@@ -15,6 +15,9 @@ from payproc.errors import WrongUsage
 STDIN = "<stdin>"
 """Name of standard input in messages and reports."""
 
+FROM_STDIN = "payproc ingest -"
+"""Command that ingests the output of a tool."""
+
 _UNREADABLE = {
     rb"\x1f\x8b": ("compressed with gzip", "zcat"),
     rb"BZh": ("compressed with bzip2", "bzcat"),
@@ -27,14 +30,16 @@ _UNREADABLE = {
     rb"\xff\xfe\0\0|\0\0\xfe\xff": ("UTF-32", "iconv -f UTF-32 -t UTF-8"),
     rb"\xff\xfe[\t-~]\0|\xfe\xff\0[\t-~]": ("UTF-16", "iconv -f UTF-16 -t UTF-8"),  # Windows PowerShell's >
 }
-"""Patterns of the first bytes of files that have to be converted, with their kind and a tool. The
-first match counts. No JSON Lines in UTF-8 start like this."""
+"""Patterns of the first bytes of files that have to be converted, with their kind and a tool.
+
+The first match counts. No JSON Lines in UTF-8 start like this.
+"""
 
 _START_BYTES = 512
 """Bytes that the patterns look at: the first block of a tar archive."""
 
 
-def check_sources(names: Sequence[str], command: str = "payproc ingest -") -> None:
+def check_sources(names: Sequence[str], command: str = FROM_STDIN) -> None:
     """Refuse sources that cannot be read, before anything is done. Raises WrongUsage.
 
     `command` reads the output of a tool. Only regular files are opened for a look, because
@@ -55,15 +60,15 @@ def check_sources(names: Sequence[str], command: str = "payproc ingest -") -> No
             raise WrongUsage(f"{name}: cannot be read: {error.strerror}{hint}") from error
 
 
-def refuse_unreadable(name: str, start: bytes, command: str = "payproc ingest -") -> None:
+def refuse_unreadable(name: str, start: bytes, command: str = FROM_STDIN) -> None:
     """Raise WrongUsage if these are the first bytes of a file that has to be converted first."""
     for pattern, (kind, tool) in _UNREADABLE.items():
         if re.match(pattern, start, re.DOTALL):
-            fix = f"use: {tool} {as_argument(name)} | {command}" if tool else "save it as CSV in UTF-8 first"
+            fix = f"use: {tool} {format_argument(name)} | {command}" if tool else "save it as CSV in UTF-8 first"
             raise WrongUsage(f"{name}: is {kind}, expected JSON Lines in UTF-8; {fix}")
 
 
-def as_argument(name: str) -> str:
+def format_argument(name: str) -> str:
     """Return a source as an argument for the shell, or FILE for a pipe, which is empty by now."""
     if name == STDIN or name.startswith(("/dev/fd/", "/proc/")):
         return "FILE"

@@ -38,9 +38,6 @@ CLIENTS = (1, 2, 4, 8, 16, 32)
 EVENTS_PER_CLIENT = 4_000
 """Most events for each client: few clients are slow, and all counts are to take about as long."""
 
-MAX_TRIES = "1000"
-"""Retries of a transaction that lost a race."""
-
 _TABLES = """
     CREATE TABLE staged (
         place bigint PRIMARY KEY, event_id text NOT NULL, payment_id text NOT NULL,

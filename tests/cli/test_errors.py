@@ -261,20 +261,6 @@ def test_read_only_database_names_the_primary(run_in_process: InProcess, sql: Sq
 # ---- The schema ----------------------------------------------------------------------------------
 
 
-def test_foreign_schema_is_left_alone(tmp_path: Path, bare_url: URL, sql_on: SqlOn, good: Path) -> None:
-    sql_on(bare_url).rows("CREATE SCHEMA payproc CREATE TABLE events (x text)")
-    for command in ("ingest good.jsonl", "show p1", "init", "ingest --dry-run good.jsonl"):
-        line = error_line(InProcess(tmp_path, bare_url)(*command.split()), 1)
-        assert "belongs to another application: it holds 1 other tables and indexes" in line
-
-
-def test_newer_schema_is_left_alone(run_in_process: InProcess, sql: Sql, good: Path) -> None:
-    sql.rows("COMMENT ON TABLE payproc.runs IS 'payproc schema version 99, procedure 0123456789abcdef'")
-    for command in ("ingest good.jsonl", "ingest --dry-run good.jsonl", "show p1", "init"):
-        line = error_line(run_in_process(*command.split()), 1)
-        assert "has version 99, and this payproc is older than the schema: it knows version 3; install a newer" in line
-
-
 def test_missing_schema_exits_with_1(tmp_path: Path, bare_url: URL) -> None:
     """A database that has lost its records never looks healthy."""
     resolve = "resolve e1 --apply --note x --yes"

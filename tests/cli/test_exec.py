@@ -109,6 +109,13 @@ def test_callers_variables_fill_gaps_of_the_url(shared: InProcess) -> None:
         assert finished.stdout == f"{url.database}|on|German, DMY\n", finished
 
 
+def test_encoding_is_that_of_the_url(shared: InProcess) -> None:
+    """The connection of payproc itself is always in UTF-8."""
+    named = find_url(shared).update_query_dict({"client_encoding": "latin1"}).render_as_string(hide_password=False)
+    finished = shared("exec", "-q", "--database-url", named, "psql", "-Atc", "SHOW client_encoding")
+    assert finished == (0, "LATIN1\n", "")
+
+
 def test_payproc_inside_takes_the_same_database(shared: InProcess) -> None:
     """A URL in the environment, or in .env, may name another one."""
     url = find_url(shared)

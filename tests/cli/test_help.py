@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.command import Payproc
 from tests.support.documents import ROOT, run_script
+from tests.support.in_process import InProcess
 
 COMMANDS = (
     "ingest",
@@ -32,16 +33,16 @@ COMMANDS = (
 
 @pytest.mark.parametrize("width", ["80", pytest.param("200", marks=pytest.mark.slow)])
 def test_help_fits_80_columns_and_ends_with_examples(tmp_path: Path, width: str) -> None:
-    payproc = Payproc(tmp_path, None)
+    run = InProcess(tmp_path, None)
     for command in ([], *([each] for each in COMMANDS)):
-        finished = payproc(*command, "--help", env={"COLUMNS": width})
+        finished = run(*command, "--help", env={"COLUMNS": width})
         assert (finished.code, finished.stderr) == (0, "")
         assert max(map(len, finished.stdout.splitlines())) <= 80
         assert examples(finished.stdout), command
 
 
 def test_ingest_usage_shows_several_files(tmp_path: Path) -> None:
-    usage = Payproc(tmp_path, None)("ingest", "--help").stdout.splitlines()[0]
+    usage = InProcess(tmp_path, None)("ingest", "--help").stdout.splitlines()[0]
     assert usage == "Usage: payproc ingest [OPTIONS] [FILE]..."
 
 
@@ -76,7 +77,7 @@ def test_help_examples_work(payproc: Payproc) -> None:
 def test_version_is_that_of_the_package(tmp_path: Path) -> None:
     version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert version
-    assert Payproc(tmp_path, None)("--version").stdout == f"payproc {version[1]}\n"
+    assert InProcess(tmp_path, None)("--version").stdout == f"payproc {version[1]}\n"
 
 
 def test_module_is_the_command(tmp_path: Path) -> None:

@@ -151,16 +151,29 @@ def test_listing_bar_is_drawn_unless_in_a_pipe(payproc: Payproc, run_in_process:
 
 
 @pytest.mark.parametrize("columns", [80, 110, 160])
-def test_history_shows_long_ids_whole(run_in_process: InProcess, columns: int) -> None:
-    """Ids of 27 and 36 characters, and the line of a file in a deep folder."""
+def test_tables_show_real_ids_whole(run_in_process: InProcess, columns: int) -> None:
+    """Ids of 27 and 36 characters, and the line of a file of a long name in a deep folder."""
     event, payment = "evt_3MmlLrLkdIwHu7ix0snN0B1", "1b9d6bcd-bbfd-4b2d-9b5d-ab8dfbbd4bed"
+    second = event_line("4f1c2d9e-7a3b-4c8d-9e0f-112233445566", payment, "refund")
     folder = run_in_process.folder / "spool" / "psp" / "2026-11-18"
     folder.mkdir(parents=True)
-    (folder / "events-17.jsonl").write_bytes(b"\n" * 15176 + event_line(event, payment, "capture"))
-    run_in_process("ingest", folder / "events-17.jsonl")
-    for command in (["history"], ["show", payment]):
+    (folder / "events-2026-11-18-newest-first.jsonl").write_bytes(
+        b"\n" * 15176 + event_line(event, payment, "capture") + b"\n" + second
+    )
+    run_in_process("ingest", folder / "events-2026-11-18-newest-first.jsonl")
+    for command in (["history"], ["review"], ["show", payment]):
         shown = run_in_process(*command, env={"COLUMNS": str(columns)}).stdout
         assert max(map(len, shown.splitlines())) <= columns
         assert event in shown
         assert payment in shown
-        assert "/events-17.jsonl:15177" in shown
+        assert "/events-2026-11-18-newest-first.jsonl:15177" in shown
+
+
+def test_history_shortens_notes(filled: InProcess) -> None:
+    """A note that goes with a thousand decisions would fill the screen; `show` has it whole."""
+    note = "a\tb " * 100
+    filled("ingest", "-", stdin=event_line("e9", "p9", "capture"))
+    filled("resolve", "e9", "--dismiss", "--note", note, "--by", "zoe", "--yes")
+    shown = filled("history", "--by", "zoe", env={"COLUMNS": "2000"}).stdout
+    assert shown.rstrip().endswith(r"a\tb " * 50 + "…")
+    assert "…" not in filled("show", "p9", env={"COLUMNS": "2000"}).stdout

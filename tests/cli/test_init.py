@@ -124,7 +124,9 @@ def new_coordinator(citus_server: OwnServer, sql_on: SqlOn, tmp_path: Path) -> N
     """Create empty databases on that server, with the extension or without."""
 
     def make(name: str, *, extension: bool = True, encoding: str = "UTF8") -> Coordinator:
-        sql_on(citus_server.url).rows(f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
+        sql_on(citus_server.url).rows(
+            f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C' STRATEGY FILE_COPY"
+        )
         url = citus_server.url.set(database=name)
         sql = sql_on(url)
         if extension:

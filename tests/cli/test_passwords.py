@@ -24,15 +24,15 @@ def test_no_url_gives_its_password_away(tmp_path: Path) -> None:
     """Each URL is tried as the option, as the variable and in .env."""
     run = InProcess(tmp_path, None)
     for url in URLS:
-        finished = run("init", "--database-url", url)
-        assert finished.code in (1, 2), url
-        assert_no_password(finished.output, url)
-        assert "fault in payproc" not in finished.output
-        assert finished.output.count("\n") <= 2
-        assert_no_password(run("show", "p", env={"DATABASE_URL": url}).output, url)
         (tmp_path / ".env").write_bytes(b"DATABASE_URL='" + os.fsencode(url.replace("'", "")) + b"'\n")
-        assert_no_password(run("verify").output, url)
+        in_file = run("verify")
         (tmp_path / ".env").unlink()
+        given, in_variable = run("init", "--database-url", url), run("show", "p", env={"DATABASE_URL": url})
+        for finished in (given, in_variable, in_file):
+            assert finished.code in (1, 2), url
+            assert_no_password(finished.output, url)
+            assert "fault in payproc" not in finished.output
+            assert 1 <= finished.output.count("\n") <= 2
         count("URLs with a password tried")
 
 
@@ -42,7 +42,7 @@ def test_help_does_not_print_the_variable(tmp_path: Path, command: str) -> None:
         assert_no_password(InProcess(tmp_path, None)(*command.split(), env={"DATABASE_URL": url}).output, url)
 
 
-@pytest.mark.parametrize("step", [10, pytest.param(1, marks=slow)], ids=["some", "all"])
+@pytest.mark.parametrize("step", [20, pytest.param(1, marks=slow)], ids=["some", "all"])
 def test_misplaced_url_is_not_printed(run_in_process: InProcess, step: int) -> None:
     for url in [url for url in URLS if re.search("://.*@|password", url)][::step]:
         for arguments in (

@@ -76,7 +76,7 @@ def test_review_empty_queue(run_in_process: InProcess) -> None:
 
 def test_review_reason_without_pending_reviews(filled: InProcess) -> None:
     listed = filled("review", "--reason", "capture_after_refund")
-    assert listed.stdout == "no events need review with the reason capture_after_refund\n"
+    assert listed.stdout == "no events need review (reason capture_after_refund)\n"
 
 
 def test_review_reason_without_review_is_refused(filled: InProcess) -> None:

@@ -21,6 +21,10 @@ def filled(run_in_process: InProcess, sql: Sql) -> InProcess:
     return run_in_process
 
 
+def test_runs_says_that_there_are_none(run_in_process: InProcess) -> None:
+    assert run_in_process("runs").stdout == "no runs\n"
+
+
 def test_runs_json_is_newest_first(filled: InProcess) -> None:
     newest, oldest = (json.loads(row) for row in filled("runs", "--format", "json").stdout.splitlines())
     assert (newest["run_id"], newest["finished_at"], newest["source"]) == (2, None, ["killed.jsonl"])
@@ -63,3 +67,8 @@ def test_run_label_is_shown(run_in_process: InProcess) -> None:
     listed = [json.loads(row)["label"] for row in run("runs", "--format", "json").stdout.splitlines()]
     assert listed == ["night of the 18th", None]
     assert "label: night of the 18th" in run("runs").stdout
+    run("ingest", "-", "--label", "x" * 201, stdin=event_line("e3", "p2", "authorize"))
+    for command in ("runs", "status"):
+        shown = run(command, env={"COLUMNS": "400"}).stdout
+        assert f"{'x' * 200}…" in shown
+        assert "x" * 201 not in shown

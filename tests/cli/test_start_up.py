@@ -5,6 +5,7 @@ PYTHONPROFILEIMPORTTIME makes Python list on stderr the modules that a process i
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -38,25 +39,35 @@ def test_command_without_a_database_imports_little(tmp_path: Path, command: str)
     assert not names & unneeded
 
 
-def test_command_imports_nothing_unneeded(payproc: Payproc, run_in_process: InProcess) -> None:
+MOST = [
+    "ingest day.jsonl --workers 1 --fail-on REJECT",
+    "ingest day.jsonl --format json --decisions decided",
+    "review --reason predecessor_missing --limit 3",
+    "show p1",
+]
+
+OTHERS = [
+    "resolve e1 --apply --note x --by alice --expect authorized --yes",
+    "correct p1 --to failed --note x --by alice --yes",
+    "show p1 --format json",
+    "payments",
+    "history",
+    "status",
+    "runs --limit 5",
+    "verify",
+    "export",
+    "init",
+    "exec true",
+]
+
+
+@pytest.mark.parametrize("commands", [MOST, pytest.param(OTHERS, marks=pytest.mark.slow)], ids=["most", "others"])
+def test_command_imports_nothing_unneeded(payproc: Payproc, run_in_process: InProcess, commands: Sequence[str]) -> None:
     """Ids in other scripts are measured by Rich's tables, so there is none here."""
     facts = [("e1", "p1", "capture"), ("e2", "p1", "authorize")]
     write_lines(payproc.folder / "day.jsonl", [event_line(*fact) for fact in facts])
     run_in_process("ingest", "day.jsonl")
-    for command in (
-        "ingest day.jsonl --workers 1 --fail-on REJECT",
-        "ingest day.jsonl --format json --decisions decided",
-        "review --reason predecessor_missing --limit 3",
-        "resolve e1 --apply --note x --by alice --expect authorized --yes",
-        "correct p1 --to failed --note x --by alice --yes",
-        "show p1",
-        "show p1 --format json",
-        "runs --limit 5",
-        "verify",
-        "export",
-        "init",
-        "exec true",
-    ):
+    for command in commands:
         names = imported(payproc(*command.split(), env=PROFILE))
         assert "psycopg2" in names, command
         assert not names & SLOW, command

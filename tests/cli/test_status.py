@@ -10,7 +10,12 @@ from tests.support.events import event_line, write_lines
 from tests.support.in_process import InProcess
 from tests.support.postgres import Sql
 
-FIRST = [event_line("e1", "p1", "authorize"), event_line("e2", "p1", "flag")]
+FIRST = [
+    event_line("e1", "p1", "authorize"),
+    event_line("e2", "p1", "flag"),
+    event_line("e9", "p9", "fail"),
+    event_line("e10", "p9", "capture"),  # rejected
+]
 
 SECOND = [
     event_line("e3", "p2", "capture"),  # legal once its authorize has come
@@ -44,7 +49,7 @@ def test_status_json_counts_the_database(filled: InProcess) -> None:
     assert status.pop("last_run") == newest
     assert status == {
         "schema": 3,
-        "payments": {"created": 2, "authorized": 2, "captured": 0, "refunded": 0, "failed": 1},
+        "payments": {"created": 2, "authorized": 2, "captured": 0, "refunded": 0, "failed": 2},
         "waiting": {"events": 3, "legal_now": 1},
         "waiting_by_reason": {
             "predecessor_missing": {"events": 2, "legal_now": 1},
@@ -58,7 +63,7 @@ def test_status_json_counts_the_database(filled: InProcess) -> None:
 def test_status_table_tells_the_same(filled: InProcess) -> None:
     shown = [" ".join(row.split()) for row in filled("status").stdout.splitlines()]
     assert shown[1].startswith("Server PostgreSQL ")
-    assert shown[2:6] == ["Payments 5", "2 created", "2 authorized", "1 failed"]
+    assert shown[2:6] == ["Payments 6", "2 created", "2 authorized", "2 failed"]
     assert shown[6:9] == [
         "Need review 3 events, 1 legal now",
         "2 predecessor_missing: the step before it is missing, 1 legal now",
@@ -67,7 +72,7 @@ def test_status_table_tells_the_same(filled: InProcess) -> None:
     assert shown[9].startswith("oldest: e2, ")
     assert shown[10].startswith("Last run run 2 (the second.jsonl), 2")
     assert shown[10].endswith(" UTC, finished: 7 events")
-    assert shown[11:] == ["2 events were rejected; payproc history --run 2 --outcome REJECT", "Unfinished none"]
+    assert shown[11:] == ["2 events were rejected; run payproc history --run 2 --outcome REJECT", "Unfinished none"]
 
 
 def test_status_rejected_are_those_of_history(filled: InProcess) -> None:
@@ -103,6 +108,28 @@ def test_status_of_an_empty_database(run_in_process: InProcess) -> None:
     assert (status["oldest_waiting"], status["last_run"], status["rejected_in_last_run"]) == (None, None, 0)
     shown = [" ".join(row.split()) for row in run_in_process("status", "--max-age", "0s").stdout.splitlines()]
     assert shown[2:] == ["Payments 0", "Need review none", "Last run none", "Unfinished none"]
+
+
+def test_status_counts_one_of_each(run_in_process: InProcess, sql: Sql) -> None:
+    """The words are in the singular, and a run that was killed is not finished."""
+    day = [event_line("e1", "p1", "fail"), event_line("e2", "p1", "capture"), b"[]"]
+    day.append(event_line("e3\u202e", "p2", "flag"))
+    run_in_process("ingest", "-", stdin=b"\n".join(day))
+    sql.rows("UPDATE payproc.runs SET finished_at = NULL")
+    finished = run_in_process("status", "--quiet", "--max-waiting", "0", "--max-age", "0s", "--format", "json")
+    assert finished.code == 3
+    assert [re.sub(r"for \d+ s$", "for N s", line) for line in messages(finished)] == [
+        "payproc: --max-waiting 0: 1 event needs review",
+        'payproc: --max-age 0 s: event "e3\\u202e" has waited for N s',
+    ]
+    shown = [" ".join(row.split()) for row in run_in_process("status").stdout.splitlines()]
+    assert shown[5] == "Need review 1 event, 0 legal now"
+    assert shown[8].endswith(" UTC, not finished: 3 events")
+    assert shown[9:] == [
+        "1 malformed line",
+        "1 event was rejected; payproc history --run 1 --outcome REJECT",
+        "Unfinished run 1",
+    ]
 
 
 def test_status_lists_unfinished_runs(run_in_process: InProcess, sql: Sql) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import Payproc
+from tests.support.events import event_line, write_lines
 from tests.support.in_process import InProcess
 from tests.support.postgres import Sql, contents
 from tests.support.wrong_usage import REFUSED_BY_WRITERS
@@ -85,11 +86,10 @@ def test_a_password_stays_hidden(run: InProcess) -> None:
         ["show", "pay_new", "--format", "JSON"],
     ],
 )
-def test_a_choice_is_taken_in_any_case(payproc: Payproc, arguments: list[str]) -> None:
-    line = b'{"event_id": "new_1", "payment_id": "pay_new", "type": "authorize"}'
-    (payproc.folder / "day.jsonl").write_bytes(line)
-    assert payproc("ingest", "day.jsonl").code == 0
-    assert payproc(*arguments).code == 0
+def test_a_choice_is_taken_in_any_case(shared: InProcess, arguments: list[str]) -> None:
+    write_lines(shared.folder / "day.jsonl", [event_line("new_1", "pay_new", "authorize")])
+    assert shared("ingest", "day.jsonl").code == 0
+    assert shared(*arguments).code == 0
 
 
 def test_wrong_usage_ends_a_process_with_2(payproc: Payproc, sql: Sql) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.command import COMMAND, Finished, Payproc
 from tests.support.events import event_line
+from tests.support.in_process import InProcess
 from tests.support.servers import OwnServer, OwnServers, find_free_port
 
 DEAD_ADDRESS = "127.0.0.1:1"
@@ -85,7 +86,7 @@ UNREACHABLE = [
 @pytest.mark.parametrize("example", UNREACHABLE, ids=[example.name for example in UNREACHABLE])
 def test_unreachable_url_is_named_as_by_libpq(tmp_path: Path, example: Example) -> None:
     environment = {"PGSERVICEFILE": os.devnull, **example.environment}
-    finished = Payproc(tmp_path, None)("runs", "--database-url", example.url, env=environment)
+    finished = InProcess(tmp_path, None)("runs", "--database-url", example.url, env=environment)
     note, error = finished.stderr.splitlines()
     assert finished.code == 1
     assert note == f"payproc: database {example.name} (from --database-url)"
@@ -96,21 +97,21 @@ def test_unreachable_url_is_named_as_by_libpq(tmp_path: Path, example: Example) 
 
 
 def test_forbidden_embedded_needs_a_url(tmp_path: Path) -> None:
-    payproc = Payproc(tmp_path, None)
+    run = InProcess(tmp_path, None)
     for command in (["init"], ["ingest", "-q"], ["show", "p"], ["runs"]):
-        finished = payproc(*command, env={"PAYPROC_EMBEDDED": "never"}, stdin=b"")
+        finished = run(*command, env={"PAYPROC_EMBEDDED": "never"})
         assert (finished.code, finished.stdout) == (2, "")
         assert finished.stderr == (
             "payproc: no database is named, and PAYPROC_EMBEDDED=never forbids the embedded one; name one with "
             "--database-url, DATABASE_URL, or DATABASE_URL in .env\n"
         )
     message = 'payproc: PAYPROC_EMBEDDED: unknown "no", expected never or nothing\n'
-    assert payproc("init", env={"PAYPROC_EMBEDDED": "no"}) == (2, "", message)
-    assert not Path(payproc.environment["PAYPROC_HOME"]).exists()
+    assert run("init", env={"PAYPROC_EMBEDDED": "no"}) == (2, "", message)
+    assert not Path(run.environment["PAYPROC_HOME"]).exists()
 
 
-def test_forbidden_embedded_allows_a_url(payproc: Payproc) -> None:
-    assert payproc("runs", "-q", env={"PAYPROC_EMBEDDED": "never"}).code == 0
+def test_forbidden_embedded_allows_a_url(run_in_process: InProcess) -> None:
+    assert run_in_process("runs", "-q", env={"PAYPROC_EMBEDDED": "never"}).code == 0
 
 
 # ---- A deleted working directory -----------------------------------------------------------------

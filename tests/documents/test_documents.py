@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import URL
 
 from payproc.logic import OUTCOME_OF
 from payproc.verify import Problem
-from tests.support.command import Payproc
 from tests.support.documents import (
     BENCHMARKS,
     CHANGELOG,
@@ -31,6 +31,7 @@ from tests.support.documents import (
     tables,
 )
 from tests.support.events import event_line
+from tests.support.in_process import InProcess
 from tests.support.postgres import Sql
 
 MAX_FRONT_LINES = 200
@@ -41,7 +42,7 @@ EXIT_CODES = ["0", "1", "2", "3", "130, 143, 129", "141"]
 @cache
 def output(*arguments: str) -> str:
     """Return the output of a command that needs no database."""
-    return Payproc(Path(), None)(*arguments).stdout
+    return InProcess(ROOT, None)(*arguments).stdout
 
 
 @cache
@@ -189,53 +190,54 @@ def test_exit_codes_are_listed(document: str) -> None:
     assert [row[0] for row in tables(read(document), "| exit code | meaning |")] == EXIT_CODES
 
 
-def test_reference_lists_the_fields_of_objects(payproc: Payproc, sql: Sql) -> None:
+def test_reference_lists_the_fields_of_objects(tmp_path: Path, url: URL, sql: Sql) -> None:
     """In their order."""
+    run = InProcess(tmp_path, url)
     described = {name: re.findall(r"`(\w+)`", cell) for name, cell in tables(read(REFERENCE), "| object | fields |")}
     facts = [("e1", "p1", "capture"), ("e2", "p1", "authorize"), ("e1", "p1", "refund")]
     differing = event_line(*facts[1], attempt=2)
     lines = b"\n".join([*(event_line(*fact) for fact in facts), differing, b"[]"])
-    objects = {"`ingest`": payproc.summary("-", "--decisions", "first.jsonl", stdin=lines, code=3)}
-    payproc.summary("-", "--decisions", "second.jsonl", stdin=lines, code=3)
-    objects |= decision_objects(payproc.folder)
-    objects["`review`"] = json.loads(payproc("review", "--format", "json").stdout)
-    objects |= status_objects(payproc)
+    objects = {"`ingest`": run.summary("-", "--decisions", "first.jsonl", stdin=lines, code=3)}
+    run.summary("-", "--decisions", "second.jsonl", stdin=lines, code=3)
+    objects |= decision_objects(run.folder)
+    objects["`review`"] = json.loads(run("review", "--format", "json").stdout)
+    objects |= status_objects(run)
     resolve = ("resolve", "--all", "--dismiss", "--note", "x", "--yes", "--format", "json")
-    objects["`resolve`"] = json.loads(payproc(*resolve, "--decisions", "results.jsonl").stdout)
-    objects["a result of `resolve` in `--decisions`"] = json.loads((payproc.folder / "results.jsonl").read_text())
-    payproc("correct", "p1", "--to", "captured", "--note", "x", "--yes")
-    objects["`show`"] = shown = json.loads(payproc("show", "p1", "--format", "json").stdout)
+    objects["`resolve`"] = json.loads(run(*resolve, "--decisions", "results.jsonl").stdout)
+    objects["a result of `resolve` in `--decisions`"] = json.loads((run.folder / "results.jsonl").read_text())
+    run("correct", "p1", "--to", "captured", "--note", "x", "--yes")
+    objects["`show`"] = shown = json.loads(run("show", "p1", "--format", "json").stdout)
     objects["an event in `history`"], _, decision, correction = shown["history"]
     objects |= {"a person's decision in `history`": decision, "a person's correction in `history`": correction}
     (objects["one of `conflicts`"],) = shown["conflicts"]
     (objects["one of `redeliveries`"],) = shown["redeliveries"]
-    objects |= listed_objects(payproc, shown)
-    objects["`runs`"] = json.loads(payproc("runs", "--format", "json", "--limit", "1").stdout)
+    objects |= listed_objects(run, shown)
+    objects["`runs`"] = json.loads(run("runs", "--format", "json", "--limit", "1").stdout)
     sql.rows("UPDATE payproc.payments SET version = 9 RETURNING version")
-    objects["`verify`"] = found = json.loads(payproc("verify", "--format", "json").stdout)
+    objects["`verify`"] = found = json.loads(run("verify", "--format", "json").stdout)
     (objects["one of `findings`"],) = found["findings"]
     objects["`rules`"] = rules = json.loads(output("rules", "--format", "json"))
     objects |= {f"one of `{name}`": rows[0] for name, rows in rules.items()}
     assert described == {name: list(fields) for name, fields in objects.items()}
 
 
-def status_objects(payproc: Payproc) -> dict[str, dict[str, Any]]:
+def status_objects(run: InProcess) -> dict[str, dict[str, Any]]:
     """Return the objects of payments and status by their names in the reference."""
-    status = json.loads(payproc("status", "--format", "json").stdout)
+    status = json.loads(run("status", "--format", "json").stdout)
     (by_reason,) = status["waiting_by_reason"].values()
     assert by_reason.keys() == status["waiting"].keys()
     return {
-        "`payments`": json.loads(payproc("payments", "--format", "json", "--limit", "1").stdout),
+        "`payments`": json.loads(run("payments", "--format", "json", "--limit", "1").stdout),
         "`status`": status,
         "`waiting`, and each of `waiting_by_reason`": by_reason,
         "`oldest_waiting`": status["oldest_waiting"],
     }
 
 
-def listed_objects(payproc: Payproc, shown: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def listed_objects(run: InProcess, shown: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the fields that entries have in the command history and not in show."""
     event, conflict, duplicate = (
-        json.loads(payproc("history", "--format", "json", "--limit", "1", *options).stdout)
+        json.loads(run("history", "--format", "json", "--limit", "1", *options).stdout)
         for options in (("--kind", "event"), ("--reason", "event_id_conflict"), ("--reason", "duplicate_event"))
     )
     known, known_conflict, redelivery = shown["history"][0], shown["conflicts"][0], shown["redeliveries"][0]

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import URL
 
-from tests.support.command import Payproc
+from tests.support.in_process import InProcess
 
 SAMPLES = Path(__file__).parents[2] / "sample_events"
 
@@ -54,10 +55,10 @@ def test_samples_are_all_tested() -> None:
 
 
 @pytest.mark.parametrize("name", STORIES)
-def test_sample_has_its_outcomes(payproc: Payproc, name: str) -> None:
+def test_sample_has_its_outcomes(tmp_path: Path, url: URL, name: str) -> None:
     story = {"malformed": 0, "differing_duplicates": 0, **STORIES[name]}
     path = str(SAMPLES / f"{name}.jsonl")
-    summary = payproc.summary(path, code=3 if story["malformed"] else 0)
+    summary = InProcess(tmp_path, url).summary(path, code=3 if story["malformed"] else 0)
     assert summary.pop("elapsed_seconds") >= 0
     assert summary.pop("database").startswith("postgresql://")
     events = sum(story["reasons"].values())
@@ -77,8 +78,8 @@ def test_sample_has_its_outcomes(payproc: Payproc, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_samples_do_not_interfere(payproc: Payproc) -> None:
+def test_samples_do_not_interfere(tmp_path: Path, url: URL) -> None:
     """A reader runs them one after another on the same database."""
     for name, story in STORIES.items():
-        finished = payproc("ingest", str(SAMPLES / f"{name}.jsonl"), "--format", "json")
+        finished = InProcess(tmp_path, url)("ingest", str(SAMPLES / f"{name}.jsonl"), "--format", "json")
         assert json.loads(finished.stdout)["reasons"] == story["reasons"]

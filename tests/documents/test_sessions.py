@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL
 
+from payproc.embedded.server import run_server
 from tests.support.command import Payproc
 from tests.support.documents import DOCUMENTS, FRONT, ROOT, SAMPLES, SCRIPTS, blocks, run_script, sessions
 from tests.support.events import event_line, write_lines
@@ -51,12 +52,15 @@ def home() -> Iterator[str]:
 
 @pytest.mark.parametrize("document", [document for document in DOCUMENTS if sessions(document)])
 def test_session_prints_the_output_shown(document: str, home: str, tmp_path: Path) -> None:
-    """All sessions of a document run one after another, on a fresh embedded database."""
+    """All sessions of a document run one after another, on a fresh embedded database.
+
+    Its server stays, because starting it takes longer than a command.
+    """
     shutil.copytree(ROOT / "sample_events", tmp_path / "sample_events")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("DATABASE", "PAYPROC"))}
     environment |= {"PAYPROC_HOME": home, "COLUMNS": "80"}
-    for session in sessions(document):
-        for command, output in session:
+    with run_server(Path(home)):
+        for command, output in (step for session in sessions(document) for step in session):
             finished = run_script(f"{{ {command}\n}} 2>&1", tmp_path, environment)
             assert normalize(finished.stdout) == normalize(output), f"$ {command}"
 

@@ -161,5 +161,5 @@ def test_planted_log_shows_root_nothing(made_home: Path, folder: Path) -> None:
     for plant in (Path.symlink_to, Path.hardlink_to):
         (made_home / "log").unlink()
         plant(made_home / "log", secret)
-        assert server.why_gone() == f"its server has ended (see {made_home}/log)"
+        assert server.explain_end() == f"its server has ended (see {made_home}/log)"
     (made_home / "log").unlink()

@@ -11,14 +11,13 @@ import pytest
 from payproc.bulk import BulkResult, BulkSummary, Fate, Order, Resolver, plan
 from payproc.corrections import Correction, correct
 from payproc.db.connection import Database
-from payproc.db.schema import create_schema
 from payproc.handlers import Recorder
 from payproc.logic import EventType, Reason, Resolution, State
 from payproc.review import ReviewDecision, resolve_review
 from payproc.review_queue import QueueCounts, ReviewFilter, open_reviews
 from payproc.verify import VerifySummary, verify_histories
 from tests.support.events import input_events
-from tests.support.postgres import NewDatabase, Sql, as_database, claim_events, contents
+from tests.support.postgres import NewDatabase, Sql, as_database, claim_events, contents, create_schema
 
 APPLY = ReviewDecision(Resolution.APPLY, "it was paid", "alice")
 DISMISS = ReviewDecision(Resolution.DISMISS, "a stale report", "bob")
@@ -187,7 +186,7 @@ def test_undecidable_events_are_refused(recorder: Recorder, decide: Callable[...
     assert contents(sql) == before
 
 
-def test_stale_premises_are_refused(database: Database, recorder: Recorder, decide: Callable[..., BulkResult]) -> None:
+def test_stale_premises_are_refused(recorder: Recorder, decide: Callable[..., BulkResult]) -> None:
     recorder.handle(input_events(*CHAIN))
     refused = decide("capture", APPLY, 2)
     assert refused.error == ('payment "p1": is authorized at version 3, expected version 2; nothing was changed')
@@ -281,7 +280,7 @@ def test_moved_payment_is_looked_at_again(database: Database, recorder: Recorder
     assert list(verify_histories(database, VerifySummary())) == []
 
 
-def test_one_of_two_batches_wins(database: Database, recorder: Recorder, sql: Sql) -> None:
+def test_one_of_two_batches_wins(database: Database, recorder: Recorder) -> None:
     recorder.handle(input_events(*((f"e{number}", f"p{number}", "capture") for number in range(30))))
 
     def take(decision: ReviewDecision) -> list[str]:

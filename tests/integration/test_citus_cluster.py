@@ -13,11 +13,12 @@ import psycopg2.errors
 import pytest
 from sqlalchemy import URL
 
-from payproc.db.citus import DISTRIBUTED_BY, route
+from payproc.db.citus import DISTRIBUTED_BY
 from payproc.db.mark import VERSION
 from payproc.db.schema import bring_up, require_schema
 from payproc.db.views import VIEWS
 from payproc.handlers import Recorder
+from payproc.machines import route
 from tests.support.citus import (
     MACHINES,
     Cluster,
@@ -136,7 +137,9 @@ def test_earlier_layout_is_refused(run: InProcess, coordinator: Sql, version: in
     resolve = ("resolve", "--from", "-", "--note", "n", "--dismiss", "--yes")
     for command in [*COMMANDS, ("init",), ("init", "--citus"), ("init", "--sql"), ("ingest", SAMPLES[0]), resolve]:
         line = error_line(run(*command, "--quiet"), 1)
-        assert "is for Citus and of an earlier payproc, which spread events by event_id" in line, command
+        assert "spread by event_id, expected by payment_id; export it with that payproc into a new database" in line, (
+            command
+        )
     assert coordinator.value("SELECT count(*) FROM payproc.events") == before > 0
 
 

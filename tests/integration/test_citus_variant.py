@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from payproc import models
-from payproc.db import schema
 from payproc.db.citus import DISTRIBUTED_BY
 from tests.support.citus import NOT_ON_CLUSTER
-from tests.support.postgres import NewDatabase, as_database
+from tests.support.postgres import NewDatabase, as_database, create_schema
 
 
 @pytest.fixture
@@ -21,7 +20,7 @@ def variants(new_database: NewDatabase) -> tuple[dict[str, str], dict[str, str]]
     found = []
     for for_citus in (False, True):
         with as_database(new_database("template0", "UTF8"), "a database").transaction() as cursor:
-            schema.create_schema(cursor, for_citus=for_citus)
+            create_schema(cursor, for_citus=for_citus)
             cursor.execute("SELECT FROM pg_constraint WHERE contype = 'f'")
             assert not cursor.rowcount
             cursor.execute("SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'payproc'")
@@ -55,7 +54,7 @@ def test_only_keys_of_an_event_differ(variants: tuple[dict[str, str], dict[str, 
 def test_procedure_of_the_variant_is_installed(new_database: NewDatabase, for_citus: bool) -> None:
     """Only that for Citus looks into the claims, and takes a payment_id to choose a machine."""
     with as_database(new_database("template0", "UTF8"), "a database").transaction() as cursor:
-        schema.create_schema(cursor, for_citus=for_citus)
+        create_schema(cursor, for_citus=for_citus)
         cursor.execute("SELECT prosrc, pg_get_function_arguments(oid) FROM pg_proc WHERE proname = 'record_decisions'")
         ((body, arguments),) = cursor.fetchall()
     assert ("payproc.event_ids" in body) == for_citus

@@ -12,13 +12,12 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from sqlalchemy import URL
 
-from payproc.db import schema
 from payproc.db.connection import Database
 from payproc.handlers import DryRun, Recorder
 from payproc.lookup import NO_RUN
 from payproc.machines import Machines
 from tests.support.events import input_events, reasons
-from tests.support.postgres import NewDatabase, Sql, as_database, wait_for
+from tests.support.postgres import NewDatabase, Sql, as_database, create_schema, wait_for
 
 CLAIMS = "SELECT event_id, payment_id, type::text FROM payproc.event_ids ORDER BY 1"
 
@@ -43,7 +42,7 @@ def url(new_database: NewDatabase) -> URL:
     """Create the tables for Citus, on one server."""
     url = new_database("template0", "UTF8")
     with as_database(url, "the test database").transaction() as cursor:
-        schema.create_schema(cursor, for_citus=True)
+        create_schema(cursor, for_citus=True)
     return url
 
 
@@ -71,6 +70,8 @@ def test_every_event_has_its_claim(record: Recording, sql: Sql) -> None:
     ]
     assert sql.rows(CLAIMS) == sql.rows(EVENTS) == [FIRST, ("e2", "p2", "capture")]
     assert sql.rows(CONFLICTS) == [("e1", "p1", "capture"), INTRUDER]
+    assert record(*facts[:2], facts[3]) == ["duplicate_event", "event_id_conflict", "duplicate_event"]
+    assert sql.value("SELECT count(*) FROM payproc.redeliveries") == 0, "a duplicate is unlike the event on record"
 
 
 def test_claim_of_a_dead_run_serves_the_rerun(record: Recording, sql: Sql) -> None:
@@ -126,7 +127,7 @@ def test_claims_wait_for_the_disk(database: Database, sql: Sql) -> None:
     with closing(database.connect()) as connection:
         before = sql.value("SELECT pg_current_wal_insert_lsn()")
         events = [each.event for each in input_events(FIRST)]
-        Machines(database).look_up(connection, NO_RUN, events, claim=True)
+        Machines(database, claims=True).look_up(connection, NO_RUN, events)
         assert sql.value("SELECT pg_current_wal_flush_lsn() > %s::pg_lsn", before)
 
 

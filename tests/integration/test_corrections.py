@@ -16,6 +16,9 @@ from payproc.review import ReviewDecision, resolve_review
 from tests.support.events import input_events
 from tests.support.postgres import Sql, contents
 
+Verify = Callable[[], None]
+"""Checks the records with `verify` and with the tests' own fold, corrections included."""
+
 PATHS = {
     State.CREATED: ("capture",),
     State.AUTHORIZED: ("authorize",),
@@ -39,12 +42,7 @@ def to(state: State, expected: State | None = None) -> Correction:
 
 @pytest.mark.parametrize(("before", "after"), [*permutations(State, 2)])
 def test_any_state_is_corrected_to_any_other(
-    database: Database,
-    recorder: Recorder,
-    sql: Sql,
-    verified: Callable[[], None],
-    before: State,
-    after: State,
+    database: Database, recorder: Recorder, sql: Sql, verified: Verify, before: State, after: State
 ) -> None:
     """The payment moves with the time of its state, and the correction takes the next position."""
     path = PATHS[before]
@@ -60,9 +58,7 @@ def test_any_state_is_corrected_to_any_other(
     verified()
 
 
-def test_history_holds_the_correction(
-    database: Database, recorder: Recorder, sql: Sql, verified: Callable[[], None]
-) -> None:
+def test_history_holds_the_correction(database: Database, recorder: Recorder, sql: Sql, verified: Verify) -> None:
     """Later events start from the corrected state."""
     recorder.handle(input_events(("e1", "p1", "fail"), ("e2", "p1", "capture")))
     correct(database, "p1", to(State.CAPTURED), agree)
@@ -155,7 +151,7 @@ def test_declined_correction_changes_nothing(database: Database, recorder: Recor
 
 
 def test_second_of_two_same_corrections_is_refused(
-    database: Database, recorder: Recorder, sql: Sql, verified: Callable[[], None]
+    database: Database, recorder: Recorder, sql: Sql, verified: Verify
 ) -> None:
     """Both saw the same state. The second to write looks again and finds the payment there."""
     recorder.handle(input_events(("e1", "p1", "fail")))
@@ -170,7 +166,7 @@ def test_second_of_two_same_corrections_is_refused(
 
 
 def test_second_of_two_unlike_corrections_follows(
-    database: Database, recorder: Recorder, sql: Sql, verified: Callable[[], None]
+    database: Database, recorder: Recorder, sql: Sql, verified: Verify
 ) -> None:
     """The second to write is confirmed again, with the state that the first one left."""
     recorder.handle(input_events(("e1", "p1", "fail")))
@@ -194,9 +190,7 @@ def test_second_of_two_unlike_corrections_follows(
     verified()
 
 
-def test_correction_beside_resolution_asks_again(
-    database: Database, recorder: Recorder, verified: Callable[[], None]
-) -> None:
+def test_correction_beside_resolution_asks_again(database: Database, recorder: Recorder, verified: Verify) -> None:
     """A colleague resolves the review while the person reads."""
     recorder.handle(input_events(("e1", "p1", "capture")))
     asked: list[tuple[str, int]] = []
@@ -214,9 +208,7 @@ def test_correction_beside_resolution_asks_again(
     verified()
 
 
-def test_correction_beside_an_ingest_is_asked_again(
-    database: Database, recorder: Recorder, verified: Callable[[], None]
-) -> None:
+def test_correction_beside_an_ingest_is_asked_again(database: Database, recorder: Recorder, verified: Verify) -> None:
     """An event moves the payment while the person reads."""
     recorder.handle(input_events(("e1", "p1", "authorize")))
     asked: list[str] = []
@@ -258,7 +250,7 @@ def test_moved_payment_is_checked_again(
 
 
 def test_ingest_decides_again_after_a_correction(
-    database: Database, recorder: Recorder, sql: Sql, verified: Callable[[], None]
+    database: Database, recorder: Recorder, sql: Sql, verified: Verify
 ) -> None:
     """The batch was decided before the correction, and is written after it."""
     recorder.handle(input_events(("e1", "p1", "fail"), ("e2", "slow", "authorize")))

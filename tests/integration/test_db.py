@@ -59,7 +59,7 @@ def test_transaction_on_a_cut_link_cannot_finish(database: Database, sql: Sql, a
     assert runs(sql) == 0
 
 
-def test_transaction_after_a_lost_connection_cannot_finish(database: Database, sql: Sql) -> None:
+def test_transaction_after_a_lost_link_cannot_finish(database: Database, sql: Sql) -> None:
     """The server ended it right after the last commit, so nothing has failed yet."""
     with closing(database.connect()) as connection:
         sql.value("SELECT pg_terminate_backend(%s, 30000)", connection.info.backend_pid)

@@ -249,7 +249,7 @@ def test_contradictory_version_ends_the_run(recorder: Recorder, sql: Sql) -> Non
         recorder.handle(input_events(("e2", "p1", "capture")))
 
 
-def test_history_beyond_its_version_ends_the_run(database: Database, recorder: Recorder, sql: Sql) -> None:
+def test_history_beyond_its_version_ends_the_run(recorder: Recorder, sql: Sql) -> None:
     """The second key on events refuses the entry."""
     recorder.handle(input_events(("e1", "p1", "authorize"), ("e2", "p1", "capture")))
     sql.rows("UPDATE payproc.payments SET version = 1 WHERE payment_id = 'p1'")

@@ -35,24 +35,18 @@ def run(
 
 
 @pytest.mark.parametrize(
-    ("round_lines", "seed"),
+    ("size", "seed"),
     [*(pytest.param(*each, marks=pytest.mark.slow) for each in ((ingest.ROUND_LINES, 1), (50, 2))), (7, 3)],
 )
 def test_workers_and_round_size_change_no_result(
-    new_database: NewDatabase,
-    template: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    round_lines: int,
-    seed: int,
+    new_database: NewDatabase, template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, seed: int
 ) -> None:
     """A dry run decides the same."""
     lines = messy_lines(seed, 600)
     files = [write_lines(tmp_path / "a.jsonl", lines[:250]), write_lines(tmp_path / "b.jsonl", lines[250:])]
-    monkeypatch.setattr(ingest, "ROUND_LINES", ingest.ROUND_LINES)
     expected, job = run(as_database(new_database(template), "one worker"), *files, workers=1)
     assert all(job.summary.outcomes.values()), "the input lacks an outcome"
-    monkeypatch.setattr(ingest, "ROUND_LINES", round_lines)
+    monkeypatch.setattr(ingest, "ROUND_LINES", size)
     for workers in (2, 8):
         decisions, _ = run(as_database(new_database(template), f"{workers} workers"), *files, workers=workers)
         assert decisions == expected

@@ -14,6 +14,9 @@ from payproc.review import Review, ReviewDecision, count_open, resolve_review
 from tests.support.events import input_events
 from tests.support.postgres import Sql, contents
 
+Verify = Callable[[], None]
+"""Checks the records with `verify` and with the tests' own fold."""
+
 APPLY = ReviewDecision(Resolution.APPLY, "it was paid", "alice")
 DISMISS = ReviewDecision(Resolution.DISMISS, "a stale report", "bob")
 
@@ -44,7 +47,7 @@ FLAGGED = [
 
 @pytest.mark.parametrize("state", State)
 def test_flag_can_only_be_dismissed(
-    database: Database, recorder: Recorder, sql: Sql, verified: Callable[[], None], state: State
+    database: Database, recorder: Recorder, sql: Sql, verified: Verify, state: State
 ) -> None:
     """A flag names no state, so there is nothing to apply."""
     path = PATHS[state]
@@ -59,22 +62,22 @@ def test_flag_can_only_be_dismissed(
 
 
 @pytest.mark.parametrize("decision", [APPLY, DISMISS], ids=["apply", "dismiss"])
-@pytest.mark.parametrize(("state", "flagged"), FLAGGED)
+@pytest.mark.parametrize(("state", "kind"), FLAGGED)
 def test_pending_event_is_applied_or_dismissed(
     database: Database,
     recorder: Recorder,
     sql: Sql,
-    verified: Callable[[], None],
+    verified: Verify,
     state: State,
-    flagged: str,
+    kind: str,
     decision: ReviewDecision,
 ) -> None:
     """Each cell of the table that leads to a review is resolved both ways."""
     path = PATHS[state]
-    recorder.handle(input_events(*[(f"e{kind}", "p1", kind) for kind in path], ("flagged", "p1", flagged)))
+    recorder.handle(input_events(*[(f"e{kind}", "p1", kind) for kind in path], ("flagged", "p1", kind)))
     resolved = resolve_review(database, "flagged", decision, agree)
     assert resolved is not None
-    after = STATE_NAMED_BY[EventType(flagged)] if decision is APPLY else state
+    after = STATE_NAMED_BY[EventType(kind)] if decision is APPLY else state
     assert sql.rows("SELECT state, version FROM payproc.payments") == [(after.value, len(path) + 2)]
     assert sql.rows(
         "SELECT event_id, position, resolution, state_before, state_after, note, resolved_by FROM payproc.resolutions"
@@ -83,9 +86,7 @@ def test_pending_event_is_applied_or_dismissed(
     verified()
 
 
-def test_later_events_start_from_the_resolved_state(
-    database: Database, recorder: Recorder, verified: Callable[[], None]
-) -> None:
+def test_later_events_start_from_the_resolved_state(database: Database, recorder: Recorder, verified: Verify) -> None:
     """The history holds the event, its resolution and the later event."""
     recorder.handle(input_events(("e1", "p1", "capture")))
     resolve_review(database, "e1", APPLY, agree)
@@ -167,7 +168,7 @@ def test_resolving_twice_cuts_a_long_note(
 
 
 def test_one_of_two_concurrent_resolutions_wins(
-    database: Database, recorder: Recorder, sql: Sql, verified: Callable[[], None]
+    database: Database, recorder: Recorder, sql: Sql, verified: Verify
 ) -> None:
     """Both saw the same state. The second to write looks again and finds the event resolved."""
     recorder.handle(input_events(("e1", "p1", "capture")))
@@ -182,7 +183,7 @@ def test_one_of_two_concurrent_resolutions_wins(
     verified()
 
 
-def test_moved_payment_is_confirmed_again(database: Database, recorder: Recorder, verified: Callable[[], None]) -> None:
+def test_moved_payment_is_confirmed_again(database: Database, recorder: Recorder, verified: Verify) -> None:
     """The payment moves while the person reads."""
     recorder.handle(input_events(("e1", "p1", "capture")))
     asked: list[str] = []
@@ -201,7 +202,7 @@ def test_moved_payment_is_confirmed_again(database: Database, recorder: Recorder
 
 
 def test_invisible_resolution_is_found_before_writing(database: Database, recorder: Recorder, sql: Sql) -> None:
-    """Over several machines, a payment may visibly change before its resolution is visible."""
+    """As after an edit of the tables: the payment's version has not shown the decision."""
     recorder.handle(input_events(("e1", "p1", "capture")))
 
     def meanwhile(review: Review, _: State) -> bool:
@@ -233,7 +234,7 @@ def test_expected_state_is_checked_again(database: Database, recorder: Recorder,
 
 
 def test_ingest_decides_again_after_a_resolution(
-    database: Database, recorder: Recorder, sql: Sql, verified: Callable[[], None]
+    database: Database, recorder: Recorder, sql: Sql, verified: Verify
 ) -> None:
     """The batch was decided before the resolution, and is written after it."""
     recorder.handle(input_events(("e1", "p1", "capture"), ("e2", "slow", "authorize")))

@@ -6,14 +6,13 @@ import pytest
 from sqlalchemy import URL
 
 from payproc.corrections import Correction, correct
-from payproc.db import schema
 from payproc.db.connection import Database
 from payproc.handlers import Recorder
 from payproc.logic import Resolution, State
 from payproc.review import ReviewDecision, resolve_review
 from payproc.verify import Problem, VerifySummary, verify_histories
 from tests.support.events import input_events
-from tests.support.postgres import Sql, SqlOn, as_database
+from tests.support.postgres import Sql, SqlOn, as_database, create_schema
 
 
 @pytest.fixture
@@ -237,7 +236,7 @@ def citus_books(bare_url: URL, sql_on: SqlOn) -> tuple[Database, Sql]:
     """Two payments in the tables for Citus, with one event each, and a claim without an event."""
     database, sql = as_database(bare_url, "a database"), sql_on(bare_url)
     with database.transaction() as cursor:
-        schema.create_schema(cursor, for_citus=True)
+        create_schema(cursor, for_citus=True)
     for payment_id in ("a", "b"):
         sql.rows("INSERT INTO payproc.payments (payment_id, state, version) VALUES (%s, 'authorized', 1)", payment_id)
         sql.rows(

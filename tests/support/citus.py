@@ -138,6 +138,7 @@ class ClusterServer(Server):
                     dropped.result()
                 except psycopg2.OperationalError:  # a test killed a machine meanwhile
                     drop_database(name)
+        super().close()
 
 
 @contextmanager

@@ -26,6 +26,7 @@ DOCUMENTS = (
     REFERENCE,
     UNATTENDED,
     "payproc/db/README.md",
+    "payproc/db/citus.md",
     SAMPLES,
     FILTERS,
     OTHER_PSPS,

@@ -54,7 +54,7 @@ SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 def harmful(shown: str) -> set[str]:
     """Return the characters that hide, turn or break a line, or control a terminal."""
-    return {each for each in shown if each != "\n" and unicodedata.category(each) in _HARMFUL_CATEGORIES}
+    return {each for each in set(shown) if each != "\n" and unicodedata.category(each) in _HARMFUL_CATEGORIES}
 
 
 _HARMFUL_CATEGORIES = ("Cc", "Cf", "Zl", "Zp", "Cs", "Co")

@@ -6,15 +6,20 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 import psycopg2.extensions
 import pytest
+import typer
 from sqlalchemy import URL
 
 from payproc.cli import main as cli
 from tests.support.command import Finished, Payproc, parse_summary
+
+# Typer reads the signatures of all commands for each run, which takes as long as many a command.
+typer.main.get_command = cache(typer.main.get_command)
 
 
 class InProcess:

@@ -12,7 +12,7 @@ from sqlalchemy import URL
 from payproc.db import schema
 from payproc.db.connection import Database
 from payproc.db.mark import VERSION
-from tests.support.command import Payproc
+from tests.support.in_process import InProcess
 from tests.support.postgres import Sql, as_database
 
 DUMPS = Path(__file__).parents[1] / "integration" / "schema_versions"
@@ -102,10 +102,10 @@ UP_TO_DATE = "the schema payproc is up to date"
 class OldDatabase:
     """A database of an earlier version, and the command on it."""
 
-    def __init__(self, url: URL, sql: Sql, payproc: Payproc) -> None:
+    def __init__(self, url: URL, sql: Sql, run: InProcess) -> None:
         self.url = url
         self.sql = sql
-        self.payproc = payproc
+        self.run = run
         self.database: Database = as_database(url, "the old database")
 
     def bring_up(self) -> list[str]:
@@ -140,11 +140,11 @@ class NewCatalog(Protocol):
     def __call__(self) -> Catalog: ...
 
 
-def one_error(payproc: Payproc, *command: str, stdin: bytes | None = None) -> str:
+def one_error(run: InProcess, *command: str, stdin: bytes = b"") -> str:
     """Run a command that cannot finish.
 
     Return its only line, without the program's name and the line feed.
     """
-    finished = payproc(*command, "--quiet", stdin=stdin)
+    finished = run(*command, "--quiet", stdin=stdin)
     assert (finished.code, finished.stdout, finished.stderr.count("\n")) == (1, "", 1), finished
     return finished.stderr.removeprefix("payproc: ").removesuffix("\n")

@@ -103,10 +103,6 @@ class OwnServer:
             )
         assert done.returncode == 0, (self.home / "log").read_text(errors="replace")[-3000:]
 
-    def logged(self, text: str) -> int:
-        """Count a text in the log."""
-        return (self.home / "log").read_text(errors="replace").count(text)
-
 
 OwnServers = Callable[..., OwnServer]
 """A function that starts a server: settings, and `within` for a network namespace."""

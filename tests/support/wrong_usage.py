@@ -40,6 +40,7 @@ REFUSED_BY_WRITERS = {
         ("day.jsonl", "no such command 'day.jsonl'. Did you mean 'payproc ingest day.jsonl'? …"),
         ("nothing.jsonl", "no such command 'nothing.jsonl' …"),
         ("--quiet", "--quiet: no such option, it belongs after a command, as in payproc ingest --quiet …"),
+        ("--no-citus", "--no-citus: no such option, it belongs after a command, as in payproc init --no-citus …"),
         ("-q ingest day.jsonl", "-q: no such option, it belongs after a command, as in payproc ingest -q …"),
         (
             "--database-url postgresql://localhost/payments ingest day.jsonl",
@@ -205,6 +206,14 @@ REFUSED_BY_WRITERS = {
             "pay_coat --to captured --expect paid --note x",
             f"--expect: unknown 'paid', expected one of {STATES} …",
         ),
+        (
+            "pay_coat --to captured --expect Captured --note x --yes",
+            "--to and --expect: both are captured, expected two different states",
+        ),
+        (
+            f"pay_coat --to captured --note {'n' * 10_001} --yes",
+            "--note: 10,001 characters, expected at most 10,000",
+        ),
         ("pay_coat --to captured --note --yes", "--note: needs a value, but the option --yes follows it"),
         ("pay_coat --note --to=captured --to failed", "--note: needs a value, but the option --to follows it"),
         ("pay_coat --to captured --note ' ' --yes", "--note: empty, expected some text"),
@@ -236,6 +245,8 @@ REFUSED_BY_WRITERS = {
         ("--citus yes", "got unexpected extra argument(s) (yes) …"),
         ("--citus=on", "option '--citus' does not take a value …"),
         ("--cytus", "--cytus: no such option (did you mean --citus?) …"),
+        ("--no-cytus", "--no-cytus: no such option (did you mean --no-citus?) …"),
+        ("--reader --no-citus", "--reader: needs a value, but the option --no-citus follows it"),
     ],
     "exec": [
         ("-c 'SELECT 1'", "-c: no such option …"),

@@ -15,7 +15,7 @@ import pytest
 from payproc.corrections import Correction, Standing, check_correction
 from payproc.errors import CannotFinish
 from payproc.logic import STATE_NAMED_BY, Decision, EventType, Outcome, Reason, State, classify
-from payproc.verify import check
+from payproc.verify import check_history
 
 AUTHORIZE, CAPTURE, REFUND, FAIL = EventType.AUTHORIZE, EventType.CAPTURE, EventType.REFUND, EventType.FAIL
 
@@ -210,7 +210,7 @@ def test_every_delivery_can_be_put_right(
                 version += 1
                 entries.append(("p1", version, None, "state", "correction", state, end))
             stored: Entry = ("p1", None, None, "", str(version), "", end)
-            if [*check("p1", [*entries, stored])]:
+            if [*check_history("p1", [*entries, stored])]:
                 stuck.append(entries)
         if any(
             classify(fact, fact, end).state_after is not end for fact in {Fact("p1", each.type) for each in delivered}

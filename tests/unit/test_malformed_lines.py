@@ -47,8 +47,8 @@ CASES: Cases = {
     "single quotes": (b"{'event_id':1}", f"single quotes, as Python writes them, {AN_OBJECT}"),
     "a trailing comma": (GOOD[:-1] + b",}", f"a comma before a closing bracket, {AN_OBJECT}"),
     "two objects in a line": (GOOD + GOOD, f"several JSON values on a line, {AN_OBJECT}"),
-    "a comment": (GOOD + b"//", f"a comment behind the object, {AN_OBJECT}"),
-    "a raw NUL behind it": (GOOD + b"\0", f'"\\u0000" behind the object, {AN_OBJECT}'),
+    "a comment": (GOOD + b"//", f"a comment after the object, {AN_OBJECT}"),
+    "a raw NUL behind it": (GOOD + b"\0", f'"\\u0000" after the object, {AN_OBJECT}'),
     "an unknown escape in a used field": (
         with_event_id(b'"\\x"'),
         _near(r"{\"event_id\":\"\\x\",\"payment_id\":\"p1\",", 16, "an escape that JSON knows"),

@@ -91,7 +91,7 @@ FILES = {
     ),
     "two files on a line, the second with a BOM": File(
         ONE.encode() + BOM + TWO.encode() + b"\n" + THREE.encode(),
-        ["1: a byte order mark inside of the line"],
+        ["1: a byte order mark inside the line"],
         mends.BOMS,
     ),
     "RFC 7464": File(
@@ -106,7 +106,7 @@ FILES = {
         mends.AROUND,
     ),
     "comments behind objects": File(
-        f"{ONE} // one\n{TWO} # two\n{THREE}", ["1: a comment behind the object"], mends.AROUND
+        f"{ONE} // one\n{TWO} # two\n{THREE}", ["1: a comment after the object"], mends.AROUND
     ),
     "comments": File(f"# a day\n{ONE}\n  // more\n{TWO}\n{THREE}\n", ["1: a comment"], mends.COMMENTS),
     "Python's dicts": File(

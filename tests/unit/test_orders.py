@@ -1,11 +1,13 @@
 """Lines of `resolve --from`: orders, defaults, and malformed lines."""
 
+import errno
 import io
 import json
 
 import pytest
 
 from payproc.bulk import Fate, Order
+from payproc.errors import CannotFinish
 from payproc.logic import Resolution, State
 from payproc.orders import MAX_ORDER_BYTES, Defaults, MalformedOrder, parse_order, read_orders
 from payproc.review import ReviewDecision
@@ -74,6 +76,10 @@ def test_parse_order_ignores_huge_numbers(payload: str, number: str) -> None:
         (b'{"event_id": "e", "resolution": "apply", "note": " "}', "note: empty, expected some text"),
         (b'{"event_id": "e", "resolution": "apply", "note": "n", "by": 1}', "by: 1, expected a string"),
         (
+            b'{"event_id": "e", "resolution": "apply", "note": "%s"}' % (b"n" * 10_001),
+            "note: 10,001 characters, expected at most 10,000",
+        ),
+        (
             b'{"event_id": "e", "resolution": "apply", "note": "n", "expect": "paid"}',
             'expect: unknown "paid", expected created, authorized, captured, refunded or failed',
         ),
@@ -133,3 +139,18 @@ def test_read_orders_refuses_by_the_start() -> None:
     start = "day.jsonl" + "\0" * 248 + "ustar"  # a tar archive tells its kind late
     with pytest.raises(ValueError, match="ustar"):
         next(read_orders(io.BytesIO(start.encode() + b"\n"), "f", NOTHING, refuse))
+
+
+def test_read_orders_reports_a_failed_read() -> None:
+    """A line before it is an order, because a disk or a mount may go away in the middle."""
+
+    class Failing(io.BytesIO):
+        def readline(self, size: int | None = -1) -> bytes:
+            if self.tell():
+                raise OSError(errno.EIO, "Input/output error")
+            return super().readline(size)
+
+    orders = read_orders(Failing(WHOLE + b"\n" + WHOLE), "f", NOTHING, lambda _: None)
+    assert isinstance(next(orders), Order)
+    with pytest.raises(CannotFinish, match=r"^f: cannot be read: Input/output error; recorded decisions stay recorded"):
+        next(orders)

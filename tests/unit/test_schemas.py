@@ -175,7 +175,7 @@ EXTRA_FIELDS = st.dictionaries(
 
 @pytest.mark.parametrize("ensure_ascii", [True, False])
 @given(st.builds(PaymentEvent, IDS, IDS, st.sampled_from(EventType)), EXTRA_FIELDS, st.randoms())
-@settings(FUZZ, max_examples=150)
+@settings(FUZZ, max_examples=60)
 def test_event_written_as_json_is_read_back(
     ensure_ascii: bool, event: PaymentEvent, extra: dict[str, Any], random: Random
 ) -> None:

@@ -3,17 +3,17 @@
 import pytest
 
 from payproc.cli.summary import describe_next_steps, is_probably_newest_first, print_summary
-from payproc.ingest.run import Summary
+from payproc.ingest.run import IngestSummary
 from payproc.logic import OUTCOME_OF, Outcome, Reason
 
 
-def make_summary(reasons: dict[Reason, int], known: int = 0) -> Summary:
+def make_summary(reasons: dict[Reason, int], known: int = 0) -> IngestSummary:
     """Return the summary of a run with these reasons."""
     outcomes = dict.fromkeys(Outcome, 0)
     for reason, count in reasons.items():
         outcomes[OUTCOME_OF[reason]] += count
     events = sum(reasons.values())
-    return Summary(
+    return IngestSummary(
         7, ["day.jsonl"], lines=events, events=events, outcomes=outcomes, reasons=reasons, known_conflicts=known
     )
 

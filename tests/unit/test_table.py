@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from payproc.cli.place import Place
-from payproc.cli.table import GAP, SAMPLE_ROWS, Column, Row, Styled, compute_widths, lay_out
-from payproc.cli.wrap import measure_text, wrap
+from payproc.cli.table import GAP, SAMPLE_ROWS, Column, Row, Styled, fit_widths, lay_out, measure_columns
+from payproc.cli.wrap import join_parts, measure_text, wrap
 
 TEXTS = st.text(st.one_of(st.characters(categories=["L", "N", "P", "S"]), st.sampled_from("ab  →é支😀\u0301")))
 
@@ -16,6 +16,11 @@ TEXTS = st.text(st.one_of(st.characters(categories=["L", "N", "P", "S"]), st.sam
 def draw(columns: list[Column], rows: list[Row], width: int = 80) -> list[str]:
     """Lay a table out without styles."""
     return list(lay_out(columns, rows, width, lambda styled: styled.text))
+
+
+def compute_widths(columns: list[Column], rows: list[Row], width: int) -> list[int]:
+    """Return the widths of a table that stacks no fields."""
+    return fit_widths(columns, [[number] for number in range(len(columns))], measure_columns(columns, rows), width)
 
 
 def test_columns_follow_their_content() -> None:
@@ -55,12 +60,6 @@ def test_widest_column_shrinks_and_numbers_do_not() -> None:
     assert sum("1,000,000,000,000" in line for line in draw(columns, rows, 1)) == 1
 
 
-def test_fixed_columns_shrink_to_fit_the_screen() -> None:
-    assert compute_widths([Column("Id", 8), Column("Why", 22)], [], 40) == [8, 22]
-    assert compute_widths([Column("Id", 8), Column("Why", 22)], [], 20) == [8, 10]
-    assert compute_widths([Column("Id", 8), Column("N", 1)], [], 1) == [1, 1]
-
-
 @pytest.mark.parametrize(
     ("text", "lines"),
     [
@@ -85,6 +84,14 @@ def test_wrap_keeps_text_and_width(text: str, width: int) -> None:
     assert all(measure_text(line) <= width for line in lines)
 
 
+def test_join_parts_breaks_between_parts() -> None:
+    """The separator at the end of a line fits as well; a part wider than a line is not cut."""
+    parts = ["ab 1", "cd 2", "a part too wide", "ef"]
+    assert join_parts(parts, ", ", 11) == ["ab 1, cd 2,", "a part too wide,", "ef"]
+    assert join_parts(parts, ", ", 10) == ["ab 1,", "cd 2,", "a part too wide,", "ef"]
+    assert join_parts(parts[:1], " · ", 2) == ["ab 1"]
+
+
 def test_later_rows_wrap_and_are_not_held() -> None:
     taken = 0
 
@@ -103,9 +110,9 @@ def test_later_rows_wrap_and_are_not_held() -> None:
 
 
 def test_styles_are_painted_line_by_line() -> None:
-    columns = [Column("Id", 6)]
+    columns = [Column("Id")]
     rows = [(Styled("abcdefgh", "red"),)]
-    lines = list(lay_out(columns, rows, 80, lambda styled: f"<{styled.style}:{styled.text}>"))
+    lines = list(lay_out(columns, rows, 6, lambda styled: f"<{styled.style}:{styled.text}>"))
     assert lines == ["<bold:Id>    ", "──────", "<red:abcdef>", "<red:gh>    "]
 
 

@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import URL
 
-from payproc.db import schema
-from tests.support.command import Payproc
+from tests.support.in_process import InProcess
 from tests.support.old_schemas import Catalog, NewCatalog, NewOldDatabase, OldDatabase, catalog, load_version
-from tests.support.postgres import NewDatabase, SqlOn, as_database
+from tests.support.postgres import NewDatabase, SqlOn, as_database, create_schema
 
 
 @pytest.fixture
@@ -25,7 +24,7 @@ def old(new_database: NewDatabase, sql_on: SqlOn, tmp_path: Path) -> NewOldDatab
         url = new_database("template0", "UTF8")
         sql = sql_on(url)
         load_version(sql, version)
-        return OldDatabase(url, sql, Payproc(tmp_path, url))
+        return OldDatabase(url, sql, InProcess(tmp_path, url))
 
     return make
 
@@ -37,7 +36,7 @@ def new_catalog(new_database: NewDatabase, sql_on: SqlOn) -> NewCatalog:
     def make() -> Catalog:
         url = new_database("template0", "UTF8")
         with as_database(url, "a new database").transaction() as cursor:
-            schema.create_schema(cursor)
+            create_schema(cursor)
         return catalog(sql_on(url))
 
     return make

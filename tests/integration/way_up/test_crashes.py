@@ -35,12 +35,12 @@ def test_concurrent_inits_bring_it_up_once(old: NewOldDatabase) -> None:
     """One takes a step; the others wait for it, and take the next or find the schema up to date."""
     database = old()
     with in_use(database.sql):
-        processes = [database.payproc.start("init") for _ in range(3)]
+        processes = [database.run.process.start("init") for _ in range(3)]
         wait_for_blocked(database.sql, 3)
     lines = [line for process in processes for line in process.communicate()[0].decode().splitlines()]
     assert [process.returncode for process in processes] == [0] * 3
     assert sorted(line for line in lines if line != UP_TO_DATE) == BROUGHT_UP
-    assert database.payproc("verify").code == 0
+    assert database.run("verify").code == 0
 
 
 @pytest.mark.parametrize("ends", ["backend", "client"])
@@ -49,7 +49,7 @@ def test_crash_in_mid_step_leaves_the_old_version(old: NewOldDatabase, new_catal
     database = old()
     before = database.state()
     with in_use(database.sql):
-        process = database.payproc.start("init", "--quiet")
+        process = database.run.process.start("init", "--quiet")
         (backend,) = wait_for_blocked(database.sql, 1)
         if ends == "backend":
             assert database.sql.value("SELECT pg_terminate_backend(%s, 30000)", backend)

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import pytest
 from sqlalchemy import URL
 
-from tests.support.command import Payproc
 from tests.support.events import event_line
+from tests.support.in_process import InProcess
 from tests.support.old_schemas import BROUGHT_UP, REPLACED, UP_TO_DATE, OldDatabase, catalog, load_version, one_error
 from tests.support.postgres import Server, SqlOn
 
@@ -46,7 +46,7 @@ class Owned(NamedTuple):
     """The database, with the command as the owner."""
     owner: str
     user: str
-    as_user: Payproc
+    as_user: InProcess
 
 
 @pytest.fixture
@@ -61,21 +61,21 @@ def owned(bare_url: URL, sql_on: SqlOn, tmp_path: Path, roles: Callable[[str], s
     sql.rows(f"GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA payproc TO {quoted(user)}")
     sql.rows("RESET ROLE")
 
-    def command_of(role: str) -> Payproc:
-        return Payproc(tmp_path, bare_url.set(username=role, password=PASSWORD))
+    def command_of(role: str) -> InProcess:
+        return InProcess(tmp_path, bare_url.set(username=role, password=PASSWORD))
 
     return Owned(OldDatabase(bare_url, sql, command_of(owner)), owner, user, command_of(user))
 
 
 def test_privileges_are_kept(owned: Owned) -> None:
     """A role with rights on the old tables has them on the new ones, and can use every command."""
-    assert owned.old.payproc("init")[:2] == (0, "\n".join([*BROUGHT_UP, ""]))
-    payproc = owned.as_user
-    assert payproc.summary("-", stdin=event_line("new_1", "pay_sold", "refund"))["reasons"] == {"transition": 1}
+    assert owned.old.run("init")[:2] == (0, "\n".join([*BROUGHT_UP, ""]))
+    run = owned.as_user
+    assert run.summary("-", stdin=event_line("new_1", "pay_sold", "refund"))["reasons"] == {"transition": 1}
     resolve = ["resolve", "evt_10", "--dismiss", "--note", "n", "--yes"]
     correct = ["correct", "pay_sold", "--to", "failed", "--note", "n", "--yes"]
     for command in (["show", "pay_sold"], ["review"], ["verify"], ["runs"], ["export"], resolve, correct):
-        assert payproc(*command).code == 0, command
+        assert run(*command).code == 0, command
     assert owned.old.sql.rows(
         "SELECT relname, array_agg(privilege_type ORDER BY privilege_type) FROM pg_class, aclexplode(relacl)"
         " WHERE relnamespace = 'payproc'::regnamespace AND relkind = 'r' AND grantee = %s::regrole"
@@ -92,8 +92,8 @@ def test_superuser_keeps_the_owner(owned: Owned) -> None:
     assert owned.old.bring_up() == BROUGHT_UP
     relation_owners = "SELECT relowner::regrole::text FROM pg_class WHERE relnamespace = 'payproc'::regnamespace"
     assert set(owned.old.sql.rows(relation_owners)) == {(quoted(owned.owner),)}
-    assert owned.old.payproc("init")[:2] == (0, f"{UP_TO_DATE}\n")
-    assert owned.old.payproc("verify").code == 0
+    assert owned.old.run("init")[:2] == (0, f"{UP_TO_DATE}\n")
+    assert owned.old.run("verify").code == 0
 
 
 def test_other_role_is_referred_to_the_owner(owned: Owned) -> None:
@@ -117,7 +117,7 @@ def test_other_procedure_is_replaced_by_its_owner(owned: Owned) -> None:
     assert "procedure" in finished.stderr
     assert owned.owner in finished.stderr
     assert catalog(old.sql) == other
-    finished = old.payproc("ingest", "-", "--quiet", stdin=event_line("new_2", "pay_new", "fail"))
+    finished = old.run("ingest", "-", "--quiet", stdin=event_line("new_2", "pay_new", "fail"))
     assert (finished.code, finished.stderr) == (0, f"payproc: {REPLACED}\n")
     assert catalog(old.sql) == current
     old.install_other_procedure()

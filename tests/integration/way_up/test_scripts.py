@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import URL
 
-from tests.support.command import Payproc
+from tests.support.in_process import InProcess
 from tests.support.old_schemas import NewCatalog, NewOldDatabase, catalog
 from tests.support.postgres import SqlOn
 from tests.support.servers import POSTGRES_VERSION
@@ -39,7 +39,7 @@ def test_sql_run_by_psql_equals_init(old: NewOldDatabase, new_catalog: NewCatalo
     """Printing changes nothing, and the printed statements do all that `init` does."""
     database, brought_up = old(), old()
     before = database.state()
-    finished = database.payproc("init", "--sql", "--quiet")
+    finished = database.run("init", "--sql", "--quiet")
     assert (finished.code, finished.stderr) == (0, "")
     assert database.state() == before
     psql(database.url, finished.stdout)
@@ -47,24 +47,24 @@ def test_sql_run_by_psql_equals_init(old: NewOldDatabase, new_catalog: NewCatalo
     assert database.state() == brought_up.state()
     assert catalog(database.sql) == new_catalog()
     assert database.bring_up() == []
-    assert is_only_comment(database.payproc("init", "--sql").stdout)
+    assert is_only_comment(database.run("init", "--sql").stdout)
 
 
 def test_sql_for_an_empty_database_creates_the_schema(
     bare_url: URL, sql_on: SqlOn, tmp_path: Path, new_catalog: NewCatalog
 ) -> None:
     """The script of an empty database equals a plain `init`."""
-    payproc, sql = Payproc(tmp_path, bare_url), sql_on(bare_url)
-    psql(bare_url, payproc("init", "--sql", "--quiet").stdout)
+    run, sql = InProcess(tmp_path, bare_url), sql_on(bare_url)
+    psql(bare_url, run("init", "--sql", "--quiet").stdout)
     assert catalog(sql) == new_catalog()
-    assert is_only_comment(payproc("init", "--sql").stdout)
+    assert is_only_comment(run("init", "--sql").stdout)
 
 
 def test_sql_in_a_file_is_a_whole_script(old: NewOldDatabase) -> None:
     """`payproc init --sql > script.sql` is one script, because notes go to stderr."""
     database = old()
-    path = database.payproc.folder / "script.sql"
-    with path.open("wb") as stdout, database.payproc.start("init", "--sql", stdout=stdout) as process:
+    path = database.run.folder / "script.sql"
+    with path.open("wb") as stdout, database.run.process.start("init", "--sql", stdout=stdout) as process:
         process.communicate()
     psql(database.url, path.read_text("utf-8"))
     assert database.bring_up() == []

@@ -80,9 +80,9 @@ def test_records_of_version_2_stay(old: NewOldDatabase) -> None:
 def test_commands_work_afterwards(old: NewOldDatabase) -> None:
     """Events, resolutions and questions go on where version 1 left them."""
     database = old()
-    payproc = database.payproc
-    assert payproc("init")[:2] == (0, "\n".join([*BROUGHT_UP, ""]))
-    assert payproc("verify").code == 0
+    run = database.run
+    assert run("init")[:2] == (0, "\n".join([*BROUGHT_UP, ""]))
+    assert run("verify").code == 0
     fresh = [
         event_line("new_1", "pay_sold", "refund"),
         event_line("new_2", "pay_created", "flag"),
@@ -90,24 +90,24 @@ def test_commands_work_afterwards(old: NewOldDatabase) -> None:
         event_line("evt_41", "pay_sold", "authorize"),
         event_line("evt_41", "pay_sold", "authorize", attempt=2),
     ]
-    summary = payproc.summary("-", stdin=b"\n".join(fresh))
+    summary = run.summary("-", stdin=b"\n".join(fresh))
     assert summary["reasons"] == {"transition": 1, "flagged": 1, "event_id_conflict": 1, "duplicate_event": 2}
     assert summary["differing_duplicates"] == 1
-    shown = json.loads(payproc("show", "pay_sold", "--format", "json").stdout)
+    shown = json.loads(run("show", "pay_sold", "--format", "json").stdout)
     assert (shown["state"], [entry["event_id"] for entry in shown["history"]]) == (
         "refunded",
         ["evt_41", "evt_42", "new_1"],
     )
-    runs = [json.loads(each)["run_id"] for each in payproc("runs", "--format", "json").stdout.splitlines()]
+    runs = [json.loads(each)["run_id"] for each in run("runs", "--format", "json").stdout.splitlines()]
     assert runs == [5, 3, 2, 1], "a run number was reused"
-    pending = [json.loads(each)["event_id"] for each in payproc("review", "--format", "json").stdout.splitlines()]
+    pending = [json.loads(each)["event_id"] for each in run("review", "--format", "json").stdout.splitlines()]
     assert pending[-1] == "new_2"
     for event_id, decision in (("evt_10", "--apply"), ("new_2", "--dismiss")):
-        assert payproc("resolve", event_id, decision, "--note", "n", "--yes").code == 0
-    assert payproc("export").stdout.count("\n") == database.sql.value(
+        assert run("resolve", event_id, decision, "--note", "n", "--yes").code == 0
+    assert run("export").stdout.count("\n") == database.sql.value(
         "SELECT (SELECT count(*) FROM payproc.events) + (SELECT count(*) FROM payproc.event_conflicts) + 1"
     )
-    assert payproc("verify").code == 0
+    assert run("verify").code == 0
 
 
 def test_lost_procedure_is_installed_again(database: Database, sql: Sql) -> None:
@@ -140,7 +140,7 @@ def test_other_tables_need_another_version() -> None:
     statements = sorted(
         " ".join(statement.split())
         for distributed_by in (None, DISTRIBUTED_BY)
-        for statement in models.create_tables(distributed_by)
+        for statement in models.list_table_statements(distributed_by)
     )
     digest = hashlib.sha256("\n".join(statements).encode()).hexdigest()[:16]
     assert TABLES.get(VERSION) == digest, test_other_tables_need_another_version.__doc__

@@ -1,4 +1,4 @@
-"""Cluster: the data directory of a home, and the server process that runs it.
+"""Postmaster: the main process of a server, and the data directory that it runs.
 
 Belongs here: starting, finding and stopping that process, by `server.lock` and by PostgreSQL's
 own pid file.
@@ -65,8 +65,8 @@ class PidFile:
         return Path(self.lines[4]) if len(self.lines) > 4 and is_private_folder(self.lines[4]) else home
 
 
-class Cluster:
-    """One data directory, and its server if this command started it: `process`."""
+class Postmaster:
+    """The server of one data directory. `process` is its main one if this command started it."""
 
     def __init__(self, home: Home, version: int) -> None:
         """Find the version of the data directory. A new one gets that of the named programs."""
