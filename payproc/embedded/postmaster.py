@@ -118,17 +118,21 @@ class Postmaster:
             pid = self._find_process_to_stop()
             if pid is None:
                 return
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGINT)  # PostgreSQL's fast shutdown
-            with close_at_end(self.home.open("server.lock")) as lock:
-                for _ in self.home.poll(STOP_SECONDS, lambda: "the embedded database is writing its last checkpoint"):
-                    if try_lock(lock):
-                        break
-                else:
-                    return  # the stop continues; the next command waits for it
+            # PostgreSQL's fast shutdown can hang for ever if it comes during the recovery from the
+            # crash of a backend. The immediate one is a crash, which loses nothing.
+            if not (self._end(pid, signal.SIGINT, STOP_SECONDS) or self._end(pid, signal.SIGQUIT, LEAVE_SECONDS)):
+                return  # the stop continues; the next command waits for it
             if self.process is not None:
                 self.process.wait()
             remove_socket_folder(self.home)
+
+    def _end(self, pid: int, how: signal.Signals, seconds: int) -> bool:
+        """Signal the server; return whether all of its processes end in time."""
+        with suppress(ProcessLookupError):
+            os.kill(pid, how)
+        with close_at_end(self.home.open("server.lock")) as lock:
+            polls = self.home.poll(seconds, lambda: "the embedded database is writing its last checkpoint")
+            return any(try_lock(lock) for _ in polls)
 
     def _find_process_to_stop(self) -> int | None:
         if self.process is not None and self.process.poll() is None:
@@ -163,7 +167,8 @@ class Postmaster:
             if pid_file.status == "ready" and find_listener(socket_folder) is not None:
                 return socket_folder
         raise CannotFinish(
-            f"the embedded database in {self.home.path} has not answered for {seconds} s; see {self.home.log}"
+            f"the embedded database in {self.home.path} has not answered for {seconds} s; see {self.home.log}, or end "
+            f"it with kill -QUIT and the process id in the first line of {self.home.data}/postmaster.pid"
         )
 
     def _explain_wait(self) -> str:

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,19 @@ def test_crash_recovers_with_next_command(made_home: Path, number: int) -> None:
         assert read_state(made_home, "p1") == "authorized"
         connection.close()
     assert not is_running(made_home)
+
+
+@pytest.mark.slow
+def test_server_that_hangs_while_stopping_is_ended(made_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped checkpointer never writes the last checkpoint. PostgreSQL kills it after 5 s."""
+    monkeypatch.setattr("payproc.embedded.postmaster.STOP_SECONDS", 1)
+    succeed(made_home, "ingest", "-", events=authorize("p1"))
+    with run_server(made_home) as server, closing(connect(server)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+        ((checkpointer,),) = cursor.fetchall()
+        os.kill(checkpointer, signal.SIGSTOP)
+    assert not is_running(made_home)
+    assert read_state(made_home, "p1") == "authorized"
 
 
 @pytest.mark.parametrize("status", ["starting", pytest.param("ready", marks=pytest.mark.slow)])
