@@ -92,6 +92,8 @@ def exit_on_errors() -> Iterator[None]:
     except typer.Exit:
         raise
     except Exception as error:
+        if interrupt.signal is not None:  # an interrupted import leaves half of a module
+            _exit_interrupted()
         _exit_unexpectedly(error)
 
 

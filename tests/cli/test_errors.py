@@ -1,14 +1,17 @@
 """Errors: each is one line on stderr and the right exit code, and nothing is lost or half done."""
 
 import bz2
+import contextlib
 import gzip
 import io
 import json
 import os
 import resource
+import signal
 import socket
 import subprocess
 import tarfile
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -295,6 +298,20 @@ def test_low_limits_are_named(error: Exception, found: str, capsys: pytest.Captu
     with pytest.raises(typer.Exit), exit_on_errors():
         raise error
     assert capsys.readouterr().err == f"payproc: this session's limits are too low: {found}; see ulimit -a\n"
+
+
+def test_error_after_a_signal_is_an_interruption(capsys: pytest.CaptureFixture[str]) -> None:
+    """psycopg2 swallows the KeyboardInterrupt of a signal while it imports its errors."""
+
+    def fail() -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)  # until the signal arrives
+        raise AttributeError("module 'psycopg2.errors' has no attribute 'UniqueViolation'")
+
+    with pytest.raises(typer.Exit) as ended, exit_on_errors():
+        fail()
+    assert (ended.value.exit_code, capsys.readouterr().err) == (143, "payproc: interrupted\n")
 
 
 def test_statement_timeout_names_the_setting(run_in_process: InProcess, sql: Sql, good: Path) -> None:
