@@ -9,19 +9,25 @@ import json
 from typing import Any
 
 MAX_COMPARED_BYTES = 8 << 10
-"""Size, as stored, of the largest recorded line that is looked up whole. PSPs send a few thousand
-bytes. A batch of larger ones would take a lot of memory, so only their digest is looked up."""
+"""Size of the largest recorded line that is compared by content, others by text. PSPs send a few
+thousand bytes."""
+
+MAX_LOOKED_UP_BYTES = MAX_COMPARED_BYTES + 4
+"""Size, as stored with a header, of the largest recorded line that is looked up whole. A batch of
+larger ones would take a lot of memory, so only their digest is looked up."""
 
 
 def has_same_content(line: str, recorded: str) -> bool:
     """Return whether a line has the content of the recorded one, given whole or as its digest.
 
-    A digest is of the text, so white space and the order of keys make a large line differ.
+    White space and the order of keys make a large line differ, looked up or not.
     """
     if line == recorded:
         return True
     if "{" not in recorded:
         return digest(line) == recorded
+    if len(recorded.encode()) > MAX_COMPARED_BYTES:
+        return False
     return bool(_load(line) == _load(recorded))
 
 

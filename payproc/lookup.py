@@ -10,7 +10,7 @@ from typing import NamedTuple
 import psycopg2.extensions
 
 from payproc.batch import InputEvent, Known, RecordedByThisRun, RecordedEvent
-from payproc.content import MAX_COMPARED_BYTES
+from payproc.content import MAX_LOOKED_UP_BYTES
 from payproc.logic import Decision, EventType, Outcome, Reason, State, classify
 from payproc.schemas import PaymentEvent
 
@@ -61,7 +61,7 @@ def look_up(connection: psycopg2.extensions.connection, run: ThisRun, events: Se
     with connection.cursor() as cursor:
         # Events first. An event recorded between the queries is then contested on writing. In the
         # other order it could pass for new.
-        cursor.execute(_LOOK_UP_EVENTS, (*run, MAX_COMPARED_BYTES, SEPARATOR.join(event.event_id for event in events)))
+        cursor.execute(_LOOK_UP_EVENTS, (*run, MAX_LOOKED_UP_BYTES, SEPARATOR.join(event.event_id for event in events)))
         recorded = {
             event_id: make_recorded(payment_id, event_type, outcome, own, line)
             for event_id, payment_id, event_type, outcome, own, line in cursor

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 import psycopg2.extensions
 
 from payproc.batch import EventResult, Known, RecordedEvent
-from payproc.content import MAX_COMPARED_BYTES
+from payproc.content import MAX_LOOKED_UP_BYTES
 from payproc.db.citus import has_extension
 from payproc.db.connection import Database
 from payproc.logic import EventType
@@ -88,7 +88,7 @@ class Machines:
             arguments = (
                 payment_id,
                 *run,
-                MAX_COMPARED_BYTES,
+                MAX_LOOKED_UP_BYTES,
                 _join([event_id for _, event_id in part] for part in parts),
                 _join([payment_id for payment_id, _ in part] for part in parts),
                 _join(payments_on[machine]),

@@ -108,7 +108,7 @@ def get_interrupt_code() -> int:
 def _exit_unexpectedly(error: Exception) -> NoReturn:
     """Report an unexpected error; with PAYPROC_DEBUG, raise it again for its traceback."""
     if _is_about_limits(error):
-        print_message(f"this session's limits are too low: {error}; see ulimit -a")
+        print_message(f"this session's limits are too low: {str(error) or 'out of memory'}; see ulimit -a")
         raise typer.Exit(1) from None
     if os.environ.get("PAYPROC_DEBUG"):
         raise error
@@ -117,5 +117,6 @@ def _exit_unexpectedly(error: Exception) -> NoReturn:
 
 
 def _is_about_limits(error: Exception) -> bool:
-    """Return whether a thread could not be started or memory ran out."""
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "start new thread" in str(error))
+    """Return whether memory ran out, a library could not be mapped or a thread not be started."""
+    words = {RuntimeError: "start new thread", ImportError: "failed to map"}.get(type(error))
+    return isinstance(error, MemoryError) or (words is not None and words in str(error))

@@ -110,14 +110,15 @@ BEGIN
         SET LOCAL synchronous_commit = off;
 
         -- Evidence of an event_id used for something else, or of an event delivered again with
-        -- other content. It changes no payment, and a repeat adds nothing. If its original was
-        -- contested, it is not recorded, because both are decided again. An expression in this IF
-        -- would be set up anew in each transaction, 1 % of a fresh event.
+        -- other content. It changes no payment, and a repeat adds nothing. That of a contested
+        -- payment is decided again, because the line that it was compared with is not on record. An
+        -- expression in this IF would be set up anew in each transaction, 1 % of a fresh event.
         IF this_is_evidence THEN
             SELECT true INTO this_has_original FROM payproc.{event_ids} AS original
             WHERE original.event_id = this_event
               AND (original.payment_id = this_payment AND original.type OPERATOR(pg_catalog.=) this_type)
-                  = (this_reason OPERATOR(pg_catalog.=) 'duplicate_event');
+                  = (this_reason OPERATOR(pg_catalog.=) 'duplicate_event')
+              AND this_payment <> ALL (contested_payments);
             IF this_has_original AND this_reason OPERATOR(pg_catalog.=) 'event_id_conflict' THEN
                 INSERT INTO payproc.event_conflicts (event_id, payment_id, type, run_id, source, line, payload)
                 VALUES (this_event, this_payment, this_type, in_run_id, this_source, this_line, this_payload)

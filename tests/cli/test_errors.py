@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 from sqlalchemy import URL
 
+from payproc.cli.exits import exit_on_errors
 from tests.support.command import Payproc, error_line, messages
 from tests.support.events import event_line, write_lines
 from tests.support.in_process import InProcess
@@ -278,6 +280,21 @@ def test_missing_schema_exits_with_1(tmp_path: Path, bare_url: URL) -> None:
 def test_too_few_open_files_exits_with_1(payproc: Payproc, files: int) -> None:
     finished = payproc("verify", preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (files, files)))
     assert (finished.code, finished.stdout) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        (MemoryError(), "out of memory"),
+        (RuntimeError("can't start new thread"), "can't start new thread"),
+        (ImportError("libpcre.so.1: failed to map segment"), "libpcre.so.1: failed to map segment"),
+    ],
+)
+def test_low_limits_are_named(error: Exception, found: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As under `ulimit -v` and `ulimit -u`."""
+    with pytest.raises(typer.Exit), exit_on_errors():
+        raise error
+    assert capsys.readouterr().err == f"payproc: this session's limits are too low: {found}; see ulimit -a\n"
 
 
 def test_statement_timeout_names_the_setting(run_in_process: InProcess, sql: Sql, good: Path) -> None:

@@ -198,6 +198,17 @@ def test_redelivery_of_no_record_is_not_kept(connection: psycopg2.extensions.con
     assert sql.rows("SELECT * FROM payproc.redeliveries") == []
 
 
+def test_redelivery_of_a_contested_event_is_not_kept(
+    connection: psycopg2.extensions.connection, run_id: int, sql: Sql
+) -> None:
+    """It was compared with the contested line, and may equal what another process recorded."""
+    record(connection, run_id, authorize("e1", "p1"))
+    claim_events(sql)
+    contested = {**authorize("e1", "p1", version=7), "payload": '{"attempt":2}'}
+    assert record(connection, run_id, contested, redelivery("e1", "p1", "authorize", "{}")) == "1"
+    assert sql.rows("SELECT * FROM payproc.redeliveries") == []
+
+
 def test_commits_inside_the_batch_are_asynchronous(
     connection: psycopg2.extensions.connection, run_id: int, sql: Sql
 ) -> None:

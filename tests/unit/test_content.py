@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from payproc.content import digest, has_same_content
+from payproc.content import MAX_COMPARED_BYTES, digest, has_same_content
 
 LINE = '{"event_id": "e", "amount": 10, "more": {"a": [1, "1", true, null], "b": {}}}'
 
@@ -53,6 +53,15 @@ def test_numbers_of_any_size_are_compared() -> None:
     huge = "9" * 5_000
     assert has_same_content(f'{{"x": {huge}}}', f'{{"x":{huge}}}')
     assert not has_same_content('{"x": 0.1000000000000000055}', '{"x": 0.1}')
+
+
+@pytest.mark.parametrize(("size", "same"), [(MAX_COMPARED_BYTES, True), (MAX_COMPARED_BYTES + 1, False)])
+def test_large_record_is_compared_by_text(size: int, same: bool) -> None:
+    """Bytes count, because a server counts them. A record within a batch is not looked up."""
+    recorded = f'{{"x":"é{"y" * (size - 10)}"}}'
+    assert len(recorded.encode()) == size
+    assert has_same_content(recorded, recorded)
+    assert has_same_content(f" {recorded}", recorded) == same
 
 
 def test_digest_stands_for_the_text() -> None:
