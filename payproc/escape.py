@@ -78,8 +78,8 @@ def cell_text(text: str) -> str:
 
 
 def shorten(text: str) -> str:
-    """Return the beginning of a note, a name or a label, for a message or a row of a listing."""
-    return text if len(text) <= _MAX_SHORT_TEXT else f"{text[:_MAX_SHORT_TEXT]}…"
+    """Return the beginning of a note, name or label, unambiguous, for a message or a listing."""
+    return unambiguous(text if len(text) <= _MAX_SHORT_TEXT else f"{text[:_MAX_SHORT_TEXT]}…")
 
 
 def _escape(text: str, also: str) -> str:

@@ -151,11 +151,11 @@ def find_syntax_error(line: bytes) -> str | None:
 
 def quote(value: str) -> str:
     """Return a string from an input line as shortened JSON in ASCII, safe for any terminal."""
-    return json.dumps(shorten(value))
+    return json.dumps(shorten_value(value))
 
 
-def shorten(text: str) -> str:
-    """Return the beginning of a text, if it is long."""
+def shorten_value(text: str) -> str:
+    """Return a value from an input line, or its beginning if it is long."""
     return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
 
 

@@ -23,7 +23,7 @@ from payproc.explain import (
     explain_encoding,
     explain_syntax,
     explain_value,
-    shorten,
+    shorten_value,
 )
 from payproc.logic import Resolution, State
 from payproc.review import ReviewDecision
@@ -210,4 +210,4 @@ def _list(words: dict[str, Any]) -> str:
 
 
 def _quote(value: Any) -> str:
-    return shorten(json.dumps(value))
+    return shorten_value(json.dumps(value))

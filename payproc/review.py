@@ -135,7 +135,7 @@ class AlreadyResolved(Refused):
     def __init__(self, event_id: str, resolved: Resolved) -> None:
         self.resolved = resolved
         done = "applied" if resolved.resolution is Resolution.APPLY else "dismissed"
-        by, note = unambiguous(shorten(resolved.resolved_by)), unambiguous(shorten(resolved.note))
+        by, note = shorten(resolved.resolved_by), shorten(resolved.note)
         super().__init__(
             f'event "{unambiguous(event_id)}": already resolved: {done} by {by} on '
             f'{resolved.resolved_at:%Y-%m-%d at %H:%M:%S} UTC, with the note "{note}"; nothing was changed',

@@ -35,7 +35,7 @@ from payproc.explain import (
     find_recipe,
     find_syntax_error,
     quote,
-    shorten,
+    shorten_value,
 )
 from payproc.logic import EventType
 
@@ -287,7 +287,7 @@ def _name_type(value: object) -> str:
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, _Number):
-        return f"the number {shorten(value)}"
+        return f"the number {shorten_value(value)}"
     if isinstance(value, str):
         return f"the string {quote(value)}"
     return "an object" if isinstance(value, _Pairs) else "an array"

@@ -17,7 +17,7 @@ from typing import IO, NamedTuple
 import typer
 
 from payproc.bulk import BulkResult, BulkSummary, Order, Resolver, Settled, plan
-from payproc.cli.console import confirm, open_screen, show_progress
+from payproc.cli.console import confirm, is_watched, open_screen, show_progress
 from payproc.cli.exits import DONE_WITH_FINDINGS
 from payproc.cli.files import OutputFiles
 from payproc.cli.filters import describe_no_reviews
@@ -28,7 +28,7 @@ from payproc.cli.table import Column
 from payproc.cli.wrap import join_parts
 from payproc.db.connection import Database
 from payproc.errors import CannotFinish, PayprocError, WrongUsage
-from payproc.escape import shorten, unambiguous
+from payproc.escape import shorten
 from payproc.ingest.sources import check_sources, format_name, refuse_unreadable
 from payproc.logic import Reason
 from payproc.orders import Defaults, MalformedOrder, read_orders
@@ -195,7 +195,7 @@ def _take_all(
 ) -> int:
     """Record decisions one by one, and print the report even after an error or a signal."""
     report = results.report
-    has_bar = not report.quiet and sys.stderr.isatty() and not report.is_stdout_taken
+    has_bar = is_watched(quiet=report.quiet) and not report.is_stdout_taken
     try:
         with (
             contextlib.closing(Resolver(database)) as resolver,
@@ -232,5 +232,5 @@ def _ask(planned: BulkSummary, decision: ReviewDecision) -> bool:
     if planned.refused:
         typer.echo(f"refuse {format_count(planned.refused, 'flag')}, which can only be dismissed", err=True)
     whole = f"{verb} {format_count(planned.resolved, 'event')}"
-    note, by = unambiguous(shorten(decision.note)), unambiguous(shorten(decision.by))
+    note, by = shorten(decision.note), shorten(decision.by)
     return confirm(f'{whole} with the note "{note}", by {by}?')

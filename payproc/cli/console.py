@@ -179,13 +179,18 @@ class ProblemLog:
             print(printable(message), file=sys.stderr)  # not typer.echo, which bypasses the progress bar
 
 
+def is_watched(*, quiet: bool) -> bool:
+    """Return whether a person waits at a terminal for the result."""
+    return not quiet and sys.stderr.isatty()
+
+
 def is_bar_useful(*, quiet: bool) -> bool:
     """Return whether a listing has a progress bar: if its lines go to a file.
 
     On a terminal, or in a pager, the listing shows its progress itself. In another pipe, the reader
     may draw a bar on the same terminal.
     """
-    return not quiet and sys.stderr.isatty() and identify_file(sys.stdout.fileno()) is not None
+    return is_watched(quiet=quiet) and identify_file(sys.stdout.fileno()) is not None
 
 
 @contextlib.contextmanager
@@ -207,15 +212,15 @@ def show_progress(total: int | None, has_bar: bool, *, is_bytes: bool = False) -
         yield lambda completed: progress.update(task, completed=completed)
 
 
-def report_progress(found: Iterable[T], on_progress: Callable[[int], None], *, is_wait_noted: bool) -> Iterator[T]:
+def report_progress(found: Iterable[T], on_progress: Callable[[int], None], *, quiet: bool) -> Iterator[T]:
     """Yield rows, and report their number now and then.
 
-    `is_wait_noted` prints a line if the first row takes long, because the database sorts first.
+    Explain the wait for the first row if it is long, because the database sorts first.
     """
     note = "payproc: the database is sorting; rows follow"
     timer = threading.Timer(SLOW_START_SECONDS, print, [note], {"file": sys.stderr})  # print as in ProblemLog
     timer.daemon = True
-    if is_wait_noted:
+    if is_watched(quiet=quiet):
         timer.start()
     try:
         number = 0

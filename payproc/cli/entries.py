@@ -56,7 +56,7 @@ def make_history_row(payment_id: str, entry: "HistoryEntry | ConflictEntry") -> 
     from payproc.history import ConflictEntry  # late
 
     if not isinstance(entry, ConflictEntry):
-        return [cell_text(payment_id), *_make_cells(entry, lambda text: unambiguous(shorten(text)))]
+        return [cell_text(payment_id), *_make_cells(entry, shorten)]
     recorded: list[Line] = [f"recorded as {entry.recorded.type.value}"]
     if entry.differs:
         recorded = ["other content"]

@@ -1,6 +1,5 @@
 """`payproc history`: the entries of all payments, by run, outcome, person and time."""
 
-import sys
 from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
@@ -95,13 +94,12 @@ def history(
         )
         is_table = output_format is ListingFormat.TABLE
         has_bar = is_bar_useful(quiet=quiet)
-        is_wait_noted = not quiet and sys.stderr.isatty()
         screen = open_screen()  # before the bar, which takes the place of stdout
         with open_database(database_url, quiet=quiet) as database:
             total = count_entries(database, picked, limit) if has_bar else None
             with show_progress(total, has_bar) as on_progress:
                 found = list_entries(database, picked, limit, with_payload=not is_table)
-                found = report_progress(found, on_progress, is_wait_noted=is_wait_noted)
+                found = report_progress(found, on_progress, quiet=quiet)
                 if is_table:
                     rows = (make_history_row(*each) for each in found)
                     layouts = screen.choose_layouts(HISTORY_LAYOUTS)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from payproc.cli.console import make_notifier, print_message, show_progress
+from payproc.cli.console import is_watched, make_notifier, print_message, show_progress
 from payproc.cli.exits import DONE_WITH_FINDINGS, exit_on_errors
 from payproc.cli.files import OutputFiles, open_outputs
 from payproc.cli.options import (
@@ -175,7 +175,7 @@ def _run(
     # The first connection prints a note, so it comes before the progress bar.
     has_schema = not report.dry_run or schema.has_schema(database)
     problems = LineProblems(FROM_STDIN)
-    has_bar = not report.quiet and sys.stderr.isatty() and outputs.decisions is not sys.stdout.buffer
+    has_bar = is_watched(quiet=report.quiet) and outputs.decisions is not sys.stdout.buffer
     with interrupt.noted() as stop, contextlib.ExitStack() as bar:
         ingesting = Ingest(
             database if has_schema else None,

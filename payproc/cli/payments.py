@@ -1,6 +1,5 @@
 """`payproc payments`: payments by state and age."""
 
-import sys
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,12 +67,11 @@ def payments(
         picked = listing.PaymentFilter(state, None if older_than is None else now - older_than, waiting)
         screen = open_screen()  # before the bar, which takes the place of stdout
         has_bar = is_bar_useful(quiet=quiet)
-        is_wait_noted = not quiet and sys.stderr.isatty()
         with open_database(database_url, quiet=quiet) as database:
             total = listing.count_payments(database, picked, limit) if has_bar and not waiting else None
             with show_progress(total, has_bar) as on_progress:
                 found = listing.list_payments(database, picked, limit)
-                found = report_progress(found, on_progress, is_wait_noted=is_wait_noted)
+                found = report_progress(found, on_progress, quiet=quiet)
                 if output_format is not ListingFormat.TABLE:
                     print_listing(map(to_json_line, found), [listing.ListedPayment], output_format)
                 else:

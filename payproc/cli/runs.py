@@ -69,6 +69,6 @@ def _make_row(run: "Run") -> Row:
     if (more := len(run.source) - MAX_SOURCES_SHOWN) > 0:
         sources.append(f"… and {more:,} more")
     if run.label:
-        sources.insert(0, Styled(f"label: {unambiguous(shorten(run.label))}", "bold"))
+        sources.insert(0, Styled(f"label: {shorten(run.label)}", "bold"))
     times: Cell = [format_time(run.started_at), f"{lasted}, {state}"]
     return str(run.run_id), times, [f"{run.events:,}", f"{run.malformed:,}"], outcomes or "none", sources

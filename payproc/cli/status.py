@@ -110,7 +110,7 @@ def _describe_last_run(found: "Status") -> Iterator[str]:
     if (run := found.last_run) is None:
         yield "none"
         return
-    label = f" ({unambiguous(shorten(run.label))})" if run.label else ""
+    label = f" ({shorten(run.label)})" if run.label else ""
     state = "finished" if run.finished_at else "not finished"
     yield f"run {run.run_id}{label}, {format_time(run.started_at)} UTC, {state}: {format_count(run.events, 'event')}"
     if run.malformed:

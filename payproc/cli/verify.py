@@ -1,12 +1,11 @@
 """`payproc verify`: check every history against the stored states."""
 
-import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import typer
 
-from payproc.cli.console import show_progress
+from payproc.cli.console import is_watched, show_progress
 from payproc.cli.database import open_database
 from payproc.cli.exits import DONE_WITH_FINDINGS, exit_on_errors
 from payproc.cli.options import DatabaseUrl, Format, FormatOption, Quiet, format_examples
@@ -29,7 +28,7 @@ def verify(output_format: FormatOption = Format.TABLE, quiet: Quiet = False, dat
 
         summary = VerifySummary()
         with open_database(database_url, quiet=quiet) as database:
-            has_bar = not quiet and sys.stderr.isatty()
+            has_bar = is_watched(quiet=quiet)
             total = count_entries(database) if has_bar else None
             with show_progress(total, has_bar) as on_progress:
                 findings = verify_histories(database, summary, on_progress)

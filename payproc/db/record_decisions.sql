@@ -110,10 +110,9 @@ BEGIN
         SET LOCAL synchronous_commit = off;
 
         -- Evidence of an event_id used for something else, or of an event delivered again with
-        -- other content. It changes no payment, and a repeat adds nothing. If its original was
-        -- contested, it is not recorded, because both are decided again: another process may have
-        -- recorded the event with this very content. An expression in this IF would be set up anew
-        -- in each transaction, 1 % of a fresh event.
+        -- other content. It changes no payment, and a repeat adds nothing. That of a contested
+        -- payment is decided again, because the line that it was compared with is not on record. An
+        -- expression in this IF would be set up anew in each transaction, 1 % of a fresh event.
         IF this_is_evidence THEN
             SELECT true INTO this_has_original FROM payproc.{event_ids} AS original
             WHERE original.event_id = this_event

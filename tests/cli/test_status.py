@@ -127,7 +127,7 @@ def test_status_counts_one_of_each(run_in_process: InProcess, sql: Sql) -> None:
     assert shown[8].endswith(" UTC, not finished: 3 events")
     assert shown[9:] == [
         "1 malformed line",
-        "1 event was rejected; payproc history --run 1 --outcome REJECT",
+        "1 event was rejected; run payproc history --run 1 --outcome REJECT",
         "Unfinished run 1",
     ]
 

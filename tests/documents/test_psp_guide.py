@@ -18,14 +18,15 @@ def test_guide_runs_as_printed(payproc: Payproc, sql: Sql) -> None:
     So does the one with the records in front.
     """
     shutil.copytree(RECIPES, payproc.folder / "sample_events" / "psp")
-    samples, daily = blocks(FILTERS, "sh"), re.findall(r"^  ```sh\n(.*?)^  ```$", read(FILTERS), re.M | re.S)
+    samples = blocks(FILTERS, "sh")
+    (daily,) = re.findall(r"^  ```sh\n(.*?)^  ```$", read(FILTERS), re.M | re.S)
     first = run_script(samples[0], payproc.folder, payproc.environment)
     assert first.returncode == 0, first.stderr
     assert "malformed" not in first.stdout
     before = contents(sql)
     decided = [run_recipe(name, sample(name)).decide()[1] for name in ("stripe", "adyen")]
     assert {payment_id: state for payment_id, state, _ in before["payments"]} == decided[0] | decided[1]
-    for script in (samples[0], *daily):
+    for script in (samples[0], daily):
         again = run_script(script, payproc.folder, payproc.environment)
         assert again.returncode == 0, again.stderr
         assert contents(sql) == before

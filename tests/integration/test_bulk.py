@@ -258,6 +258,16 @@ def test_plan_yields_to_a_person(database: Database, recorder: Recorder, is_pers
     assert ("a person decided about it since the plan (entry 4)" in str(result.error)) == is_person
 
 
+def test_plan_does_not_yield_to_itself(database: Database, recorder: Recorder) -> None:
+    """An ingest moves the payment after the plan, so its first decision is behind the second's."""
+    recorder.handle(input_events(*CHAIN))
+    orders = [Order(event_id, APPLY, planned_version=version) for event_id, version in (("capture", 3), ("refund", 4))]
+    recorder.handle(input_events(("again", "p1", "authorize"), first_line=9))
+    with closing(Resolver(database)) as resolver:
+        results = [resolver.resolve(order)[0] for order in orders]
+    assert [(each.result, each.position) for each in results] == [(Fate.RESOLVED, 5), (Fate.RESOLVED, 6)]
+
+
 def test_moved_payment_is_looked_at_again(database: Database, recorder: Recorder, sql: Sql) -> None:
     """An ingest records an event between the look and the decision."""
     recorder.handle(input_events(("e1", "p1", "capture")))

@@ -8,9 +8,9 @@ import pytest
 from payproc.cli import console
 
 
-@pytest.mark.parametrize("is_wait_noted", [True, False])
+@pytest.mark.parametrize("quiet", [True, False])
 def test_slow_first_row_is_explained(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_wait_noted: bool
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], quiet: bool
 ) -> None:
     def sort() -> Iterator[str]:
         for thread in threading.enumerate():
@@ -19,7 +19,8 @@ def test_slow_first_row_is_explained(
         yield "row"
 
     monkeypatch.setattr(console, "SLOW_START_SECONDS", 0)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     reported: list[int] = []
-    assert list(console.report_progress(sort(), reported.append, is_wait_noted=is_wait_noted)) == ["row"]
+    assert list(console.report_progress(sort(), reported.append, quiet=quiet)) == ["row"]
     assert reported == [1]
-    assert capsys.readouterr().err == ("payproc: the database is sorting; rows follow\n" if is_wait_noted else "")
+    assert capsys.readouterr().err == ("" if quiet else "payproc: the database is sorting; rows follow\n")
