@@ -32,7 +32,8 @@ _LOOK_UP_PAYMENTS = """
 
 _LOOK_UP_CONFLICTS = """
     SELECT event_id, payment_id, type, run_id = %s AND recorded_at >= %s, source, line
-    FROM payproc.event_conflicts WHERE event_id = ANY (string_to_array(%s, chr(31)))
+    FROM payproc.event_conflicts
+    WHERE event_id = ANY (string_to_array(%s, chr(31))) AND payment_id = ANY (string_to_array(%s, chr(31)))
 """
 
 # Members by their text, because a lookup is several times as fast as a call of the enum.
@@ -74,13 +75,13 @@ def look_up(connection: psycopg2.extensions.connection, run: ThisRun, events: Se
 def look_up_conflicts(
     connection: psycopg2.extensions.connection, run: ThisRun, batch: Iterable[InputEvent], known: Known
 ) -> None:
-    """Add the recorded conflicts of the batch's event_ids to `known`.
+    """Add the recorded conflicts of the batch's event_ids and payments to `known`.
 
-    A batch without conflicts costs no query.
+    A batch without conflicts costs no query. An event_id may have any number of conflicts.
     """
     recorded = known.recorded
-    event_ids = {
-        event.event_id
+    conflicts = {
+        (event.event_id, event.payment_id)
         for event in (input_event.event for input_event in (batch if recorded else ()))
         if (original := recorded.get(event.event_id)) is not None
         # Most are duplicates, for which classify would cost several times as much as this.
@@ -88,10 +89,11 @@ def look_up_conflicts(
         and classify(event, original, State.CREATED).reason is Reason.EVENT_ID_CONFLICT
         and (event.event_id, event.payment_id, event.type) not in known.conflicts
     }
-    if not event_ids:
+    if not conflicts:
         return
+    event_ids, payment_ids = (SEPARATOR.join(set(ids)) for ids in zip(*conflicts, strict=True))
     with connection.cursor() as cursor:
-        cursor.execute(_LOOK_UP_CONFLICTS, (*run, SEPARATOR.join(event_ids)))
+        cursor.execute(_LOOK_UP_CONFLICTS, (*run, event_ids, payment_ids))
         for event_id, payment_id, event_type, is_own, source, line in cursor:
             conflict = (event_id, payment_id, _TYPES[event_type])
             known.conflicts.setdefault(conflict, (source, line) if is_own else None)

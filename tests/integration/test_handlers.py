@@ -11,11 +11,12 @@ from contextlib import closing
 import pytest
 from sqlalchemy import URL
 
-from payproc.batch import EventResult
+from payproc.batch import EventResult, Known, RecordedEvent
 from payproc.db.connection import Database
 from payproc.errors import CannotFinish
 from payproc.handlers import DryRun, Recorder
-from payproc.logic import Outcome
+from payproc.logic import EventType, Outcome
+from payproc.lookup import NO_RUN, look_up_conflicts
 from tests.support.events import input_events, reasons
 from tests.support.postgres import IS_FOR_CITUS, Sql, assert_books_right, contents
 
@@ -82,6 +83,15 @@ def test_duplicates_and_conflicts_name_the_record(recorder: Recorder) -> None:
     assert isinstance(conflict, EventResult)
     assert conflict.recorded is not None
     assert (conflict.recorded.payment_id, conflict.recorded.type.value) == ("p1", "capture")
+
+
+def test_conflicts_of_the_batch_alone_are_looked_up(recorder: Recorder, database: Database) -> None:
+    """Under one event_id, such as `undefined`, there may be a million of them."""
+    recorder.handle(input_events(*(("e1", f"p{number}", "capture") for number in range(20))))
+    known = Known({"e1": RecordedEvent("p0", EventType.CAPTURE, Outcome.MANUAL_REVIEW, "")}, {}, {})
+    with closing(database.connect()) as connection:
+        look_up_conflicts(connection, NO_RUN, input_events(("e1", "p7", "capture"), ("e2", "p8", "fail")), known)
+    assert list(known.conflicts) == [("e1", "p7", EventType.CAPTURE)]
 
 
 def test_replaying_changes_nothing(recorder: Recorder, other: Recorder, sql: Sql) -> None:
