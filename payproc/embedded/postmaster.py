@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from payproc.embedded.binaries import POSTGRES_VERSION, find_binaries, find_name
 from payproc.embedded.home import Home, close_at_end, try_lock
 from payproc.embedded.initdb import create_data
 from payproc.embedded.log import LOG_SETTINGS, find_error, shorten_log
-from payproc.embedded.process import describe_kill, refuse_small_files, spawn
+from payproc.embedded.process import describe_kill, hold_process, refuse_small_files, spawn
 from payproc.embedded.sockets import choose_socket_folder, find_listener, is_private_folder, remove_socket_folder
 from payproc.errors import CannotFinish
 
@@ -120,16 +121,17 @@ class Postmaster:
                 return
             # PostgreSQL's fast shutdown can hang for ever if it comes during the recovery from the
             # crash of a backend. The immediate one is a crash, which loses nothing.
-            if not (self._end(pid, signal.SIGINT, STOP_SECONDS) or self._end(pid, signal.SIGQUIT, LEAVE_SECONDS)):
-                return  # the stop continues; the next command waits for it
+            with hold_process(pid) as send:
+                if not (self._end(send, signal.SIGINT, STOP_SECONDS) or self._end(send, signal.SIGQUIT, LEAVE_SECONDS)):
+                    return  # the stop continues; the next command waits for it
             if self.process is not None:
                 self.process.wait()
             remove_socket_folder(self.home)
 
-    def _end(self, pid: int, how: signal.Signals, seconds: int) -> bool:
+    def _end(self, send: Callable[[signal.Signals], None], how: signal.Signals, seconds: int) -> bool:
         """Signal the server; return whether all of its processes end in time."""
         with suppress(ProcessLookupError):
-            os.kill(pid, how)
+            send(how)
         with close_at_end(self.home.open("server.lock")) as lock:
             polls = self.home.poll(seconds, lambda: "the embedded database is writing its last checkpoint")
             return any(try_lock(lock) for _ in polls)

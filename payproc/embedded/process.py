@@ -1,14 +1,16 @@
-"""Process: starting the server's programs with a user and limits, and reading their exit codes."""
+"""Process: starting the server's programs with a user and limits, signals, and exit codes."""
 
+import os
 import pwd
 import resource
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
-from payproc.embedded.home import Home
+from payproc.embedded.home import Home, close_at_end
 from payproc.errors import CannotFinish
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
@@ -47,6 +49,19 @@ def spawn(home: Home, command: list[str], output: int, lock: int) -> "subprocess
 def build_user_arguments(owner: pwd.struct_passwd | None) -> dict[str, Any]:
     """Return arguments for subprocess that make root run a process as another user."""
     return {} if owner is None else {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
+
+
+@contextmanager
+def hold_process(pid: int) -> Iterator[Callable[[signal.Signals], None]]:
+    """Yield the function that signals this process, never a later one with the same number."""
+    handle = None
+    with suppress(AttributeError, OSError):  # macOS has no handles, and a dead process has none
+        handle = os.pidfd_open(pid)
+    if handle is None:
+        yield partial(os.kill, pid)
+    else:
+        with close_at_end(handle):
+            yield partial(signal.pidfd_send_signal, handle)
 
 
 def describe_kill(code: int, name: str = "it") -> str | None:
