@@ -37,6 +37,7 @@ NOT_ON_CLUSTER = {
     "test_stray_resolution_leaves_counts_right": _MOVE,
     "test_damage_is_found_and_named[a correction of a payment that is not on record]": _MOVE,
     "test_long_queue_is_read_once": "counts the rows that one server has read",
+    "test_export_is_one_snapshot_in_blocks": "Citus has no snapshot over several machines",
 }
 """Tests that a cluster cannot run, or whole files of them, each with its reason."""
 
