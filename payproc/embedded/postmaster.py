@@ -24,8 +24,8 @@ from payproc.errors import CannotFinish
 START_SECONDS = 600
 """Seconds to wait for a server. Recovery after a crash reads up to max_wal_size (2 GB) of WAL."""
 
-STOP_SECONDS = 120
-"""Seconds to wait for a stop, which writes a checkpoint of up to shared_buffers."""
+STOP_SECONDS = 60
+"""Seconds to wait for a stop, which writes a checkpoint of up to shared_buffers (512 MB)."""
 
 LEAVE_SECONDS = 10
 """Seconds to wait on leaving for a busy server, or for another command that starts or stops it."""

@@ -135,11 +135,14 @@ def test_serializable_processes_record_events_once(payproc: Payproc, sql: Sql) -
     day = messy_day(11, 4000)
     arguments = ("ingest", "-", "--quiet", "--decisions")
     processes = [payproc.start(*arguments, f"{number}.decisions", stdin=subprocess.PIPE) for number in range(4)]
+    for process in processes:
+        process.stdin.write(day[0].raw + b"\n")  # a run begins with its first line
+        process.stdin.flush()
     sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'payproc'"
     wait_for(lambda: sql.value(sessions) == 2 * len(processes))  # so that all of them work at the same time
     before = sql.value(COULD_NOT_SERIALIZE)
     for process in processes:
-        process.stdin.write(b"\n".join(line.raw for line in day))
+        process.stdin.write(b"\n".join(line.raw for line in day[1:]))
     decisions = []
     for number, process in enumerate(processes):
         _, stderr = process.communicate(timeout=120)

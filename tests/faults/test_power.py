@@ -99,13 +99,14 @@ def test_power_cut_at_any_moment(power_server: Server, tmp_path: Path, seed: int
             if was_running:
                 break
         stderr = (payproc.folder / "stderr").read_text()
-        # The process may notice the dead server, and end with code 1, just before it is killed.
-        assert code in ((-signal.SIGKILL, 1) if dies_with_it else (1, 3)), stderr
+        # The process may notice the dead server, or end its run, just before it is killed.
+        assert code in (1, 3) or (dies_with_it and code == -signal.SIGKILL), stderr
         assert "Traceback" not in stderr
         decisions = read_decisions(payproc.folder / DECISIONS)
         if code == 3:
             assert decisions == day.decisions
-            count("runs that went on after their server had come back")
+            if not dies_with_it:
+                count("runs that went on after their server had come back")
         assert_books_right(sql)
         reported = assert_decisions_recorded(decisions, sql)
         count("events reported before a power cut or after it, all on record", reported)
