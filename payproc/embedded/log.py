@@ -15,7 +15,7 @@ MAX_LOG_BYTES = 8 << 20
 LOG_SETTINGS = ("log_min_error_statement=panic", "log_checkpoints=off")
 """Server settings that keep the log small. The statement behind an error may take 5 MB."""
 
-_LAST_WORDS = re.compile(r" (PANIC|FATAL): +(?!the database system is|terminating |database |role |sorry, )")
+_LAST_WORDS = re.compile(r" (PANIC|FATAL):  (?!the database system is|terminating |database |role |sorry, )")
 """Lines about the server's own end. They exclude refusals of a client, which came too early, was
 terminated or had no right to connect."""
 

@@ -6,6 +6,7 @@ from typing import Any
 import psycopg2
 import pytest
 
+from payproc.embedded.log import describe_end
 from payproc.embedded.server import run_server
 from tests.support.homes import Holder, authorize, succeed
 
@@ -57,3 +58,11 @@ def test_start_and_stop_log_little(made_home: Path) -> None:
     before = measure_log(made_home)
     succeed(made_home, "ingest", "-", events=authorize("p1"))
     assert measure_log(made_home) - before < 2_000  # 840, and a line for each look at a server that is still starting
+
+
+def test_refused_client_is_not_the_reason_of_an_end(tmp_path: Path) -> None:
+    """PostgreSQL writes two spaces after the colon."""
+    log = tmp_path / "log"
+    panic = '2026-11-26 UTC [9] PANIC:  could not write to file "pg_wal/xlogtemp.9": No space left on device'
+    log.write_text(f"{panic}\n2026-11-26 UTC [10] FATAL:  the database system is in recovery mode\n")
+    assert describe_end(log, None) == f"its server has ended: {panic} (see {log})"
