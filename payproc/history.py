@@ -52,6 +52,8 @@ class HistoryFilter(NamedTuple):
     """Conditions on entries; None picks all. An entry without a field never fits its condition."""
 
     run_id: int | None = None
+    label: str | None = None
+    """The label of the run."""
     outcome: Outcome | None = None
     reason: Reason | None = None
     type: EventType | None = None
@@ -161,6 +163,7 @@ _STREAM = """
 _CONDITIONS: dict[str, dict[str, str]] = {
     "event": {
         "run_id": "run_id = %s",
+        "label": "run_id IN (SELECT run_id FROM payproc.runs WHERE label = %s)",
         "outcome": "outcome OPERATOR(pg_catalog.=) %s",
         "reason": "reason OPERATOR(pg_catalog.=) %s",
         "type": "type OPERATOR(pg_catalog.=) %s",
@@ -182,6 +185,7 @@ _CONDITIONS: dict[str, dict[str, str]] = {
     },
     "conflict": {
         "run_id": "conflict.run_id = %s",
+        "label": "conflict.run_id IN (SELECT run_id FROM payproc.runs WHERE label = %s)",
         "outcome": "'REJECT'::text = %s",
         "reason": "'event_id_conflict'::text = %s",
         "type": "conflict.type OPERATOR(pg_catalog.=) %s",
@@ -191,6 +195,7 @@ _CONDITIONS: dict[str, dict[str, str]] = {
     },
     "redelivery": {
         "run_id": "redelivery.run_id = %s",
+        "label": "redelivery.run_id IN (SELECT run_id FROM payproc.runs WHERE label = %s)",
         "outcome": "'IGNORE'::text = %s",
         "reason": "'duplicate_event'::text = %s",
         "type": "original.type OPERATOR(pg_catalog.=) %s",

@@ -47,6 +47,9 @@ class Kind(str, Enum):
 def history(
     context: typer.Context,
     run: RunFilter = None,
+    label: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Only events that the runs with this label recorded.")
+    ] = None,
     outcome: Annotated[
         Outcome | None, typer.Option(metavar="OUTCOME", case_sensitive=False, help="Only events with this outcome.")
     ] = None,
@@ -84,13 +87,13 @@ def history(
         from payproc.cli.listings import print_listing  # late
         from payproc.history import ENTRY_KINDS, HistoryFilter, count_entries, list_entries
 
-        for name, value in (("--by", by), ("--payment", payment)):
+        for name, value in (("--label", label), ("--by", by), ("--payment", payment)):
             if value is not None:
                 check_text(context, name, value)
         if since is not None and until is not None and since >= until:
             raise WrongUsage(f"--until: {until:%Y-%m-%d %H:%M:%S} UTC is not later than --since, so nothing can fit")
         picked = HistoryFilter(
-            run, outcome, reason, event_type, kind.value if kind else None, by, payment, since, until
+            run, label, outcome, reason, event_type, kind.value if kind else None, by, payment, since, until
         )
         is_table = output_format is ListingFormat.TABLE
         has_bar = is_bar_useful(quiet=quiet)

@@ -78,7 +78,7 @@ def ingest(
         ),
     ] = None,
     label: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Name of the run, for runs and status.", show_default=False)
+        str | None, typer.Option(metavar="TEXT", help="Name of the run, for runs and history.", show_default=False)
     ] = None,
     workers: Annotated[
         int,

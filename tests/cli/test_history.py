@@ -31,7 +31,7 @@ def filled(shared: InProcess) -> InProcess:
     shared("ingest", "day.jsonl", "--workers", "1")
     shared("resolve", "e2", "--dismiss", "--note", "a stale report", "--by", "alice", "--yes")
     shared("correct", "p1", "--to", "captured", "--note", "the money came", "--by", "bob", "--yes")
-    shared("ingest", "-", stdin=event_line("e5", "p2", "capture"))
+    shared("ingest", "-", "--label", "late", stdin=event_line("e5", "p2", "capture"))
     return shared
 
 
@@ -53,6 +53,8 @@ def names(run: InProcess, *options: str) -> list[str]:
         ("--run 1", ALL[:5]),
         ("--run 2", ["e5 event"]),
         ("--run 9", []),
+        ("--label late", ["e5 event"]),
+        ("--label other", []),
         ("--outcome REJECT", ["e3 event", "e4 conflict"]),
         ("--outcome reject --run 1", ["e3 event", "e4 conflict"]),
         ("--outcome MANUAL_REVIEW", ["e2 event"]),

@@ -97,6 +97,7 @@ READS: list[tuple[tuple[str | Path, ...], int]] = [
     (("history", "--limit", "2", "--kind", "event", "--outcome", "MANUAL_REVIEW", "--type", "capture"), 0),
     (("history", "--run", "1", "--reason", "event_id_conflict", "--payment", "p2", "--since", "7d"), 0),
     (("history", "--kind", "conflict", "--outcome", "IGNORE", "--type", "authorize", "--payment", "p1"), 0),
+    (("history", "--label", "day"), 0),
     (("history", "--by", "alice", "--until", "2100-01-01", "--format", "json"), 0),
     (("status",), 0),
     (("verify",), 0),
