@@ -28,6 +28,8 @@ URL_VARIABLE = "DATABASE_URL"
 EMBEDDED_VARIABLE = "PAYPROC_EMBEDDED"
 """Environment variable that can forbid the embedded database."""
 
+MAX_PORT = 65535
+
 
 @contextmanager
 def open_database(option: str | None, note: "Note", *, interruptible: bool = True) -> Iterator[Database]:
@@ -77,9 +79,10 @@ def parse_url(given: str, origin: str) -> dict[str, str]:
         if unknown and "@" not in rest.partition("?")[2]:  # after an @ it would be part of a password with a ? in it
             found = f'the parameter "{unknown[1]}"'
         raise WrongUsage(f"{expected}, found {found} that PostgreSQL's client library does not accept") from error
-    is_port = re.fullmatch("[0-9,]*", parameters.get("port", ""))
-    if not is_port or _shows_password(rest, parameters):
-        found = "" if is_port else ", found a port that is not a number"
+    ports = parameters.get("port", "").split(",")  # each may be empty
+    has_ports = all(re.fullmatch("[0-9]{0,5}", port) and 0 < int(port or 1) <= MAX_PORT for port in ports)
+    if not has_ports or _shows_password(rest, parameters):
+        found = "" if has_ports else f", found a port that is not a number from 1 to {MAX_PORT}"
         raise WrongUsage(f"{expected}{found}; in a user or password write @ : / ? # as %40 %3A %2F %3F %23")
     return parameters
 

@@ -86,7 +86,7 @@ REFUSED_BY_READERS = {
         ("--database-url --quiet", f"{EXPECTED_URL}, found no postgresql:// at its start"),
         (
             "--database-url postgresql://localhost:54x/payments",
-            f"{EXPECTED_URL}, found a port that is not a number{ESCAPES}",
+            f"{EXPECTED_URL}, found a port that is not a number from 1 to 65535{ESCAPES}",
         ),
         (
             "--database-url postgresql://localhost/payments?schema=public",
