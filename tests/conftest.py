@@ -45,9 +45,13 @@ from tests.support.tally import figures
 
 
 def pytest_configure() -> None:
-    """Restore SIGINT: shells start background jobs with it ignored, and children inherit that."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Restore SIGINT, which background jobs of a shell ignore, and SIGHUP, which nohup does.
+
+    Children inherit that.
+    """
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -32,6 +32,12 @@ class RunningCommand(subprocess.Popen[bytes]):
     stdout: IO[bytes]
     stderr: IO[bytes]
 
+    def __exit__(self, failure: type[BaseException] | None, *rest: Any) -> None:
+        """Wait for its end, but not after a failure, which may be that it does not end."""
+        if failure is not None:
+            self.kill()
+        super().__exit__(failure, *rest)
+
 
 class Payproc:
     """The installed command, with a working directory and an environment of its own."""
@@ -60,11 +66,7 @@ class Payproc:
         if stdin is not None:
             options["stdin"] = subprocess.PIPE
         with self.start(*arguments, **options) as process:
-            try:
-                stdout, stderr = process.communicate(stdin, timeout=120)
-            except BaseException:
-                process.kill()
-                raise
+            stdout, stderr = process.communicate(stdin, timeout=120)
         assert b"Traceback" not in (stderr or b""), stderr.decode()
         return Finished(process.returncode, (stdout or b"").decode(), (stderr or b"").decode())
 
