@@ -218,6 +218,7 @@ def test_statement_timeout_names_the_setting(run_in_process: InProcess, sql: Sql
     assert error_line(finished, 1).endswith(
         "canceling statement due to statement timeout; if it was a timeout, raise statement_timeout for this role"
     )
+    sql.rows(f'ALTER DATABASE "{sql.url.database}" RESET statement_timeout')
     assert run_in_process.summary("more.jsonl")["events"] == 2
     assert_books_right(sql)
 
