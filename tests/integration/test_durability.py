@@ -102,12 +102,13 @@ def wait_until_commits_wait(sql: Sql) -> None:
     The checkpointer makes that setting effective for all sessions, after some of them show it.
     """
     with closing(Sql(sql.url)) as other, ThreadPoolExecutor(1) as pool:
-        commit = pool.submit(int)
+        write = "UPDATE payproc.runs SET lines = lines"
+        commit = pool.submit(other.rows, write)
 
         def is_canceled() -> bool:
             nonlocal commit
             if commit.done():
-                commit = pool.submit(other.rows, "UPDATE payproc.runs SET lines = lines")
+                commit = pool.submit(other.rows, write)
             return bool(sql.rows(CANCEL))
 
         wait_for(is_canceled)
