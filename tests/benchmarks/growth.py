@@ -95,11 +95,14 @@ def _look_back(bench: BenchServer, events: int) -> None:
 
 def _note(points: list[tuple[float, int]], began: float, cursor: psycopg2.extensions.cursor) -> None:
     """Add how far the run is, if that has changed. The first slice begins with the run, not with
-    starting Python."""
-    cursor.execute("SELECT lines FROM payproc.runs")
-    for (lines,) in cursor.fetchall():
-        if not points or lines > points[-1][1]:
-            points.append((time.perf_counter() - began, lines))
+    starting Python, and the run may have ended before the first look."""
+    cursor.execute("SELECT lines, extract(epoch FROM clock_timestamp() - started_at)::float FROM payproc.runs")
+    for lines, age in cursor.fetchall():
+        moment = time.perf_counter() - began
+        if not points:
+            points.append((moment - age, 0))
+        if lines > points[-1][1]:
+            points.append((moment, lines))
 
 
 def _moment(points: list[tuple[float, int]], line: int) -> float:

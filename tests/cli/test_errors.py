@@ -212,12 +212,13 @@ def test_statement_timeout_names_the_setting(run_in_process: InProcess, sql: Sql
     run_in_process("ingest", "good.jsonl")
     lines = [event_line("e2", "p2", "authorize"), event_line("e3", "p1", "capture")]
     write_lines(run_in_process.folder / "more.jsonl", lines)
-    sql.rows(f"ALTER DATABASE \"{sql.url.database}\" SET statement_timeout = '300ms'")
     with sql.locked_payment("p1"):
+        sql.rows(f"ALTER DATABASE \"{sql.url.database}\" SET statement_timeout = '300ms'")
         finished = run_in_process("ingest", "more.jsonl", "--workers", "1")
     assert error_line(finished, 1).endswith(
         "canceling statement due to statement timeout; if it was a timeout, raise statement_timeout for this role"
     )
+    sql.rows(f'ALTER DATABASE "{sql.url.database}" RESET statement_timeout')
     assert run_in_process.summary("more.jsonl")["events"] == 2
     assert_books_right(sql)
 

@@ -52,12 +52,19 @@ def test_copy_of_a_busy_database_is_a_snapshot(
     """The copy is made while another process ingests. It has a prefix of each history."""
     assert run_in_process("ingest", "-", "--quiet", stdin=b"\n".join(messy_lines(1, 1500))).code == 3
     before, conflicts_before = histories(sql), conflicts(sql)
-    meanwhile = itertools.cycle(messy_lines(2, 20_000))
+    meanwhile = (line for seed in itertools.count(2) for line in messy_lines(seed, 2_000))
     with payproc.start("ingest", "-", "--quiet", stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as writer:
-        copying = Shell(payproc, copy_url).start('"$0" export | "$0" ingest --format json --database-url "$1" -')
-        while copying.poll() is None:  # at most a pipe's content is ahead of the record
+
+        def feed() -> None:  # at most a pipe's content is ahead of the record
             writer.stdin.write(b"".join(next(meanwhile) + b"\n" for _ in range(50)))
             writer.stdin.flush()
+
+        while sql.value("SELECT max(run_id) FROM payproc.events") == 1:
+            feed()
+        copying = Shell(payproc, copy_url).start('"$0" export | "$0" ingest --format json --database-url "$1" -')
+        while copying.poll() is None:
+            feed()
+        feed()  # certainly after the snapshot
         stdout, stderr = copying.communicate()
     assert copying.returncode == 0, stderr
     summary = json.loads(stdout)
@@ -74,7 +81,7 @@ def test_copy_of_a_busy_database_is_a_snapshot(
     redeliveries = summary["differing_duplicates"]
     assert (summary["malformed"], summary["reasons"].get("duplicate_event", 0)) == (0, redeliveries)
     events = summary["events"] - len(conflicts(copy)) - redeliveries
-    assert f"exported {events:,} events, {len(conflicts(copy))} conflicts and {redeliveries} red" in stderr
+    assert f"exported {events:,} events, {len(conflicts(copy)):,} conflicts and {redeliveries:,} red" in stderr
 
 
 def test_export_is_deterministic(run_in_process: InProcess, copy_url: URL, sql: Sql, tmp_path: Path) -> None:

@@ -36,8 +36,13 @@ def unread_bytes(process: RunningCommand) -> int:
 
 
 def wait_until_taken(process: RunningCommand) -> None:
-    """Wait until the process has no pending signals."""
-    wait_for(lambda: f"ShdPnd:\t{0:016x}\n" in Path(f"/proc/{process.pid}/status").read_text())
+    """Wait until the process has no pending signals and sleeps again, so it has handled them."""
+
+    def is_taken() -> bool:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        return f"ShdPnd:\t{0:016x}\n" in status and "State:\tS" in status
+
+    wait_for(is_taken)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -171,11 +171,11 @@ def test_tables_show_real_ids_whole(run_in_process: InProcess, columns: int) -> 
         assert "/events-2026-11-18-newest-first.jsonl:15177" in shown
 
 
-def test_history_shortens_notes(filled: InProcess) -> None:
+def test_history_shortens_notes(run_in_process: InProcess) -> None:
     """A note that goes with a thousand decisions would fill the screen; `show` has it whole."""
-    note = "a\tb " * 100
-    filled("ingest", "-", stdin=event_line("e9", "p9", "capture"))
-    filled("resolve", "e9", "--dismiss", "--note", note, "--by", "zoe", "--yes")
-    shown = filled("history", "--by", "zoe", env={"COLUMNS": "2000"}).stdout
+    run, note = run_in_process, "a\tb " * 100
+    run("ingest", "-", stdin=event_line("e9", "p9", "capture"))
+    run("resolve", "e9", "--dismiss", "--note", note, "--by", "zoe", "--yes")
+    shown = run("history", "--by", "zoe", env={"COLUMNS": "2000"}).stdout
     assert shown.rstrip().endswith(r"a\tb " * 50 + "…")
-    assert "…" not in filled("show", "p9", env={"COLUMNS": "2000"}).stdout
+    assert "…" not in run("show", "p9", env={"COLUMNS": "2000"}).stdout

@@ -38,7 +38,7 @@ def test_runs_json_is_newest_first(filled: InProcess) -> None:
 def test_runs_table_says_which_are_finished(filled: InProcess) -> None:
     table = "\n".join(row.rstrip() for row in filled("runs").stdout.splitlines())
     assert re.search(r"2  \d{4}-.* 0  none +killed.jsonl\n +0.00 s, not finished +0", table)
-    assert re.search(r"1  \d{4}-.* 1  APPLY 1 +a.jsonl\n +0.\d\d s, finished +1 +<stdin>", table)
+    assert re.search(r"1  \d{4}-.* 1  APPLY 1 +a.jsonl\n +\d+\.\d\d s, finished +1 +<stdin>", table)
 
 
 @slow

@@ -93,6 +93,27 @@ def test_stronger_synchronous_commit_is_kept(url: URL, sql: Sql) -> None:
     assert [setting for (setting,) in sql.rows("SELECT setting FROM seen")] == kept
 
 
+CANCEL = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+
+
+def wait_until_commits_wait(sql: Sql) -> None:
+    """Commit until a commit waits for a standby.
+
+    The checkpointer makes that setting effective for all sessions, after some of them show it.
+    """
+    with closing(Sql(sql.url)) as other, ThreadPoolExecutor(1) as pool:
+        write = "UPDATE payproc.runs SET lines = lines"
+        commit = pool.submit(other.rows, write)
+
+        def is_canceled() -> bool:
+            nonlocal commit
+            if commit.done():
+                commit = pool.submit(other.rows, write)
+            return bool(sql.rows(CANCEL))
+
+        wait_for(is_canceled)
+
+
 @pytest.mark.parametrize(
     "reports", ["ingest", *(pytest.param(each, marks=pytest.mark.slow) for each in ("resolve", "batch", "correct"))]
 )
@@ -107,7 +128,7 @@ def test_canceled_wait_for_a_standby_is_an_error(own_server: OwnServers, sql_on:
         recorder.handle(input_events(("e1", "p1", "refund")))
     sql.rows("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
     sql.rows("SELECT pg_reload_conf()")
-    wait_for(lambda: sql.value("SHOW synchronous_standby_names") == "nobody")
+    wait_until_commits_wait(sql)
 
     decision = ReviewDecision(Resolution.DISMISS, "n", "b")
 
@@ -124,7 +145,7 @@ def test_canceled_wait_for_a_standby_is_an_error(own_server: OwnServers, sql_on:
 
     with ThreadPoolExecutor(1) as pool:
         reported = pool.submit(report)
-        wait_for(lambda: sql.rows("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"))
+        wait_for(lambda: sql.rows(CANCEL))
         with pytest.raises(CannotFinish, match=r"committed, but perhaps not on its standby: .*cancel"):
             reported.result()
 

@@ -26,10 +26,20 @@ DEBIAN_POSTGRES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), re
 """The programs of Debian's newest PostgreSQL, None without one."""
 
 
+_reserved: list[socket.socket] = []
+"""Sockets that keep their ports from other tests and from connections, until this process ends."""
+
+
 def find_free_port() -> int:
-    """Return a TCP port that nobody uses at the moment."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
+    """Return a TCP port that nobody else gets.
+
+    Its socket is bound and does not listen, so a server with SO_REUSEADDR can use the port as well.
+    """
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind(("127.0.0.1", 0))
+    _reserved.append(bound)
+    port: int = bound.getsockname()[1]
     return port
 
 

@@ -58,7 +58,7 @@ def test_different_texts_look_different(shown: Callable[[str], str]) -> None:
 
 
 @given(ANYTHING)
-@settings(derandomize=True, deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_shown_text_is_harmless_and_reversible(text: str) -> None:
     for shown in (unambiguous(text), cell_text(text)):
         assert not harmful(shown)
@@ -69,7 +69,7 @@ def test_shown_text_is_harmless_and_reversible(text: str) -> None:
 
 
 @given(st.dictionaries(ANYTHING, st.lists(ANYTHING)), st.sampled_from([None, 2]))
-@settings(derandomize=True, deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_printable_json_is_harmless_and_equal(value: object, indent: int | None) -> None:
     shown = printable_json(json.dumps(value, ensure_ascii=False, indent=indent))
     assert not harmful(shown)

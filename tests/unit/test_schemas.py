@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from payproc.explain import Malformed
@@ -100,10 +100,6 @@ def test_ids_of_any_text_are_unchanged(written: str, expected: str) -> None:
 
 # --- lines together, and lines made of values -----------------------------------------------------
 
-# The same examples in each run: a suite that is red today and green tomorrow teaches people to run
-# it again. No deadline, for machines that are busy with other things.
-FUZZ = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-
 
 def event_line(event_id: str, **more: object) -> bytes:
     return json.dumps({"event_id": event_id, "payment_id": "p", "type": "fail", **more}, ensure_ascii=False).encode()
@@ -175,7 +171,7 @@ EXTRA_FIELDS = st.dictionaries(
 
 @pytest.mark.parametrize("ensure_ascii", [True, False])
 @given(st.builds(PaymentEvent, IDS, IDS, st.sampled_from(EventType)), EXTRA_FIELDS, st.randoms())
-@settings(FUZZ, max_examples=60)
+@settings(max_examples=60)
 def test_event_written_as_json_is_read_back(
     ensure_ascii: bool, event: PaymentEvent, extra: dict[str, Any], random: Random
 ) -> None:
