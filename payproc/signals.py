@@ -61,7 +61,7 @@ class Interrupt:
         self._mode = Mode.NOTED
 
     def install(self) -> None:
-        """Take over the signals, and forget earlier ones.
+        """Take over the signals, and forget earlier ones. Rule 3 counts those of the whole process.
 
         Ignored signals, as under nohup, stay ignored.
         """
