@@ -22,7 +22,6 @@ import pytest
 
 from payproc.embedded.server import EmbeddedServer
 from tests.support.command import COMMAND
-from tests.support.postgres import wait_for
 
 IS_ROOT = os.geteuid() == 0
 NOBODY = 65534
@@ -131,6 +130,15 @@ class Holder:
         self.process.communicate()
 
 
+def write_programs(folder: Path, postgres: str, initdb: str = "") -> Path:
+    """Write shell scripts in place of PostgreSQL's programs."""
+    folder.mkdir()
+    for name, script in (("postgres", postgres), ("initdb", initdb)):
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    return folder
+
+
 # ---- Servers, from outside -----------------------------------------------------------------------
 
 
@@ -165,11 +173,6 @@ def is_running(home: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
-
-
-def wait_until_creating(home: Path) -> None:
-    """Wait until initdb has begun."""
-    wait_for((home / "data-half-done" / "PG_VERSION").exists)
 
 
 def count_starts(home: Path) -> int:
