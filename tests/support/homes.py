@@ -202,9 +202,10 @@ def write_pid_file(home: Path, socket_folder: Path, status: str, process: int | 
 def find_open_files(process: int) -> list[str]:
     """Return the last parts of the names of a process's open files and sockets."""
     found = []
-    for descriptor in Path(f"/proc/{process}/fd").iterdir():
-        with suppress(OSError):
-            found.append(descriptor.readlink().name)
+    with suppress(FileNotFoundError, ProcessLookupError):  # the process has just ended
+        for descriptor in Path(f"/proc/{process}/fd").iterdir():
+            with suppress(OSError):
+                found.append(descriptor.readlink().name)
     return found
 
 
