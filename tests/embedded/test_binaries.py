@@ -13,7 +13,7 @@ import pytest
 
 from payproc.embedded.binaries import BINARIES_VARIABLE, can_run, find_wheel
 from payproc.errors import CannotFinish
-from tests.support.homes import authorize, only_root, read_mode, run_command
+from tests.support.homes import authorize, only_root, read_mode, run_command, write_programs
 from tests.support.in_process import InProcess
 from tests.support.servers import DEBIAN_POSTGRES
 
@@ -81,15 +81,6 @@ def test_broken_program_is_reported(tmp_path: Path) -> None:
 
 
 # ---- A named folder ------------------------------------------------------------------------------
-
-
-def write_programs(folder: Path, postgres: str) -> Path:
-    """Write programs that run as far as their version."""
-    folder.mkdir()
-    for name in ("postgres", "initdb"):
-        (folder / name).write_text(f"#!/bin/sh\n{postgres}\n")
-        (folder / name).chmod(0o755)
-    return folder
 
 
 def test_named_folder_must_hold_a_postgres(folder: Path, tmp_path: Path) -> None:

@@ -87,7 +87,9 @@ def test_failed_start_is_explained(made_home: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="signals have other numbers elsewhere")
 def test_killed_start_names_the_signal(made_home: Path) -> None:
-    configure(made_home, "restore_command = 'sleep 600'", "recovery_target = 'immediate'")
+    """The start waits in a command of its recovery, which ends with the server."""
+    waiting = "while kill -0 $(head -n 1 postmaster.pid); do sleep 0.1; done"
+    configure(made_home, f"restore_command = '{waiting}'", "recovery_target = 'immediate'")
     write_as_owner(made_home / "data" / "recovery.signal", "")
     command = Holder(made_home)
     wait_for(lambda: read_pid_file(made_home))

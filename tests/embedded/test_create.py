@@ -3,11 +3,11 @@
 import os
 import signal
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from payproc.embedded.binaries import BINARIES_VARIABLE
 from payproc.embedded.server import run_server
 from payproc.errors import CannotFinish
 from tests.support.homes import (
@@ -19,7 +19,7 @@ from tests.support.homes import (
     read_state,
     run_command,
     succeed,
-    wait_until_creating,
+    write_programs,
 )
 from tests.support.postgres import wait_for
 
@@ -44,20 +44,23 @@ def test_create_is_noted_despite_quiet(home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_create_interrupted_leaves_no_data(home: Path) -> None:
+def test_create_interrupted_leaves_no_data(home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if initdb has processes of its own."""
+    hang_in_initdb(folder, monkeypatch, "sleep 600 &")
     command = Holder(home)
-    wait_until_creating(home)
+    wait_until_hanging(home)
     os.killpg(command.process.pid, signal.SIGINT)
     assert command.end() == 128 + signal.SIGINT
-    assert not is_running(home)
+    wait_for(lambda: not is_running(home))
     assert not (home / "data").exists()
+    monkeypatch.undo()
     succeed(home, "init")
 
 
 @pytest.mark.slow
 def test_create_killed_is_begun_again(home: Path) -> None:
     command = Holder(home)
-    wait_until_creating(home)
+    wait_for(lambda: (home / "data-half-done" / "PG_VERSION").exists() or (home / "data").exists())
     command.kill()  # initdb itself lives on for a moment, and may be in the way of the next
     succeed(home, "init")
     assert not (home / "data-half-done").exists()
@@ -72,10 +75,12 @@ def test_create_killed_is_begun_again(home: Path) -> None:
     ],
     ids=["SIGXCPU", "SIGKILL"],
 )
-def test_initdb_killed_names_the_signal(home: Path, number: int, reason: str) -> None:
+def test_initdb_killed_names_the_signal(
+    home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, number: int, reason: str
+) -> None:
+    hang_in_initdb(folder, monkeypatch)
     command = Holder(home)
-    wait_until_creating(home)
-    os.kill(find_process("initdb", str(home / "data-half-done")), number)
+    os.kill(wait_until_hanging(home), number)
     assert command.read_last_line() == (
         f"payproc: the embedded database could not be created in {home}: initdb was killed by {reason}"
     )
@@ -83,14 +88,18 @@ def test_initdb_killed_names_the_signal(home: Path, number: int, reason: str) ->
     wait_for(lambda: not is_running(home))
 
 
-def find_process(name: str, argument: str) -> int:
-    """Return the process of a program with this argument."""
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            words = file.read_bytes().split(b"\0")
-            if words[0].endswith(name.encode()) and argument.encode() in words:
-                return int(file.parent.name)
-    raise AssertionError(f"no process of {name}")
+def hang_in_initdb(folder: Path, monkeypatch: pytest.MonkeyPatch, before: str = "") -> None:
+    """Name programs whose initdb hangs in its middle, because a signal may miss the real one."""
+    script = f'mkdir "$2" && cd "$2" && echo $$ >process && touch PG_VERSION\n{before}\nexec sleep 600'
+    programs = write_programs(folder / "programs", "echo 'postgres (PostgreSQL) 18.4'", script)
+    monkeypatch.setenv(BINARIES_VARIABLE, str(programs))
+
+
+def wait_until_hanging(home: Path) -> int:
+    """Wait until that initdb hangs. Return its process."""
+    unfinished = home / "data-half-done"
+    wait_for((unfinished / "PG_VERSION").exists)
+    return int((unfinished / "process").read_text())
 
 
 @pytest.mark.slow

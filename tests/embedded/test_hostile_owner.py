@@ -3,6 +3,7 @@
 The attackers are real processes of another user.
 """
 
+import itertools
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from payproc.embedded.binaries import BINARIES_VARIABLE
 from payproc.embedded.home import Home
 from payproc.embedded.server import run_server
 from payproc.errors import CannotFinish
@@ -27,6 +29,7 @@ from tests.support.homes import (
     read_refusal,
     run_command,
     write_pid_file,
+    write_programs,
 )
 from tests.support.postgres import wait_for
 
@@ -53,23 +56,21 @@ def attacker(act: Callable[[], object]) -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_link_planted_at_creation_gains_nothing(home: Path, folder: Path) -> None:
-    """The settings are appended to postgresql.conf after initdb, which leaves time for a link."""
+def test_link_planted_at_creation_gains_nothing(home: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings are appended to postgresql.conf after initdb, which leaves time for a link.
+
+    An initdb that plants it itself is never late.
+    """
     secret = folder / "secret"
     secret.write_text("root's own")
     secret.chmod(0o600)
     home.mkdir()
     os.chown(home, NOBODY, NOBODY)
-    unfinished = home / "data-half-done"
-
-    def plant() -> None:
-        # Database 5 is the last one that initdb creates.
-        if (unfinished / "base" / "5" / "PG_VERSION").exists():
-            (unfinished / "link").symlink_to(secret)
-            (unfinished / "link").rename(unfinished / "postgresql.conf")
-
-    with attacker(plant):
-        done = run_command(home, "init")
+    plant = f'mkdir "$2" && ln -s {secret} "$2/postgresql.conf"'
+    programs = write_programs(folder / "programs", "echo 'postgres (PostgreSQL) 18.4'", plant)
+    monkeypatch.setenv(BINARIES_VARIABLE, str(programs))
+    done = run_command(home, "init")
+    assert (home / "data-half-done" / "postgresql.conf").readlink() == secret
     assert done.returncode == 1
     assert "Permission denied" in done.stderr
     assert secret.read_text() == "root's own"
@@ -78,24 +79,27 @@ def test_link_planted_at_creation_gains_nothing(home: Path, folder: Path) -> Non
 
 @pytest.mark.slow
 def test_folder_swapped_in_is_not_given_away(users_folder: Path, secret_folder: Path) -> None:
-    home, aside = users_folder / "home", users_folder / "aside"
+    home = users_folder / "home"
     home.mkdir(mode=0o700)
     os.chown(home, NOBODY, NOBODY)
     before = read_owner(secret_folder)
 
+    numbers = itertools.count()
+
     def swap() -> None:
+        aside = users_folder / str(next(numbers))  # another one if root has just created a home in between
         home.rename(aside)
         home.symlink_to(secret_folder)
         home.unlink()
         aside.rename(home)
 
-    prepared = 0
+    attempts = prepared = 0
     with attacker(swap):
-        for _ in range(2_000):
+        while attempts < 2_000 or prepared in (0, attempts):  # until some are disturbed, and some not
+            attempts += 1
             with suppress(CannotFinish, OSError):
                 Home(home, drop_note).prepare()
                 prepared += 1
-    assert prepared > 0
     assert read_owner(secret_folder) == before
     assert list(secret_folder.iterdir()) == []
 

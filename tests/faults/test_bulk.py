@@ -68,7 +68,10 @@ def test_interrupted_batch_loses_no_result(payproc: Payproc, sql: Sql) -> None:
 
 def test_lost_connection_ends_a_batch_clearly(payproc: Payproc, sql: Sql) -> None:
     with batch_in_its_middle(payproc, sql) as process:
-        sql.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'payproc'")
+        sql.rows(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE application_name = 'payproc' AND datname = current_database()"
+        )
         stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 1
     assert re.search("terminating connection|server closed the connection", stderr.decode().splitlines()[-1])

@@ -12,8 +12,17 @@ import signal
 import pytest
 
 from tests.support.command import Payproc
-from tests.support.crashes import DAYS, FILE, day_of, empty_tables, ingesting, rerun, wait_for_random_moment
-from tests.support.postgres import Sql, assert_books_right, contents, wait_for
+from tests.support.crashes import (
+    DAYS,
+    FILE,
+    day_of,
+    empty_tables,
+    ingesting,
+    rerun,
+    wait_for_dead_clients,
+    wait_for_random_moment,
+)
+from tests.support.postgres import Sql, assert_books_right, contents
 from tests.support.reports import DECISIONS, assert_decisions_recorded, read_decisions
 from tests.support.tally import count
 
@@ -49,7 +58,7 @@ def test_a_process_killed_at_any_moment(payproc: Payproc, sql: Sql, seed: int) -
     reported = assert_decisions_recorded(read_decisions(payproc.folder / DECISIONS), sql)
     count("events reported before a process was killed, all on record", reported)
     if chance.random() < 0.5:  # otherwise the rerun meets the commits that the server still makes for its dead client
-        wait_for(lambda: sql.value("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'payproc'") == 0)
+        wait_for_dead_clients(sql)
         assert_books_right(sql)
     if sql.value("SELECT bool_or(finished_at IS NOT NULL) FROM payproc.runs"):
         assert contents(sql) == day.contents  # the kill came after the last commit

@@ -70,7 +70,7 @@ def test_signal_ends_a_wait_for_a_lock(payproc: Payproc, sql: Sql, command: list
         holder.autocommit = False
         holder.cursor().execute("LOCK TABLE payproc.payments, payproc.events IN ACCESS EXCLUSIVE MODE")
         process = payproc.start(*command)
-        wait_for(lambda: sql.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'") == 1)
+        sql.wait_for_blocked()
         process.send_signal(number)
         _, stderr = process.communicate(timeout=30)
     assert process.returncode == 128 + number

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -66,11 +67,17 @@ def pool(server: OwnServer, connections: int, *more: str) -> Iterator[URL]:
     )
     process = subprocess.Popen([PGBOUNCER or "", "-q", settings], stderr=subprocess.DEVNULL, **as_owner_of(server.data))
     try:
-        wait_for((server.home / ".s.PGSQL.6432").exists)
+        wait_for(lambda: is_listening(server.home / ".s.PGSQL.6432"))  # the file exists a moment before
         yield server.url.update_query_dict({"port": "6432"})
     finally:
         process.terminate()
         process.wait()
+
+
+def is_listening(address: Path) -> bool:
+    """Return whether a process accepts connections on a Unix socket."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(address)) == 0
 
 
 SESSION_STATE = {

@@ -23,7 +23,15 @@ from payproc.db import schema
 from payproc.embedded.initdb import SUPERUSER
 from payproc.embedded.server import run_server
 from tests.support.command import Payproc
-from tests.support.crashes import day_of, empty_tables, ingesting, rerun, wait_for_random_moment
+from tests.support.crashes import (
+    day_of,
+    empty_tables,
+    ingesting,
+    rerun,
+    wait_for_dead_clients,
+    wait_for_random_moment,
+)
+from tests.support.homes import read_pid_file, read_server_process
 from tests.support.postgres import Sql, assert_books_right, wait_for
 from tests.support.reports import DECISIONS, assert_decisions_recorded, read_decisions
 from tests.support.tally import count
@@ -52,10 +60,13 @@ class Server:
         return self._use.enter_context(closing(Sql(url)))
 
     def pull_the_plug(self) -> None:
-        """Stop it in immediate mode and wait for its end."""
-        pid_file = self.home / "data" / "postmaster.pid"
-        os.kill(int(pid_file.read_text().split()[0]), signal.SIGQUIT)
-        wait_for(lambda: not pid_file.exists())
+        """Stop it in immediate mode and wait for its end.
+
+        A command that has only begun may start the next one at once.
+        """
+        server = read_server_process(self.home)
+        os.kill(server, signal.SIGQUIT)
+        wait_for(lambda: read_pid_file(self.home)[:1] != [str(server)])
         self._use.close()
 
     def stop(self) -> None:
@@ -107,6 +118,7 @@ def test_power_cut_at_any_moment(power_server: Server, tmp_path: Path, seed: int
             assert decisions == day.decisions
             if not dies_with_it:
                 count("runs that went on after their server had come back")
+        wait_for_dead_clients(sql)
         assert_books_right(sql)
         reported = assert_decisions_recorded(decisions, sql)
         count("events reported before a power cut or after it, all on record", reported)

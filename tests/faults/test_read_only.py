@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,11 +42,6 @@ def standby_of(primary: OwnServer) -> Iterator[OwnServer]:
         shutil.rmtree(home)
 
 
-def without_ages(output: str) -> str:
-    """Return a table with its ages in seconds made equal."""
-    return re.sub(r"\b\d+ s\b", "N s", output)
-
-
 def test_standby_answers_readers_and_refuses_writes(own_server: OwnServers, tmp_path: Path, sql_on: SqlOn) -> None:
     """A role with SELECT alone gets all answers from a standby.
 
@@ -61,6 +55,8 @@ def test_standby_answers_readers_and_refuses_writes(own_server: OwnServers, tmp_
     sql.rows("GRANT SELECT ON ALL TABLES IN SCHEMA payproc TO reader")
     with standby_of(primary) as standby:
         assert on_primary("ingest", "day.jsonl", "--quiet").code == 3  # the standby gets it by replication
+        # Two commands show the same age, which would grow in seconds otherwise.
+        sql.rows("UPDATE payproc.events SET recorded_at = recorded_at - interval '36 hours'")
         written, replica = sql.value("SELECT pg_current_wal_lsn()"), sql_on(standby.url)
         wait_for(lambda: replica.value("SELECT pg_last_wal_replay_lsn() >= %s", written))
         reader = Payproc(tmp_path, standby.url.set(username="reader"))
@@ -69,7 +65,7 @@ def test_standby_answers_readers_and_refuses_writes(own_server: OwnServers, tmp_
         for command in (["show", pending["payment_id"]], ["review"], ["verify"], ["runs"]):
             for options in ([], ["--format", "json"]) if command != ["verify"] else ([],):
                 there, here = on_primary(*command, *options), reader(*command, *options)
-                assert (here.code, without_ages(here.stdout)) == (0, without_ages(there.stdout)), command
+                assert (here.code, here.stdout) == (0, there.stdout), command
         dry_run = ("ingest", "--dry-run", "day.jsonl", "--format", "json")
         there_json, here_json = json.loads(on_primary(*dry_run).stdout), json.loads(reader(*dry_run).stdout)
         unlike = {"elapsed_seconds": 0, "database": ""}

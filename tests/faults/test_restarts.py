@@ -6,7 +6,6 @@ code 1. In the second case all that it has reported is recorded, and a rerun com
 
 import re
 import subprocess
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
@@ -16,11 +15,12 @@ from typing import Any
 import pytest
 
 from tests.support.command import Payproc, RunningCommand
+from tests.support.model import Fact
 from tests.support.postgres import Sql, SqlOn, contents, wait_for
 from tests.support.reports import DECISIONS, assert_decisions_recorded, assert_verified, error_of, read_decisions
 from tests.support.servers import POSTGRES_VERSION, OwnServers
 from tests.support.tally import count
-from tests.support.workload import Day, expected_day, messy_day
+from tests.support.workload import Day, expected_day, good_line, messy_day
 
 slow = pytest.mark.slow
 
@@ -77,22 +77,29 @@ class FedIngest:
 
 @slow
 def test_terminated_backends_change_nothing(own_server: OwnServers, tmp_path: Path, sql_on: SqlOn) -> None:
-    """Backends are terminated in mid-batch, again and again."""
+    """Backends are terminated in mid-batch, again and again. There they wait for a payment."""
     server = own_server()
     sql = sql_on(server.url)
-    day = expected_day(messy_day(12, 20_000))
+    lines = messy_day(12, 20_000)
+    pieces = []
+    for start in range(0, len(lines), 2000):
+        flag = good_line(Fact(f"evt_locked_{start}", "pay_locked", "flag"))
+        pieces.append([*lines[start : start + 1000], flag, *lines[start + 1000 : start + 2000]])
+    day = expected_day([line for piece in pieces for line in piece])
     terminate = (
         "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity"
         " WHERE application_name = 'payproc' AND state = 'active'"
     )
     terminated = 0
     with FedIngest(Payproc(tmp_path, server.url), sql) as run, ThreadPoolExecutor() as pool:
-        run.feed(day.raw[:1000])
-        rest = pool.submit(run.feed, day.raw[1000:])  # returns when the last lines fit into the pipe
-        while not rest.done() or terminated == 0:
-            terminated += len(sql.rows(terminate))
-            time.sleep(0.05)
-        rest.result()
+        run.feed([line.raw for line in pieces[0]])
+        wait_for(lambda: sql.rows("SELECT 1 FROM payproc.payments WHERE payment_id = 'pay_locked'"))
+        for piece in pieces[1:]:
+            with sql.locked_payment("pay_locked"):
+                feeding = pool.submit(run.feed, [line.raw for line in piece])  # they may not fit into the pipe
+                sql.wait_for_blocked()
+                terminated += len(sql.rows(terminate))
+            feeding.result()
     run.assert_equals(day)
     count("backends terminated in mid-batch", terminated)
 
@@ -175,16 +182,21 @@ def test_server_that_stays_down_ends_the_run(own_server: OwnServers, tmp_path: P
 def test_connections_closed_for_slowness_are_replaced(
     own_server: OwnServers, tmp_path: Path, sql_on: SqlOn, limit: str
 ) -> None:
-    """The server closes connections by its own limits of time."""
-    server = own_server(limit)
+    """The server closes connections by its own limits of time.
+
+    They are for the middle of the run, because its beginning is not tried again.
+    """
+    server = own_server()
+    sql = sql_on(server.url)
     day = expected_day(messy_day(17, 1000))
-    sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'payproc'"
-    sql = sql_on(
-        server.url.update_query_dict({"options": "-cidle_session_timeout=0"})
-    )  # the limit is for the run alone
+    sessions = "FROM pg_stat_activity WHERE application_name = 'payproc'"
     with FedIngest(Payproc(tmp_path, server.url), sql) as run:
-        run.feed(day.raw[:500])
+        run.feed(day.raw[:300])
+        sql.rows(f"ALTER DATABASE postgres SET {limit}")
+        sql.rows(f"SELECT pg_terminate_backend(pid, 30000) {sessions}")  # the next connections have the limit
+        run.feed(day.raw[300:600])
         if "idle_session" in limit:
-            wait_for(lambda: sql.value(sessions) == 0)
-        run.feed(day.raw[500:])
+            wait_for(lambda: sql.value(f"SELECT count(*) {sessions}") == 0)
+        run.feed(day.raw[600:])
+        sql.rows("ALTER DATABASE postgres RESET ALL")
     run.assert_equals(day)

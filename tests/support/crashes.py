@@ -84,6 +84,14 @@ def wait_for_random_moment(
     time.sleep(chance.random() / 50)
 
 
+def wait_for_dead_clients(sql: Sql) -> None:
+    """Wait for the commits that the server still makes for clients that are gone."""
+    backends = (
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'payproc' AND datname = current_database()"
+    )
+    wait_for(lambda: sql.value(backends) == 0)
+
+
 def rerun(payproc: Payproc, day: Day, sql: Sql) -> None:
     """Ingest the same file again; check that the records equal those of an uninterrupted run."""
     finished = payproc("ingest", FILE, "--quiet")

@@ -22,7 +22,6 @@ import pytest
 
 from payproc.embedded.server import EmbeddedServer
 from tests.support.command import COMMAND
-from tests.support.postgres import wait_for
 
 IS_ROOT = os.geteuid() == 0
 NOBODY = 65534
@@ -131,6 +130,15 @@ class Holder:
         self.process.communicate()
 
 
+def write_programs(folder: Path, postgres: str, initdb: str = "") -> Path:
+    """Write shell scripts in place of PostgreSQL's programs."""
+    folder.mkdir()
+    for name, script in (("postgres", postgres), ("initdb", initdb)):
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    return folder
+
+
 # ---- Servers, from outside -----------------------------------------------------------------------
 
 
@@ -167,11 +175,6 @@ def is_running(home: Path) -> bool:
     return False
 
 
-def wait_until_creating(home: Path) -> None:
-    """Wait until initdb has begun."""
-    wait_for((home / "data-half-done" / "PG_VERSION").exists)
-
-
 def count_starts(home: Path) -> int:
     """Return the number of server starts in the log."""
     return (home / "log").read_text(errors="replace").count("starting PostgreSQL")
@@ -199,9 +202,10 @@ def write_pid_file(home: Path, socket_folder: Path, status: str, process: int | 
 def find_open_files(process: int) -> list[str]:
     """Return the last parts of the names of a process's open files and sockets."""
     found = []
-    for descriptor in Path(f"/proc/{process}/fd").iterdir():
-        with suppress(OSError):
-            found.append(descriptor.readlink().name)
+    with suppress(FileNotFoundError, ProcessLookupError):  # the process has just ended
+        for descriptor in Path(f"/proc/{process}/fd").iterdir():
+            with suppress(OSError):
+                found.append(descriptor.readlink().name)
     return found
 
 
