@@ -49,18 +49,7 @@ class Container:
         user = [f"--reuid={self.uid}", "--regid=0", "--clear-groups"] if self.uid else []
         limits = ["setpriv", *user, *([f"--bounding-set={drop}"] if drop else [])]
         return subprocess.Popen(
-            # Under nohup, this process ignores SIGHUP, and so would the command.
-            [
-                "env",
-                "--default-signal=HUP,INT",
-                *_NAMESPACES,
-                "sh",
-                "-ec",
-                self._build_script(),
-                "sh",
-                *limits,
-                *command,
-            ],
+            [*_NAMESPACES, "sh", "-ec", self._build_script(), "sh", *limits, *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
