@@ -92,7 +92,7 @@ def test_queries_join_tables_of_one_machine() -> None:
 
 def test_tests_that_a_cluster_skips_exist() -> None:
     """A renamed test would run on a cluster, and fail there."""
-    files = sorted(Path(__file__).parent.rglob("test_*.py"))
+    files = sorted(Path(__file__).parents[1].rglob("test_*.py"))
     sources = "".join(file.read_text("utf-8") for file in files)
     names = {*(file.stem for file in files), *re.findall(r"^def (test_\w+)\(", sources, re.MULTILINE)}
     assert {name.partition("[")[0] for name in NOT_ON_CLUSTER} <= names
