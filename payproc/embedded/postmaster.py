@@ -212,7 +212,7 @@ class Postmaster:
 
     def _wait_until_ready(self, process: "subprocess.Popen[bytes]", log_start: int) -> Path:
         for _ in self.home.poll(
-            START_SECONDS, lambda: "the embedded database is recovering after a crash; this can take minutes"
+            START_SECONDS, lambda: "the embedded database is starting; after a crash this can take minutes"
         ):
             if process.poll() is not None:
                 cause = describe_kill(process.returncode) or find_error(self.home.log, log_start)

@@ -107,6 +107,16 @@ def test_home_of_another_version_is_refused(made_home: Path, tmp_path: Path) -> 
     )
 
 
+@pytest.mark.slow
+def test_slow_start_is_explained(made_home: Path, folder: Path) -> None:
+    """Nothing is claimed about the reason."""
+    postgres = find_wheel() / "pginstall18" / "bin" / "postgres"
+    programs = write_programs(folder / "programs", f'[ "$1" = --version ] || sleep 4; exec {postgres} "$@"')
+    done = run_command(made_home, "runs", "--format", "json", PAYPROC_POSTGRES_BIN=str(programs))
+    line = "payproc: the embedded database is starting; after a crash this can take minutes"
+    assert (done.returncode, line in done.stderr.splitlines()) == (0, True), done
+
+
 def test_missing_wheel_is_explained(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a platform without a wheel, where payproc is installed without it."""
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
