@@ -158,12 +158,14 @@ _STREAM = """
     SELECT {columns} FROM ({entries} ORDER BY {inner} {limit}) AS entry ORDER BY {outer}
 """
 
+_OF_LABEL = "run_id IN (SELECT run_id FROM payproc.runs WHERE label = %s)"
+
 # The operator of the catalog by name, because one for this very type in another schema would win;
 # with it, the index events_for_review serves MANUAL_REVIEW.
 _CONDITIONS: dict[str, dict[str, str]] = {
     "event": {
         "run_id": "run_id = %s",
-        "label": "run_id IN (SELECT run_id FROM payproc.runs WHERE label = %s)",
+        "label": _OF_LABEL,
         "outcome": "outcome OPERATOR(pg_catalog.=) %s",
         "reason": "reason OPERATOR(pg_catalog.=) %s",
         "type": "type OPERATOR(pg_catalog.=) %s",
@@ -185,7 +187,7 @@ _CONDITIONS: dict[str, dict[str, str]] = {
     },
     "conflict": {
         "run_id": "conflict.run_id = %s",
-        "label": "conflict.run_id IN (SELECT run_id FROM payproc.runs WHERE label = %s)",
+        "label": f"conflict.{_OF_LABEL}",
         "outcome": "'REJECT'::text = %s",
         "reason": "'event_id_conflict'::text = %s",
         "type": "conflict.type OPERATOR(pg_catalog.=) %s",
@@ -195,7 +197,7 @@ _CONDITIONS: dict[str, dict[str, str]] = {
     },
     "redelivery": {
         "run_id": "redelivery.run_id = %s",
-        "label": "redelivery.run_id IN (SELECT run_id FROM payproc.runs WHERE label = %s)",
+        "label": f"redelivery.{_OF_LABEL}",
         "outcome": "'IGNORE'::text = %s",
         "reason": "'duplicate_event'::text = %s",
         "type": "original.type OPERATOR(pg_catalog.=) %s",

@@ -53,7 +53,10 @@ def build_user_arguments(owner: pwd.struct_passwd | None) -> dict[str, Any]:
 
 @contextmanager
 def hold_process(pid: int) -> Iterator[Callable[[signal.Signals], None]]:
-    """Yield the function that signals this process, never a later one with the same number."""
+    """Yield the function that signals this process.
+
+    Where processes have handles, as on Linux, it never signals a later one with the same number.
+    """
     handle = None
     with suppress(AttributeError, OSError):  # macOS has no handles, and a dead process has none
         handle = os.pidfd_open(pid)
